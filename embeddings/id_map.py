@@ -1,0 +1,91 @@
+"""The map from ids to table rows that every compressor makes and every table takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class IdMap:
+    """For each of N entities, H table rows whose weighted sum is its embedding.
+
+    Attributes:
+        rows: int64 [N, H], each in ``[0, num_rows)``.
+        num_rows: rows of the table, the unseen row included.
+        unseen_row: row for ids without a training interaction and for ids outside ``[0, N)``; no seen id uses it.
+        compressor: name of the compressor that made the map.
+        weights: float32 [N, H] or None for all ones.
+        info: JSON-able facts for the report (resolution, modularity, seconds, ...).
+
+    Raises:
+        ValueError: A row is outside ``[0, num_rows)``, or the shapes disagree; the message has the first bad id.
+    """
+
+    rows: IntArray
+    num_rows: int
+    unseen_row: int
+    compressor: str
+    weights: FloatArray | None = None
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every row once, so that no table has to."""
+        if self.rows.ndim != 2 or self.rows.shape[1] < 1:
+            raise ValueError(f"IdMap.rows must have shape [N, H] with H >= 1, got {list(self.rows.shape)}")
+        if self.weights is not None and self.weights.shape != self.rows.shape:
+            raise ValueError(
+                f"IdMap.weights must have the shape of rows {list(self.rows.shape)}, got {list(self.weights.shape)}"
+            )
+        bad = np.flatnonzero(((self.rows < 0) | (self.rows >= self.num_rows)).any(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"IdMap rows must lie in [0, {self.num_rows}), but id {bad[0]} has rows {self.rows[bad[0]].tolist()}"
+                f" ({bad.size:,} bad ids in all)"
+            )
+        if not 0 <= self.unseen_row < self.num_rows:
+            raise ValueError(f"IdMap.unseen_row must lie in [0, {self.num_rows}), got {self.unseen_row}")
+
+    @property
+    def num_ids(self) -> int:
+        """N, the number of known entities."""
+        return int(self.rows.shape[0])
+
+    @property
+    def rows_per_id(self) -> int:
+        """H, the number of rows summed for one entity."""
+        return int(self.rows.shape[1])
+
+    def lookup(self, ids: IntArray) -> IntArray:
+        """Rows [len(ids), H] of any int64 ids; an id outside ``[0, N)`` gets the unseen row in its first place.
+
+        The other H-1 places of an unknown id repeat the unseen row with weight zero, see :meth:`lookup_weights`.
+        """
+        known = (ids >= 0) & (ids < self.num_ids)
+        rows = np.full((len(ids), self.rows_per_id), self.unseen_row, dtype=np.int64)
+        rows[known] = self.rows[ids[known]]
+        return rows
+
+    def lookup_weights(self, ids: IntArray) -> FloatArray:
+        """Weights float32 [len(ids), H] that belong to :meth:`lookup`."""
+        known = (ids >= 0) & (ids < self.num_ids)
+        weights = np.zeros((len(ids), self.rows_per_id), dtype=np.float32)
+        weights[:, 0] = 1.0
+        weights[known] = 1.0 if self.weights is None else self.weights[ids[known]]
+        return weights
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` (safetensors with the facts as JSON in its header), atomically."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path: Path) -> IdMap:
+        """Read what :meth:`save` wrote; a foreign or truncated file raises ValueError naming the path."""
+        raise NotImplementedError
