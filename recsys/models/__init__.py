@@ -1,0 +1,1 @@
+"""Retrievers: matrix factorisation and the baselines that it must beat."""
