@@ -1,0 +1,237 @@
+"""The run directory: the one place that knows its file names and schemas, for who writes a run and for who reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipelines.atomic import write_bytes, write_json, write_text
+from pipelines.config import Experiment
+from pipelines.errors import DataError
+from pipelines.run_schema import (
+    Compression,
+    Curve,
+    DatasetFacts,
+    Epoch,
+    Evaluation,
+    Json,
+    Metrics,
+    VariantResult,
+    WorstBucket,
+)
+
+__all__ = [
+    "Compression",
+    "Curve",
+    "DatasetFacts",
+    "Epoch",
+    "Evaluation",
+    "Metrics",
+    "RunError",
+    "RunFiles",
+    "VariantResult",
+    "WorstBucket",
+]
+
+Schema = TypeVar("Schema", bound=BaseModel)
+PER_USER_KEYS = ("user", "raw_id")
+
+
+class RunError(DataError):
+    """A run directory lacks a file, or a file does not have its schema; the message names the file and the cure."""
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parse(path: Path, schema: type[Schema], payload: Any) -> Schema:
+    try:
+        return schema.model_validate(payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise RunError(
+            f"{path}: {where}: {first['msg']} ({error.error_count()} problems in all);"
+            " run `recsys run` again with the same configuration to write it anew"
+        ) from error
+
+
+class RunFiles:
+    """Paths, writers and typed readers of one run directory. Every write is atomic.
+
+    Args:
+        directory: ``runs/<experiment>-<hash8>``; created by the first write.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        self.config_file = self.directory / "config.yaml"
+        self.metrics_file = self.directory / "metrics.json"
+        self.dataset_file = self.directory / "dataset.json"
+        self.compression_file = self.directory / "compression.json"
+        self.log_file = self.directory / "log.txt"
+        self.report_file = self.directory / "report.html"
+
+    def variant_dir(self, name: str, seed: int) -> Path:
+        """Directory of one variant with one seed."""
+        return self.directory / "variants" / f"{name}-s{seed}"
+
+    def checkpoint_dir(self, name: str, seed: int) -> Path:
+        """Directory with the model and its id maps."""
+        return self.variant_dir(name, seed) / "checkpoint"
+
+    def _variant_file(self, name: str, seed: int, file: str) -> Path:
+        path = self.variant_dir(name, seed) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_config(self, config: Experiment) -> None:
+        """Write the resolved configuration as YAML."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_text(self.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    def write_metrics(self, metrics: Metrics) -> None:
+        """Write ``metrics.json``; the last file of a finished run."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.metrics_file, _finite(metrics.model_dump()))
+
+    def write_dataset(self, facts: Json) -> None:
+        """Write ``dataset.json``: the dataset's manifest, plus ``degrees`` {side: {degree: count}}."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.dataset_file, _finite(facts))
+
+    def write_compression(self, compression: Compression) -> None:
+        """Write ``compression.json``."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.compression_file, _finite(compression.model_dump()))
+
+    def write_history(self, name: str, seed: int, epochs: list[Epoch]) -> None:
+        """Write ``history.json`` of a variant."""
+        write_json(self._variant_file(name, seed, "history.json"), _finite([epoch.model_dump() for epoch in epochs]))
+
+    def write_evaluation(self, name: str, seed: int, evaluation: Evaluation) -> None:
+        """Write ``evaluation.json`` of a variant."""
+        write_json(self._variant_file(name, seed, "evaluation.json"), _finite(evaluation.model_dump()))
+
+    def write_per_user(
+        self,
+        name: str,
+        seed: int,
+        users: npt.NDArray[np.int64],
+        raw_ids: list[str],
+        values: dict[str, npt.NDArray[np.float64]],
+    ) -> None:
+        """Write ``per_user.parquet``: dense user, raw id and one float64 column per metric, all of length [U]."""
+        frame = pl.DataFrame({"user": users.astype(np.int32), "raw_id": raw_ids} | values)
+        self._write_frame(self._variant_file(name, seed, "per_user.parquet"), frame)
+
+    def write_top_items(
+        self, name: str, seed: int, users: npt.NDArray[np.int64], items: npt.NDArray[np.integer[Any]]
+    ) -> None:
+        """Write ``top_items.parquet``: the best items [U, K] of each user, best first, -1 = none."""
+        frame = pl.DataFrame(
+            {
+                "user": users.astype(np.int32),
+                "items": pl.Series(items.astype(np.int32), dtype=pl.Array(pl.Int32, items.shape[1])).cast(
+                    pl.List(pl.Int32)
+                ),
+            }
+        )
+        self._write_frame(self._variant_file(name, seed, "top_items.parquet"), frame)
+
+    @staticmethod
+    def _write_frame(path: Path, frame: pl.DataFrame) -> None:
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer, compression="zstd")
+        write_bytes(path, buffer.getvalue())
+
+    def config(self) -> Experiment:
+        """The resolved configuration."""
+        text = self._bytes(self.config_file).decode()
+        try:
+            payload = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RunError(f"{self.config_file}: not YAML: {error}") from error
+        return _parse(self.config_file, Experiment, payload)
+
+    def metrics(self) -> Metrics:
+        """What the run found."""
+        return _parse(self.metrics_file, Metrics, self._json(self.metrics_file))
+
+    def dataset(self) -> Json:
+        """Manifest with split facts and leak audit, degree histograms; empty if the run has none."""
+        if not self.dataset_file.exists():
+            return {}
+        facts = self._json(self.dataset_file)
+        if not isinstance(facts, dict):
+            raise RunError(f"{self.dataset_file}: required is a JSON object, got {type(facts).__name__}")
+        return facts
+
+    def compression(self) -> Compression | None:
+        """Facts about the id maps, None if the run compressed nothing."""
+        if not self.compression_file.exists():
+            return None
+        return _parse(self.compression_file, Compression, self._json(self.compression_file))
+
+    def history(self, name: str, seed: int) -> list[Epoch]:
+        """Epochs of a variant, empty for models that are not trained by epochs."""
+        path = self.variant_dir(name, seed) / "history.json"
+        if not path.exists():
+            return []
+        payload = self._json(path)
+        if not isinstance(payload, list):
+            raise RunError(f"{path}: required is a JSON list of epochs, got {type(payload).__name__}")
+        return [_parse(path, Epoch, epoch) for epoch in payload]
+
+    def evaluation(self, name: str, seed: int) -> Evaluation | None:
+        """Evaluation of a variant, None if it was not evaluated."""
+        path = self.variant_dir(name, seed) / "evaluation.json"
+        return _parse(path, Evaluation, self._json(path)) if path.exists() else None
+
+    def per_user(self, name: str, seed: int) -> pl.DataFrame | None:
+        """Per-user metrics, None if absent."""
+        return self._frame(self.variant_dir(name, seed) / "per_user.parquet", PER_USER_KEYS)
+
+    def top_items(self, name: str, seed: int) -> pl.DataFrame | None:
+        """Recommended items, None if absent."""
+        return self._frame(self.variant_dir(name, seed) / "top_items.parquet", ("user", "items"))
+
+    @staticmethod
+    def _frame(path: Path, required: tuple[str, ...]) -> pl.DataFrame | None:
+        if not path.exists():
+            return None
+        try:
+            frame = pl.read_parquet(path, glob=False)
+        except pl.exceptions.PolarsError as error:
+            raise RunError(f"{path}: not a readable Parquet file ({error}); run `recsys run` again") from error
+        missing = [name for name in required if name not in frame.columns]
+        if missing:
+            raise RunError(f"{path}: columns {list(required)} are required, but {missing} are missing")
+        return frame
+
+    @staticmethod
+    def _bytes(path: Path) -> bytes:
+        if not path.exists():
+            raise RunError(f"{path} does not exist; a run directory needs it: finish the run with `recsys run` first")
+        return path.read_bytes()
+
+    def _json(self, path: Path) -> Any:
+        try:
+            return json.loads(self._bytes(path))
+        except ValueError as error:
+            raise RunError(f"{path}: not JSON ({error}); run `recsys run` again to write it anew") from error
