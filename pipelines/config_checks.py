@@ -1,0 +1,70 @@
+"""Rules of an experiment that no single field can tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pipelines.config import Budget, Experiment, Mf, Variant
+from pipelines.config_problems import did_you_mean
+
+METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
+"""Ranking metrics that can select an epoch; written with a cut-off, as ``recall@20``."""
+
+Finding = tuple[tuple[str | int, ...], str]
+
+
+def check(experiment: Experiment) -> Iterator[Finding]:
+    """Yield the key and the message of every rule that ``experiment`` breaks."""
+    yield from _check_budget(experiment.budget)
+    yield from _check_names(experiment)
+    split = experiment.dataset.split
+    if split.method != "leave_last_n" and split.valid + split.test >= 1:
+        yield ("dataset", "split"), f"valid ({split.valid}) + test ({split.test}) leave nothing for training"
+    ks, max_k = experiment.evaluate.k, experiment.evaluate.max_k
+    if not ks or min(ks) < 1 or max(ks) > max_k:
+        yield ("evaluate", "k"), f"got {list(ks)}, each must lie in [1, {max_k}] (evaluate.max_k)"
+    for index, variant in enumerate(experiment.variants):
+        for key, message in _check_variant(variant):
+            yield ("variants", index, *key), message
+
+
+def _check_budget(budget: Budget) -> Iterator[Finding]:
+    given = {name: value for name, value in budget.model_dump().items() if value is not None}
+    if len(given) != 1:
+        got = ", ".join(f"{name}: {value}" for name, value in given.items()) or "none"
+        yield ("budget",), f"exactly one of rows, table_mib, resolution must be set, got {got}"
+    rows = budget.rows
+    if isinstance(rows, str):
+        share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", rows)
+        if share is None or not 0 < float(share[1]) <= 100:
+            yield ("budget", "rows"), f'got {rows!r}, must be a share in (0, 100] as "16%" or a whole number of rows'
+    elif rows is not None and rows < 2:
+        yield ("budget", "rows"), f"got {rows}, must be at least 2: one row for users and one for items"
+
+
+def _check_names(experiment: Experiment) -> Iterator[Finding]:
+    names = [variant.name for variant in experiment.variants]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield ("variants", index, "name"), f"{name!r} is the name of two variants"
+    if len(set(experiment.seeds)) != len(experiment.seeds):
+        yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
+
+
+def _check_variant(variant: Variant) -> Iterator[Finding]:
+    model = variant.model
+    if not isinstance(model, Mf):
+        if variant.compressor is not None:
+            yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
+        return
+    if model.backend == "fbgemm" and model.optimizer.name == "adam":
+        yield (
+            ("model", "optimizer", "name"),
+            "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",
+        )
+    name, at, cut = variant.train.selection.partition("@")
+    if name not in METRICS or not at or not cut.isdigit() or int(cut) < 1:
+        hint = did_you_mean(name, METRICS)
+        allowed = ", ".join(f"{metric}@K" for metric in METRICS)
+        yield ("train", "selection"), f"got {variant.train.selection!r}{hint}, must be one of {allowed}"
