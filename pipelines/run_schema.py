@@ -87,15 +87,15 @@ class Curve(Record):
     high: tuple[float, ...]
 
 
-class Evaluation(Record):
-    """``evaluation.json``: exact test evaluation of one variant, without per-user values and lists."""
+class EvaluationSummary(Record):
+    """``evaluation.json``: what :meth:`recsys.evaluator.Evaluation.summary` says; undefined numbers are None."""
 
+    users: int = 0
     metrics: dict[str, float | None]
     ci95: dict[str, tuple[float | None, float | None]] = {}
     curves: dict[str, Curve] = {}
     slices: dict[str, list[Json]] = {}
     heat: dict[str, list[list[float | None]]] = {}
-    num_users: int = 0
 
 
 class Epoch(Record):
