@@ -1,0 +1,196 @@
+"""Exact evaluation of a retriever over the whole catalogue."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from recsys.intervals import bootstrap_means
+from recsys.metrics.auc import catalogue_auc
+from recsys.metrics.beyond_accuracy import coverage, gini, novelty
+from recsys.metrics.ranking import NAMES, hit_matrix, ndcg_curve, ranking_metrics, recall_curve
+from recsys.retriever import Retriever
+from recsys.slices import Lists, heat_map, slice_tables
+from recsys.topk import exact_top_k
+
+FloatArray = npt.NDArray[np.float64]
+_KEPT_ITEMS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found, over the U users with a relevant item.
+
+    Attributes:
+        users: int64 [U] user indices, ascending.
+        per_user: metric name to float64 [U]; ``auc`` is NaN for users without a negative.
+        metrics: metric name to its mean over users (``coverage@k`` and ``gini@k``: over all lists together).
+        ci95: metric name to its bootstrap interval, for the metrics in ``per_user``.
+        curves: ``{"recall": {"mean", "low", "high"}, "ndcg": ..}``, each a list for k = 1..max_k.
+        slices: slice name to ``[{"label", "users" or "items", "metrics", "ci95"}]``.
+        heat: ``{"recall@20": 10 x 10, "counts": 10 x 10}``, user-activity decile by item-popularity decile.
+        top_items: int32 [U, 50], best first, -1 = none.
+    """
+
+    users: npt.NDArray[np.int64]
+    per_user: dict[str, FloatArray]
+    metrics: dict[str, float]
+    ci95: dict[str, tuple[float, float]]
+    curves: dict[str, dict[str, list[float]]]
+    slices: dict[str, list[dict[str, Any]]]
+    heat: dict[str, list[list[float]]]
+    top_items: npt.NDArray[np.int32]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able facts without the per-user arrays and lists."""
+        return {
+            "users": len(self.users),
+            "metrics": self.metrics,
+            "ci95": {name: list(interval) for name, interval in self.ci95.items()},
+            "curves": self.curves,
+            "slices": self.slices,
+            "heat": self.heat,
+        }
+
+
+def evaluate(
+    model: Retriever,
+    *,
+    relevant: csr_array,
+    seen: csr_array,
+    train: csr_array,
+    ks: Sequence[int] = (5, 10, 20, 50),
+    max_k: int = 200,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    auc: bool = True,
+) -> Evaluation:
+    """Rank the whole catalogue for every user with a relevant item and compute every metric.
+
+    Args:
+        model: the retriever.
+        relevant: csr [num_users, num_items], the held-out interactions.
+        seen: csr [num_users, num_items], items that are not recommended (train, and valid at test).
+        train: csr [num_users, num_items], for popularity and activity.
+        ks: lengths of the metrics.
+        max_k: length of the curves, at most the catalogue.
+        bootstrap: resamples of the intervals.
+        seed: of the bootstrap.
+        auc: whether to compute ``auc``: the mean over users of the AUC over the catalogue (GAUC with equal weights).
+
+    Raises:
+        ValueError: Shapes differ from the model's, nobody has a relevant item, a relevant item is masked, or a score
+            is NaN or infinite.
+    """
+    users, positives, masked = _judged(model, relevant, seen, train)
+    max_k = min(max(max_k, *ks), model.num_items)
+    ks = sorted({min(k, max_k) for k in ks})
+    items = exact_top_k(model, users, max(max_k, min(_KEPT_ITEMS, model.num_items)), seen).items
+    counts = np.diff(positives.indptr).astype(np.int64)
+    item_counts = np.bincount(train.indices, minlength=model.num_items).astype(np.int64)
+    hits = hit_matrix(items[:, :max_k], positives)
+    per_user = ranking_metrics(hits, counts, ks)
+    for k in ks:
+        per_user[f"novelty@{k}"] = novelty(items[:, :k], item_counts, model.num_users)
+    if auc:
+        per_user["auc"] = catalogue_auc(model, users, positives, masked)
+    metrics = {name: float(np.nanmean(values)) for name, values in per_user.items()}
+    for k in ks:
+        metrics[f"coverage@{k}"] = coverage(items[:, :k], model.num_items)
+        metrics[f"gini@{k}"] = gini(items[:, :k], model.num_items)
+    curves, ci95 = _intervals(per_user, recall_curve(hits, counts), ndcg_curve(hits, counts), bootstrap, seed)
+    k = min(20, max_k)
+    at_k = ranking_metrics(hits, counts, [k])
+    lists = Lists(
+        items=items[:, :k],
+        hits=hits[:, :k],
+        relevant=positives,
+        per_user={name: at_k[name] for name in (f"recall@{k}", f"ndcg@{k}")},
+        user_counts=np.diff(train.indptr)[users].astype(np.int64),
+        item_counts=item_counts,
+    )
+    heat, pairs = heat_map(lists)
+    return Evaluation(
+        users=users,
+        per_user=per_user,
+        metrics=metrics,
+        ci95=ci95,
+        curves=curves,
+        slices=slice_tables(lists, bootstrap, seed),
+        heat={f"recall@{k}": heat.tolist(), "counts": pairs.tolist()},
+        top_items=_padded(items[:, :_KEPT_ITEMS]),
+    )
+
+
+def quick_metrics(
+    model: Retriever, relevant: csr_array, seen: csr_array, names: Sequence[str] = ("recall@20", "ndcg@20")
+) -> dict[str, float]:
+    """Means over users of ranking metrics such as ``"recall@20"``, for selection during training.
+
+    Raises:
+        ValueError: As :func:`evaluate`, or a name is not ``metric@k`` with a metric of :mod:`recsys.metrics.ranking`.
+    """
+    lengths = {name: _length(name) for name in names}
+    users, positives, _ = _judged(model, relevant, seen, seen)
+    top = exact_top_k(model, users, max(lengths.values()), seen)
+    counts = np.diff(positives.indptr).astype(np.int64)
+    values = ranking_metrics(hit_matrix(top.items, positives), counts, sorted(set(lengths.values())))
+    return {name: float(values[name].mean()) for name in names}
+
+
+def _length(name: str) -> int:
+    metric, _, k = name.partition("@")
+    if metric not in NAMES or not k.isdecimal() or int(k) < 1:
+        raise ValueError(f"a selection metric is one of {', '.join(NAMES)} at a length, as recall@20; got {name!r}")
+    return int(k)
+
+
+def _judged(
+    model: Retriever, relevant: csr_array, seen: csr_array, train: csr_array
+) -> tuple[npt.NDArray[np.int64], csr_array, csr_array]:
+    """Users with a relevant item, their relevant and their seen rows, after checking that they fit."""
+    shape = (model.num_users, model.num_items)
+    for name, matrix in (("relevant", relevant), ("seen", seen), ("train", train)):
+        if matrix.shape != shape:
+            raise ValueError(f"{name} must have the model's shape {list(shape)}, got {list(matrix.shape)}")
+    users = np.flatnonzero(np.diff(relevant.indptr)).astype(np.int64)
+    if not users.size:
+        raise ValueError("no user has a relevant item: the split to evaluate is empty")
+    positives, masked = relevant[users], seen[users]
+    both = positives.multiply(masked).tocoo()
+    if both.nnz:
+        raise ValueError(
+            f"a relevant item must not be masked, but {both.nnz:,} pairs are both, first: user {users[both.row[0]]},"
+            f" item {both.col[0]}; the splits overlap"
+        )
+    return users, positives, masked
+
+
+def _intervals(
+    per_user: dict[str, FloatArray], recall: FloatArray, ndcg: FloatArray, resamples: int, seed: int
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, tuple[float, float]]]:
+    """Curves with bands, and the interval of every per-user metric, from the same resamples of users."""
+    max_k = recall.shape[1]
+    columns = [np.nan_to_num(values, nan=float(np.nanmean(values))) for values in per_user.values()]
+    values = np.concatenate([recall, ndcg, np.stack(columns, axis=1)], axis=1)
+    low, high = bootstrap_means(values, resamples, seed)
+    curves = {}
+    for place, name in enumerate(("recall", "ndcg")):
+        part = slice(place * max_k, (place + 1) * max_k)
+        curves[name] = {
+            "mean": values[:, part].mean(axis=0).tolist(),
+            "low": low[part].tolist(),
+            "high": high[part].tolist(),
+        }
+    ci95 = {name: (float(low[2 * max_k + i]), float(high[2 * max_k + i])) for i, name in enumerate(per_user)}
+    return curves, ci95
+
+
+def _padded(items: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Lists of exactly 50 places."""
+    return np.pad(items, ((0, 0), (0, _KEPT_ITEMS - items.shape[1])), constant_values=-1)

@@ -1,0 +1,69 @@
+"""Bootstrap intervals of means over users."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.rng import generator
+
+FloatArray = npt.NDArray[np.float64]
+_BLOCK_RESAMPLES = 64
+
+
+def resampled_sums(values: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """Column sums of ``values`` over users drawn with replacement (Efron 1979).
+
+    Args:
+        values: float64 [U, M].
+        resamples: R, how often U users are drawn.
+        seed: the same seed and U give the same draws, so that columns of different calls can be compared.
+
+    Returns:
+        float64 [R, M].
+    """
+    rng = generator(seed, "bootstrap")
+    num_users = len(values)
+    sums = np.empty((resamples, values.shape[1]))
+    for first in range(0, resamples, _BLOCK_RESAMPLES):
+        last = min(first + _BLOCK_RESAMPLES, resamples)
+        counts = np.empty((last - first, num_users))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(0, num_users, num_users, dtype=np.int32), minlength=num_users)
+        sums[first:last] = counts @ values
+    return sums
+
+
+def bootstrap_means(
+    values: FloatArray, resamples: int, seed: int, level: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile interval of every column's mean: low and high, float64 [M] each; ``values`` is [U, M]."""
+    means = resampled_sums(values, resamples, seed) / len(values)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def bootstrap_ratios(
+    numerators: FloatArray, denominators: FloatArray, resamples: int, seed: int, level: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile interval of ``sum(numerator) / sum(denominator)`` per column; NaN where a denominator is all zero.
+
+    Args:
+        numerators: float64 [U, M].
+        denominators: float64 [U, M].
+        resamples: number of resamples.
+        seed: see :func:`resampled_sums`.
+        level: coverage of the interval.
+
+    Returns:
+        low and high, float64 [M] each.
+    """
+    width = numerators.shape[1]
+    sums = resampled_sums(np.concatenate([numerators, denominators], axis=1), resamples, seed)
+    with np.errstate(invalid="ignore"):
+        ratios = sums[:, :width] / sums[:, width:]
+    low, high = np.full(width, np.nan), np.full(width, np.nan)
+    defined = ~np.isnan(ratios).all(axis=0)
+    if defined.any():
+        low[defined], high[defined] = np.nanquantile(ratios[:, defined], [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high

@@ -1,0 +1,1 @@
+"""Exact metrics of ranked lists, scores and recommendations."""
