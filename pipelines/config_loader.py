@@ -273,8 +273,9 @@ def deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        refines = isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value)
-        merged[key] = deep_merge(old, value) if refines else value
+        if isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value):
+            value = deep_merge(old, value)  # noqa: PLW2901
+        merged[key] = value
     return copy.deepcopy(merged)
 
 

@@ -1,0 +1,142 @@
+"""The stage cache: content-hashed directories, each built once, whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+STAMP = "stage.json"
+"""Written last into every entry: its key, the seconds that it took and the size of every file."""
+
+
+def content_hash(*paths: Path) -> str:
+    """SHA-256 of the contents and names (not the directories) of files, in the order given; 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()};".encode())
+    return digest.hexdigest()[:16]
+
+
+def key_hash(name: str, key: dict[str, Any]) -> str:
+    """Hash of a stage's name and its JSON-able key; 16 hex digits."""
+    text = json.dumps([name, key], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Cache:
+    """Directories ``root/<stage>/<hash>``.
+
+    A build goes to a temporary sibling, is fsynced and renamed, so that an entry is complete or absent whatever kills
+    the process. One lock file per key lets two processes that need the same entry build it once.
+
+    Args:
+        root: Directory of the cache; created when needed.
+        on_wait: Called with a message when another process is building what is needed here.
+    """
+
+    def __init__(self, root: Path, on_wait: Callable[[str], None] = print) -> None:
+        self.root = root
+        self._on_wait = on_wait
+
+    def stage(self, name: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
+        """The entry for ``key``, built by ``build(directory)`` if it is not there yet.
+
+        Args:
+            name: Name of the stage.
+            key: What the result depends on: input content hashes, the configuration that matters, versions.
+            build: Fills an empty directory.
+        """
+        entry = self.root / name / key_hash(name, key)
+        if is_complete(entry):
+            return entry
+        with self._lock(entry):
+            if is_complete(entry):
+                return entry
+            temporary = entry.with_suffix(".tmp")
+            _remove(temporary)
+            _remove(entry)
+            temporary.mkdir(parents=True)
+            started = time.perf_counter()
+            build(temporary)
+            _stamp(temporary, key, time.perf_counter() - started)
+            fsync_tree(temporary)
+            temporary.rename(entry)
+            fsync_directory(entry.parent)
+            _remove(self.scratch(name, key))
+        return entry
+
+    def scratch(self, name: str, key: dict[str, Any]) -> Path:
+        """A directory beside the entry that survives a killed build (checkpoints) and goes when the entry is there."""
+        return self.root / name / f"{key_hash(name, key)}.work"
+
+    @contextlib.contextmanager
+    def _lock(self, entry: Path) -> Iterator[None]:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with locked(entry.with_suffix(".lock"), lambda: self._on_wait(f"waiting for another run that builds {entry}")):
+            yield
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold an exclusive lock on a lock file; the kernel releases it when the process dies, however it dies."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_complete(entry: Path) -> bool:
+    """Whether an entry is there and every file still has the size that it was published with."""
+    try:
+        sizes = json.loads((entry / STAMP).read_bytes())["files"]
+        return all((entry / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def build_seconds(entry: Path) -> float:
+    """How long the build of an entry took, whenever that was."""
+    return float(json.loads((entry / STAMP).read_bytes())["seconds"])
+
+
+def _stamp(directory: Path, key: dict[str, Any], seconds: float) -> None:
+    files = {str(f.relative_to(directory)): f.stat().st_size for f in sorted(directory.rglob("*")) if f.is_file()}
+    stamp = {"key": key, "seconds": seconds, "files": files}
+    (directory / STAMP).write_text(json.dumps(stamp, indent=1))
+
+
+def fsync_tree(directory: Path) -> None:
+    """Flush every file and directory below ``directory``, itself last."""
+    for path in sorted(directory.rglob("*"), reverse=True):
+        if path.is_dir():
+            fsync_directory(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    fsync_directory(directory)
+
+
+def fsync_directory(directory: Path) -> None:
+    """Flush the names in a directory."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)

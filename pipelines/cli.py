@@ -1,0 +1,218 @@
+"""The ``recsys`` command. Every import of weight is inside a command, so that ``recsys --help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="recsys",
+    help="Train recommenders with compressed embedding tables, and measure what the compression cost.",
+    epilog="Start with: recsys run quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[str, typer.Argument(help="YAML file, or the name of a packaged experiment (see: recsys ls)")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the file, as train.epochs=3 (values are YAML)"),
+]
+Run = Annotated[Path, typer.Argument(help="run directory, or its name under runs/")]
+Variant = Annotated[str | None, typer.Option(help="variant of the run; without it the best one")]
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but the result")] = False,
+) -> None:
+    """Run an experiment: ingest, split, graph, compress, train, evaluate, report.
+
+    A rerun does only what changed; a killed run goes on where it was. The last line of stdout is the run directory.
+
+    \b
+    recsys run quickstart
+    recsys run configs/experiments/gowalla_graphhash.yaml train.epochs=5 'seeds=[0, 1]'
+    recsys run quickstart 'variants=[popularity, mf-full]' variants.mf-full.model.dim=32
+    """
+    from pipelines.config_loader import load_experiment
+    from pipelines.runner import run_experiment
+
+    experiment = load_experiment(config, overrides or [])
+    typer.echo(run_experiment(experiment, command=_command(), quiet=quiet))
+
+
+@app.command()
+def validate(config: Config, overrides: Overrides = None) -> None:
+    """Check an experiment without running it: every mistake at once, the data, and the memory that it will need.
+
+    \b
+    recsys validate quickstart
+    recsys validate my.yaml dataset.source=events.csv
+    """
+    from pipelines.config_loader import load_experiment
+    from pipelines.validate import describe
+
+    typer.echo(describe(load_experiment(config, overrides or [])))
+
+
+@app.command("ls")
+def list_names(
+    kind: Annotated[str | None, typer.Argument(help="configs, datasets, models, compressors, losses or metrics")] = None,
+) -> None:
+    """List what a configuration can name: experiments, datasets, models, compressors, losses, metrics.
+
+    \b
+    recsys ls
+    recsys ls compressors
+    """
+    from pipelines.listing import listing
+
+    typer.echo(listing(kind))
+
+
+@app.command("cp")
+def copy(
+    config: Config,
+    to: Annotated[Path, typer.Argument(help="file or directory to write")] = Path(),
+) -> None:
+    """Copy a packaged experiment, to be changed.
+
+    \b
+    recsys cp quickstart
+    recsys cp gowalla_graphhash mine.yaml
+    """
+    from pipelines.listing import copy_config
+
+    typer.echo(copy_config(config, to))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="run directories on the same data")],
+    metric: Annotated[str, typer.Option(help="per-user metric to compare")] = "recall@20",
+    out: Annotated[Path | None, typer.Option(help="also write the table there, as .html or .md")] = None,
+) -> None:
+    """Compare the variants of several runs on their common users: paired tests, Holm-corrected.
+
+    \b
+    recsys compare runs/quickstart-1a2b3c4d runs/quickstart-5e6f7a8b --metric ndcg@20
+    """
+    from pipelines.compare import compare_runs
+    from pipelines.run_directory import find_run
+
+    raise NotImplementedError((compare_runs, find_run, runs, metric, out))
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Build report.html of a run anew and print its path.
+
+    \b
+    recsys report runs/quickstart-1a2b3c4d
+    """
+    from pipelines.run_directory import find_run, open_dataset
+    from pipelines.report import build_report
+
+    directory = find_run(run)
+    typer.echo(build_report(directory, open_dataset(directory)))
+
+
+@app.command()
+def recommend(
+    run: Run,
+    user: Annotated[str, typer.Option(help="raw id of a user, as in the data")],
+    variant: Variant = None,
+    k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show a user's history and what a variant recommends; for an unknown user the most popular items.
+
+    \b
+    recsys recommend runs/quickstart-1a2b3c4d --user 17
+    recsys recommend runs/quickstart-1a2b3c4d --user 17 --variant mf-graphhash --k 20 --json
+    """
+    from pipelines.recommend import recommend as recommend_to
+
+    recommendation = recommend_to(run, user, variant=variant, k=k)
+    typer.echo(recommendation.json() if json else recommendation.text())
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="directory to write; must not exist")],
+    variant: Variant = None,
+) -> None:
+    """Write a variant's user and item vectors (safetensors) with raw ids (Parquet) for use elsewhere.
+
+    \b
+    recsys export runs/quickstart-1a2b3c4d --variant mf-graphhash --out vectors
+    """
+    from pipelines.export import export_vectors
+
+    typer.echo(export_vectors(run, out, variant=variant))
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, which back ends load and why not, and the command that mends it.
+
+    Exits with 1 if something that is required is broken.
+
+    \b
+    recsys doctor
+    """
+    from pipelines.doctor import examine
+
+    findings = examine()
+    typer.echo(findings.text())
+    raise typer.Exit(0 if findings.healthy else 1)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="topk, bpr, table, ingest, auc or cluster")],
+    scale: Annotated[float, typer.Option(min=0.001, help="size of the job; 1 is the official one")] = 1.0,
+) -> None:
+    """Measure one job against its peer, in a checkout of the repository. The last line of stdout is JSON.
+
+    \b
+    recsys bench auc
+    recsys bench topk --scale 0.1
+    """
+    from pipelines.bench import run_benchmark
+
+    raise typer.Exit(run_benchmark(name, scale))
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["recsys", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one message on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("RECSYS_DEBUG"):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
