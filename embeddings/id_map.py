@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from embeddings import atomic
+
+FORMAT = "recsys id map 1"
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -26,7 +33,7 @@ class IdMap:
         info: JSON-able facts for the report (resolution, modularity, seconds, ...).
 
     Raises:
-        ValueError: A row is outside ``[0, num_rows)``, or the shapes disagree; the message has the first bad id.
+        ValueError: A row is outside ``[0, num_rows)``, or shapes or dtypes disagree; the message has the first bad id.
     """
 
     rows: IntArray
@@ -40,10 +47,14 @@ class IdMap:
         """Check every row once, so that no table has to."""
         if self.rows.ndim != 2 or self.rows.shape[1] < 1:
             raise ValueError(f"IdMap.rows must have shape [N, H] with H >= 1, got {list(self.rows.shape)}")
+        if self.rows.dtype != np.int64:
+            raise ValueError(f"IdMap.rows must be int64, got {self.rows.dtype}; convert with rows.astype(np.int64)")
         if self.weights is not None and self.weights.shape != self.rows.shape:
             raise ValueError(
                 f"IdMap.weights must have the shape of rows {list(self.rows.shape)}, got {list(self.weights.shape)}"
             )
+        if self.weights is not None and self.weights.dtype != np.float32:
+            raise ValueError(f"IdMap.weights must be float32, got {self.weights.dtype}")
         bad = np.flatnonzero(((self.rows < 0) | (self.rows >= self.num_rows)).any(axis=1))
         if bad.size:
             raise ValueError(
@@ -82,10 +93,51 @@ class IdMap:
         return weights
 
     def save(self, path: Path) -> None:
-        """Write ``path`` (safetensors with the facts as JSON in its header), atomically."""
-        raise NotImplementedError
+        """Write ``path`` (safetensors with the facts as JSON in its header), atomically; equal maps give equal bytes."""
+        facts = {
+            "format": FORMAT,
+            "num_rows": self.num_rows,
+            "unseen_row": self.unseen_row,
+            "compressor": self.compressor,
+            "info": self.info,
+        }
+        tensors = {"rows": np.ascontiguousarray(self.rows)}
+        if self.weights is not None:
+            tensors["weights"] = np.ascontiguousarray(self.weights)
+        header = {"id_map": json.dumps(facts, sort_keys=True)}
+        atomic.write_bytes(path, safetensors.numpy.save(tensors, metadata=header))
 
     @classmethod
     def load(cls, path: Path) -> IdMap:
-        """Read what :meth:`save` wrote; a foreign or truncated file raises ValueError naming the path."""
-        raise NotImplementedError
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: The file is foreign, truncated or damaged; the message names the path.
+            FileNotFoundError: There is no such file.
+        """
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                header = (file.metadata() or {}).get("id_map")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}); build the id map again") from error
+        try:
+            facts = json.loads(header or "{}")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} has a damaged id-map header ({error}); build the id map again") from error
+        if facts.get("format") != FORMAT or "rows" not in tensors:
+            raise ValueError(
+                f"{path} is not an id map: its header must say {FORMAT!r} and hold a tensor 'rows', "
+                f"got format {facts.get('format')!r} and tensors {sorted(tensors)}"
+            )
+        try:
+            return cls(
+                rows=tensors["rows"],
+                num_rows=int(facts["num_rows"]),
+                unseen_row=int(facts["unseen_row"]),
+                compressor=str(facts["compressor"]),
+                weights=tensors.get("weights"),
+                info=facts["info"],
+            )
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} holds no valid id map: {error}") from error

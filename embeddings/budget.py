@@ -1,0 +1,87 @@
+"""From what a person asks for (a share, MiB, a resolution) to a number of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from scipy import sparse
+
+from embeddings.clustering import Algorithm, CoClustering, co_cluster, search_resolution
+
+FLOAT32_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What GraphHash is to meet; exactly one field is set.
+
+    Attributes:
+        rows: user and item rows together, the two unseen rows not counted.
+        resolution: of the modularity.
+    """
+
+    rows: int | None
+    resolution: float | None
+
+
+def resolve_budget(
+    rows: str | int | None,
+    table_mib: float | None,
+    resolution: float | None,
+    num_users: int,
+    num_items: int,
+    dim: int,
+) -> Budget:
+    """Turn a budget of the configuration into a number of rows or a resolution.
+
+    Args:
+        rows: a number of rows, or a share of all ids such as "16%" (GraphHash's: 11,321 of Gowalla's 70,839 ids).
+        table_mib: float32 weights of both tables, their unseen rows included, in MiB.
+        resolution: GraphHash's own parameter.
+        num_users: all users, seen or not.
+        num_items: all items, seen or not.
+        dim: columns of the tables, which ``table_mib`` needs.
+
+    Raises:
+        ValueError: Not exactly one is given, it cannot be read, or it is out of range; the message has the range.
+    """
+    given = {"rows": rows, "table_mib": table_mib, "resolution": resolution}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(f"a budget needs exactly one of rows, table_mib and resolution, got {given or 'none'}")
+    if resolution is not None:
+        if not 0 < resolution < float("inf"):
+            raise ValueError(f"budget.resolution must be a positive number, got {resolution}")
+        return Budget(None, float(resolution))
+    ids = num_users + num_items
+    row_mib = FLOAT32_BYTES * dim / 2**20
+    if table_mib is not None:
+        wanted = int(table_mib / row_mib) - 2 if table_mib < float("inf") else ids + 1
+        asked = f"budget.table_mib={table_mib:g} ({wanted:,} rows of {dim} columns beside the 2 unseen rows)"
+    else:
+        wanted = _parse_rows(rows, ids)
+        asked = f"budget.rows={rows!r} ({wanted:,} rows)"
+    if not 2 <= wanted <= ids:
+        raise ValueError(
+            f"{asked} is out of range: {num_users:,} users and {num_items:,} items can have rows: 2 to {ids}, "
+            f"rows: '{200 / ids:.3g}%' to '100%', or table_mib: {4 * row_mib:.4g} to {(ids + 2) * row_mib:.4g}"
+        )
+    return Budget(wanted, None)
+
+
+def _parse_rows(rows: str | int | None, ids: int) -> int:
+    if isinstance(rows, int) and not isinstance(rows, bool):
+        return rows
+    text = str(rows).strip().replace("_", "").replace(",", "")
+    try:
+        return round(float(text[:-1]) / 100 * ids) if text.endswith("%") else int(text)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"budget.rows must be a share such as '16%' or a number of rows, got {rows!r}") from error
+
+
+def cluster_to_budget(graph: sparse.csr_array, budget: Budget, algorithm: Algorithm = "louvain") -> CoClustering:
+    """Cluster ``graph`` at the budget's resolution, or search the resolution that meets its rows."""
+    if budget.rows is not None:
+        return search_resolution(graph, budget.rows, algorithm)
+    assert budget.resolution is not None
+    return co_cluster(graph, budget.resolution, algorithm)
