@@ -13,8 +13,15 @@ from torch import Tensor
 class Retriever(Protocol):
     """A model that scores the whole catalogue for a user."""
 
-    num_users: int
-    num_items: int
+    @property
+    def num_users(self) -> int:
+        """Users that can be scored: ``[0, num_users)``."""
+        ...
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        ...
 
     def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Scores float32 [len(users), num_items]; higher is better."""
