@@ -1,0 +1,199 @@
+"""Losses of retrieval models: functions of looked-up vectors, each with its paper and equation.
+
+Shape suffixes: B positives of a batch, M negatives, D dimensions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recsys.softmax_kernel import Hits, shared_softmax
+
+LossName = Literal["bpr", "sampled_softmax", "in_batch_softmax", "directau"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """One of the losses with its parameters.
+
+    Attributes:
+        name: which function of this module.
+        temperature: divisor of the scores, for the softmax losses.
+        logq: correct for the probability with which items are proposed, for the softmax losses.
+        gamma: weight of uniformity, for DirectAU.
+    """
+
+    name: LossName
+    temperature: float = 0.1
+    logq: bool = False
+    gamma: float = 1.0
+
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether a sampler must draw negatives; the other losses use the batch itself."""
+        return self.name in ("bpr", "sampled_softmax")
+
+    def __call__(
+        self,
+        user_BD: Tensor,
+        positive_BD: Tensor,
+        positive_ids_B: Tensor,
+        negatives: Negatives | None = None,
+        log_q_B: Tensor | None = None,
+    ) -> Tensor:
+        """Mean loss of a batch.
+
+        Args:
+            user_BD: float [B, D].
+            positive_BD: float [B, D].
+            positive_ids_B: int64 [B], items, for accidental hits in the batch.
+            negatives: for the losses that need them.
+            log_q_B: float [B], log probability of each positive among the training interactions, for in-batch logQ.
+
+        Raises:
+            ValueError: A loss that needs negatives got none.
+        """
+        if negatives is None and self.needs_negatives:
+            raise ValueError(f"the {self.name} loss needs sampled negatives, got None; give the trainer a sampler")
+        match self.name:
+            case "bpr":
+                assert negatives is not None
+                return bpr(user_BD, positive_BD, negatives)
+            case "sampled_softmax":
+                assert negatives is not None
+                return sampled_softmax(user_BD, positive_BD, negatives, temperature=self.temperature, logq=self.logq)
+            case "in_batch_softmax":
+                log_q = log_q_B if self.logq else None
+                return in_batch_softmax(user_BD, positive_BD, positive_ids_B, log_q, temperature=self.temperature)
+            case "directau":
+                return directau(user_BD, positive_BD, gamma=self.gamma)
+
+
+@dataclasses.dataclass(frozen=True)
+class Negatives:
+    """Vectors of the sampled negatives.
+
+    Attributes:
+        vectors: float [M, D] shared by the batch, or [B, M, D].
+        log_q: float, log of the proposal probability, [M] or [B, M]; or None if it is not known.
+        hits: (row, column) pairs of shared negatives that are known positives of the row's user and do not count.
+    """
+
+    vectors: Tensor
+    log_q: Tensor | None = None
+    hits: Hits | None = None
+
+
+def bpr(user_BD: Tensor, positive_BD: Tensor, negatives: Negatives) -> Tensor:
+    """Bayesian personalised ranking, mean over pairs of ``-ln sigmoid(s_ui - s_uj)`` (Rendle et al. 2009, sec. 4.1).
+
+    Args:
+        user_BD: float [B, D].
+        positive_BD: float [B, D].
+        negatives: shared or per positive; pairs in ``hits`` do not count.
+    """
+    margin_BM = (user_BD * positive_BD).sum(-1)[:, None] - _negative_scores(user_BD, negatives.vectors)
+    losses_BM = functional.softplus(-margin_BM)
+    if negatives.hits is None:
+        return losses_BM.mean()
+    keep_BM = torch.ones_like(losses_BM)
+    keep_BM[negatives.hits] = 0.0
+    return (losses_BM * keep_BM).sum() / keep_BM.sum().clamp(min=1.0)
+
+
+def sampled_softmax(
+    user_BD: Tensor, positive_BD: Tensor, negatives: Negatives, *, temperature: float, logq: bool
+) -> Tensor:
+    """``-s_p + ln(e^{s_p} + sum_j e^{s_j})`` over a positive and its negatives, scores divided by ``temperature``.
+
+    With ``logq`` each negative counts ``1 / (M q_j)`` times, which makes the sum an unbiased estimate of the partition
+    function over the items that may be proposed (Bengio & Senecal 2008, eq. 8). The positive is not sampled and gets no
+    correction.
+
+    Args:
+        user_BD: float [B, D].
+        positive_BD: float [B, D].
+        negatives: shared or per positive; pairs in ``hits`` do not count.
+        temperature: divisor of the scores, > 0.
+        logq: correct for the proposal probability.
+
+    Raises:
+        ValueError: ``logq`` without ``negatives.log_q``.
+    """
+    if logq and negatives.log_q is None:
+        raise ValueError("sampled_softmax with logq needs negatives.log_q, got None; draw them with NegativeSampler")
+    offset = None
+    if logq and negatives.log_q is not None:
+        offset = -negatives.log_q - math.log(negatives.vectors.shape[-2])
+    if negatives.vectors.ndim == 2:
+        return shared_softmax(
+            user_BD, positive_BD, negatives.vectors, temperature=temperature, offset_M=offset, hits=negatives.hits
+        )
+    logits_BM = _negative_scores(user_BD, negatives.vectors).float() / temperature
+    if offset is not None:
+        logits_BM = logits_BM + offset
+    positive_B = (user_BD * positive_BD).sum(-1) / temperature
+    return (torch.logsumexp(torch.cat([positive_B[:, None], logits_BM], 1), 1) - positive_B).mean()
+
+
+def in_batch_softmax(
+    user_BD: Tensor, positive_BD: Tensor, positive_ids_B: Tensor, log_q_B: Tensor | None, *, temperature: float
+) -> Tensor:
+    """Softmax over the positives of the batch, logits ``s(u, j) / temperature - log q_j`` (Yi et al. 2019, eq. 3).
+
+    As in the paper every column is corrected, the positive's included. Other rows with the same item are accidental
+    hits and are masked.
+
+    Args:
+        user_BD: float [B, D].
+        positive_BD: float [B, D].
+        positive_ids_B: int64 [B], items.
+        log_q_B: float [B], log probability of each positive among the training interactions, or None.
+        temperature: divisor of the scores, > 0.
+    """
+    logits_BB = (user_BD @ positive_BD.T).to(user_BD.dtype) / temperature
+    if log_q_B is not None:
+        logits_BB = logits_BB - log_q_B[None, :]
+    same_BB = positive_ids_B[:, None] == positive_ids_B[None, :]
+    same_BB.fill_diagonal_(fill_value=False)
+    return functional.cross_entropy(logits_BB.masked_fill(same_BB, -torch.inf), torch.arange(len(user_BD)))
+
+
+def directau(user_BD: Tensor, positive_BD: Tensor, *, gamma: float) -> Tensor:
+    """Alignment plus ``gamma`` times the mean uniformity of users and items (Wang et al. 2022, eq. 5-7).
+
+    Vectors are normalised here. Uniformity is ``ln mean_{i<j} exp(-2 |x_i - x_j|^2)``.
+
+    Args:
+        user_BD: float [B, D], B >= 2.
+        positive_BD: float [B, D].
+        gamma: weight of uniformity.
+
+    Raises:
+        ValueError: Fewer than two rows.
+    """
+    if len(user_BD) < 2:
+        raise ValueError(f"directau compares pairs inside a batch and needs at least 2 rows, got {len(user_BD)}")
+    user, item = functional.normalize(user_BD), functional.normalize(positive_BD)
+    align = (user - item).square().sum(1).mean()
+    return align + gamma * (_uniformity(user) + _uniformity(item)) / 2
+
+
+def _uniformity(unit_BD: Tensor) -> Tensor:
+    count = len(unit_BD)
+    similarity_BB = (unit_BD @ unit_BD.T).to(unit_BD.dtype)
+    kernel_BB = torch.exp(4 * (similarity_BB - 1))
+    off_diagonal = kernel_BB.sum() - kernel_BB.diagonal().sum()
+    return torch.log(off_diagonal / (count * (count - 1)))
+
+
+def _negative_scores(user_BD: Tensor, vectors: Tensor) -> Tensor:
+    if vectors.ndim == 2:
+        return (user_BD @ vectors.T).to(user_BD.dtype)
+    return torch.einsum("bd,bmd->bm", user_BD, vectors)

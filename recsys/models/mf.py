@@ -1,0 +1,65 @@
+"""Matrix factorisation over two embedding tables."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embeddings.tables.table import Table
+
+Similarity = Literal["dot", "cosine"]
+
+
+class MatrixFactorization(nn.Module):
+    """Scores a user and an item by the inner product, or the cosine, of their vectors (Koren et al. 2009).
+
+    A :class:`recsys.retriever.VectorRetriever`. Ids outside ``[0, num_users)`` or ``[0, num_items)`` get the vector of
+    the table's unseen row.
+
+    Attributes:
+        users: table of the users, whatever its compression.
+        items: table of the items, of the same dimension.
+        similarity: "dot", or "cosine": vectors have length one.
+    """
+
+    def __init__(self, users: Table, items: Table, *, similarity: Similarity = "dot") -> None:
+        super().__init__()
+        if users.dim != items.dim:
+            raise ValueError(f"the two tables must have one dimension, got {users.dim} for users, {items.dim} for items")
+        self.users = users
+        self.items = items
+        self.similarity: Similarity = similarity
+
+    @property
+    def num_users(self) -> int:
+        """Users known to the table."""
+        return self.users.num_ids
+
+    @property
+    def num_items(self) -> int:
+        """Items known to the table."""
+        return self.items.num_ids
+
+    def represent(self, raw: Tensor) -> Tensor:
+        """Vectors as they are compared: of length one under cosine. Float [..., D] to the same shape."""
+        return functional.normalize(raw, dim=-1) if self.similarity == "cosine" else raw
+
+    @torch.no_grad()
+    def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), D], without gradient."""
+        return self.represent(self.users.vectors(torch.from_numpy(np.ascontiguousarray(users, dtype=np.int64))))
+
+    @torch.no_grad()
+    def item_vectors(self, items: range) -> Tensor:
+        """Float32 [len(items), D], without gradient."""
+        return self.represent(self.items.vectors(torch.arange(items.start, items.stop, items.step)))
+
+    @torch.no_grad()
+    def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), num_items]."""
+        return self.user_vectors(users) @ self.item_vectors(range(self.num_items)).T

@@ -1,0 +1,85 @@
+"""The steps of an epoch: look up, draw negatives, loss, gradient, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from recsys.losses import Negatives
+from recsys.models.mf import MatrixFactorization
+from recsys.samplers import NegativeSampler, epoch_order, log_popularity
+from recsys.settings import FitSettings
+
+
+class Objective:
+    """A model, its training interactions and a loss.
+
+    Attributes:
+        count: interactions of an epoch.
+        steps_per_epoch: batches of an epoch.
+    """
+
+    def __init__(self, model: MatrixFactorization, train: csr_array, settings: FitSettings, *, seed: int) -> None:
+        self.count = int(train.nnz)
+        self.steps_per_epoch = -(-self.count // settings.batch_size)
+        self._model = model
+        self._settings = settings
+        self._seed = seed
+        self._users = np.repeat(np.arange(train.shape[0], dtype=np.int64), np.diff(train.indptr))
+        self._items = train.indices.astype(np.int64)
+        self._log_q = torch.from_numpy(log_popularity(train))
+        self._sampler = (
+            NegativeSampler(train, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
+        )
+
+    def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
+        """Train on the batches of an epoch from ``first_step`` on.
+
+        Args:
+            phase: names the random streams, with the epoch and the step.
+            epoch: 0-based.
+            first_step: batches already done before the process was killed.
+
+        Yields:
+            (step, positives in the batch, mean loss before the update).
+        """
+        order = epoch_order(self.count, seed=self._seed, phase=phase, epoch=epoch)
+        bounds = np.linspace(0, self.count, self.steps_per_epoch + 1).astype(np.int64)  # near-equal batches, no crumb
+        for step in range(first_step, self.steps_per_epoch):
+            chosen = order[bounds[step] : bounds[step + 1]]
+            yield step, len(chosen), self._step(self._users[chosen], self._items[chosen], phase, epoch, step)
+
+    def _step(self, users: np.ndarray, positives: np.ndarray, *counters: str | int) -> float:  # type: ignore[type-arg]
+        model, loss = self._model, self._settings.loss
+        draw = None if self._sampler is None else self._sampler.draw(users, *counters)
+        ids = positives if draw is None else np.concatenate([positives, draw.items.reshape(-1)])
+        looked_up = [model.users(torch.from_numpy(users)), model.items(torch.from_numpy(ids))]
+        # The loss sees leaves: its gradient is whole, and may be clipped, before a table fuses it into its update.
+        leaves = [vectors.detach().requires_grad_() for vectors in looked_up]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
+            user, item = (model.represent(vectors) for vectors in leaves)
+            negatives = None
+            if draw is not None:
+                negatives = Negatives(
+                    item[len(positives) :].reshape(*draw.items.shape, -1),
+                    torch.from_numpy(draw.log_q),
+                    None if draw.hits is None else (torch.from_numpy(draw.hits[0]), torch.from_numpy(draw.hits[1])),
+                )
+            value: Tensor = loss(
+                user,
+                item[: len(positives)],
+                torch.from_numpy(positives),
+                negatives,
+                self._log_q[torch.from_numpy(positives)],
+            )
+        value.backward()  # type: ignore[no-untyped-call]
+        if self._settings.gradient_clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(leaves, self._settings.gradient_clip_norm)
+        torch.autograd.backward(looked_up, [leaf.grad for leaf in leaves])
+        model.users.step()
+        model.items.step()
+        return float(value.detach())
