@@ -151,7 +151,7 @@ def _next_resolution(coarse: CoClustering | None, fine: CoClustering | None, tar
     """Interpolate log(resolution) over log(rows), a tenth away from either end; extrapolate without a bracket."""
     if coarse and fine:
         share = math.log(target / coarse.num_rows) / math.log(fine.num_rows / coarse.num_rows)
-        return coarse.resolution * (fine.resolution / coarse.resolution) ** min(max(share, 0.1), 0.9)
+        return coarse.resolution * math.pow(fine.resolution / coarse.resolution, min(max(share, 0.1), 0.9))
     if coarse:
         return coarse.resolution * max(1.2, math.pow(target / coarse.num_rows, 1.2))
     assert fine is not None

@@ -42,7 +42,7 @@ def compress(
     """Map users and items to table rows.
 
     Each map has the given number of rows and one more, the last, for ids without a train interaction; only "full"
-    ignores the numbers and gives every seen id a row. Multi-hash embeddings are sums of rows of one table, as in GraphHash.
+    ignores the numbers and gives every seen id a row. The embedding of an id with several rows is their sum.
 
     Args:
         name: compressor.
@@ -81,7 +81,7 @@ def compress(
 
 def _compress_side(
     name: CompressorName,
-    neighbours: sparse.sparray,
+    neighbours: sparse.csr_array | sparse.csc_array,
     side_degrees: IntArray,
     rows: int,
     clusters: IntArray | None,

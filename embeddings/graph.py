@@ -36,7 +36,7 @@ def canonical(graph: sparse.csr_array) -> sparse.csr_array:
         raise ValueError(f"a graph must be a scipy sparse matrix [users, items], got {type(graph).__name__}")
     if isinstance(graph, sparse.csr_array) and _is_canonical(graph):
         return graph
-    copy = sparse.csr_array(graph, dtype=np.float32, copy=True)
+    copy = sparse.csr_array(graph).astype(np.float32)
     bad = np.flatnonzero(~(copy.data >= 0))
     if bad.size:
         user = int(np.searchsorted(copy.indptr, bad[0], side="right")) - 1
@@ -153,7 +153,7 @@ def co_occurrence(graph: sparse.csr_array, top: int | None = None, block: int = 
         parts.append(sparse.csr_array((data, (row, col)), shape=part.shape, dtype=np.float32))
     if not parts:
         return sparse.csr_array((0, 0), dtype=np.float32)
-    result = sparse.csr_array(sparse.vstack(parts, format="csr"))
+    result: sparse.csr_array = sparse.vstack(parts, format="csr")
     result.sort_indices()
     return result
 
@@ -197,7 +197,7 @@ def load_graph(path: Path, dataset_hash: str | None = None) -> tuple[sparse.csr_
     try:
         shape = (int(arrays["shape"][0]), int(arrays["shape"][1]))
         ones = np.ones(arrays["indices"].size, dtype=np.float32)
-        graph = sparse.csr_array((ones, arrays["indices"], arrays["indptr"]), shape=shape)
+        graph: sparse.csr_array = sparse.csr_array((ones, arrays["indices"], arrays["indptr"]), shape=shape)
         graph.check_format()
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"{path} holds no valid graph ({error}); build the graph again") from error

@@ -28,7 +28,7 @@ def cluster_rows(clustering: CoClustering, *, users: bool, rows: int, num_ids: i
     clusters = clustering.num_user_clusters if users else clustering.num_item_clusters
     if clusters != rows:
         raise ValueError(
-            f"graphhash gives the {side} table one row for each of its {clusters:,} clusters, but {side}_rows is {rows:,}; "
+            f"graphhash gives each of the {clusters:,} {side} clusters a row, but {side}_rows is {rows:,}; "
             f"pass {side}_rows=clustering.num_{side}_clusters"
         )
     if labels.size != num_ids:

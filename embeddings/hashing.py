@@ -48,10 +48,11 @@ class UniversalHash:
 
 
 def quotient_remainder(ids: IntArray, num_ids: int, rows: int) -> IntArray:
-    """Quotient and remainder rows of one table (Shi et al. 2020, section 3): ids get distinct pairs where that is possible.
+    """Quotient and remainder rows of one table (Shi et al. 2020, section 3), distinct pairs where that is possible.
 
-    The table has R remainder rows and ``rows - R`` quotient rows; R is the largest with ``R + ceil(num_ids / R) <= rows``.
-    With fewer than about ``2 sqrt(num_ids)`` rows no such R exists: then both parts have half of the rows and quotients wrap.
+    The table has R remainder rows and ``rows - R`` quotient rows; R is the largest with
+    ``R + ceil(num_ids / R) <= rows``. With fewer than about ``2 sqrt(num_ids)`` rows no such R exists: then both parts
+    have half of the rows and quotients wrap.
 
     Args:
         ids: int64 [n] in ``[0, num_ids)``.

@@ -93,7 +93,7 @@ class IdMap:
         return weights
 
     def save(self, path: Path) -> None:
-        """Write ``path`` (safetensors with the facts as JSON in its header), atomically; equal maps give equal bytes."""
+        """Write ``path`` (safetensors, the facts as JSON in its header), atomically; equal maps give equal bytes."""
         facts = {
             "format": FORMAT,
             "num_rows": self.num_rows,

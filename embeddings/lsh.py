@@ -8,12 +8,14 @@ from scipy import sparse
 from embeddings.id_map import IntArray
 
 
-def hyperplane_buckets(neighbours: sparse.sparray, rows: int, generator: np.random.Generator) -> IntArray:
+def hyperplane_buckets(
+    neighbours: sparse.csr_array | sparse.csc_array, rows: int, generator: np.random.Generator
+) -> IntArray:
     """Buckets of ids by the signs of random projections of their neighbour vectors (Charikar 2002).
 
-    As GraphHash's baseline it takes ``len(bin(rows))`` = (bits of ``rows``) + 2 hyperplanes. The distinct codes, sorted,
-    are packed evenly into the rows: each has a row of its own if they are few enough, else neighbours in that order,
-    which share their leading signs, share one.
+    As GraphHash's baseline it takes ``len(bin(rows))`` = (bits of ``rows``) + 2 hyperplanes. The distinct codes, in
+    their order, are packed evenly into the rows: each has a row of its own if they are few enough, else neighbours in
+    that order, which share their leading signs, share one.
 
     Args:
         neighbours: sparse [N, M]; one row for each id. Memory: float32 [M, bits] + [N, bits].

@@ -14,8 +14,8 @@ Sides = tuple[IntArray, IntArray]
 def split_largest(labels: Sides, finer: Sides, splits: int) -> Sides:
     """Halve the largest bucket of either side, ``splits`` times.
 
-    The members of a bucket are ordered by their label in a finer clustering and cut in the middle, so that ids which the
-    finer one holds together mostly stay together. Ties: users before items, then the lower label.
+    The members of a bucket are ordered by their label in a finer clustering and cut in the middle, so that ids which
+    the finer one holds together mostly stay together. Ties: users before items, then the lower label.
 
     Args:
         labels: user and item labels, int64, -1 = none.

@@ -1,0 +1,86 @@
+"""The graph for eyes and other programs: networkx and GraphML. The only file that imports networkx."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+from scipy import sparse
+
+from embeddings import atomic
+from embeddings.graph import canonical, degrees
+from embeddings.id_map import IntArray
+
+MAX_EDGES = 500_000
+
+
+def to_networkx(
+    graph: sparse.csr_array,
+    user_names: Sequence[str],
+    item_names: Sequence[str],
+    *,
+    max_edges: int = MAX_EDGES,
+    sample_users: int | None = None,
+    generator: np.random.Generator | None = None,
+) -> nx.Graph:
+    """A networkx graph with nodes ``("user", i)`` and ``("item", j)``, each with ``bipartite``, ``name`` and ``degree``.
+
+    Args:
+        graph: train pairs [users, items].
+        user_names: name of every user.
+        item_names: name of every item.
+        max_edges: refuse more, since networkx takes about 0.5 KB for an edge.
+        sample_users: export this many users drawn at random with all their items; None for all users and items.
+        generator: draws the sample; needed with ``sample_users``.
+
+    Returns:
+        A new graph; ``degree`` is that in the whole graph.
+
+    Raises:
+        ValueError: Names and nodes differ in number, or there are too many edges.
+    """
+    graph = canonical(graph)
+    for side, names, count in (("user", user_names, graph.shape[0]), ("item", item_names, graph.shape[1])):
+        if len(names) != count:
+            raise ValueError(f"the graph has {count:,} {side}s, but {len(names):,} {side} names were given")
+    users: IntArray = np.arange(graph.shape[0])
+    items: IntArray = np.arange(graph.shape[1])
+    if sample_users is not None:
+        if generator is None or sample_users < 1:
+            raise ValueError(f"a sample needs sample_users >= 1 and a generator, got {sample_users} and {generator}")
+        users = np.sort(generator.permutation(graph.shape[0])[:sample_users])
+        items = np.unique(graph[users].indices)
+    edges = int(np.diff(graph.indptr)[users].sum())
+    if edges > max_edges:
+        raise ValueError(
+            f"{edges:,} edges are too many for networkx (limit {max_edges:,}); pass sample_users, or raise max_edges"
+        )
+    result = nx.Graph()
+    all_degrees = degrees(graph)
+    for part, (kind, ids, names) in enumerate((("user", users, user_names), ("item", items, item_names))):
+        result.add_nodes_from(
+            ((kind, i), {"bipartite": part, "name": names[i], "degree": int(all_degrees[part][i])})
+            for i in ids.tolist()
+        )
+    for user in users.tolist():
+        neighbours = graph.indices[graph.indptr[user] : graph.indptr[user + 1]].tolist()
+        result.add_edges_from((("user", user), ("item", item)) for item in neighbours)
+    return result
+
+
+def write_graphml(path: Path, graph: nx.Graph) -> None:
+    """Write what :func:`to_networkx` made as GraphML, atomically, with nodes called ``user:0``, ``item:0``, ...
+
+    Control characters that XML 1.0 forbids are replaced in the names.
+    """
+    named = nx.relabel_nodes(graph, {node: f"{node[0]}:{node[1]}" for node in graph})
+    for _, attributes in named.nodes(data=True):
+        attributes["name"] = "".join(
+            c if c >= " " and c not in "\ufffe\uffff" else "\ufffd" for c in attributes["name"]
+        )
+    buffer = io.BytesIO()
+    nx.write_graphml_xml(named, buffer)
+    atomic.write_bytes(path, buffer.getvalue())
