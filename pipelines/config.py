@@ -16,7 +16,10 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Names of the columns of the interaction file(s)."""
+    """Names of the columns of the interaction file(s).
+
+    A column of the usual name (``rating``, ``movie_id``, ...) is taken where the name here is the default and absent.
+    """
 
     user: str = "user_id"
     item: str = "item_id"
@@ -36,7 +39,7 @@ class Entities(Section):
 
 
 class Filters(Section):
-    """What is dropped before the split, in this order: ratings, duplicates, k-core, min/max."""
+    """What is dropped before the split, in this order: ratings, duplicates, users and items with too many, k-core."""
 
     min_rating: float | None = None
     max_rating: float | None = None
@@ -54,6 +57,7 @@ class Split(Section):
     valid: float = Field(default=0.1, gt=0, lt=1, description="share of the interactions (of train, when given)")
     test: float = Field(default=0.2, gt=0, lt=1)
     n: int = Field(default=1, ge=1, description="leave_last_n: interactions per user in test, and in valid")
+    seed: int = 0
 
 
 class Dataset(Section):
@@ -68,6 +72,7 @@ class Dataset(Section):
     users: Entities | None = None
     items: Entities | None = None
     filters: Filters = Filters()
+    id_type: Literal["auto", "integer", "string"] = Field(default="auto", description="auto: told from the first rows")
     split: Split = Split()
     on_error: Literal["fail", "quarantine"] = "fail"
 
