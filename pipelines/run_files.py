@@ -6,9 +6,10 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -28,9 +29,6 @@ from pipelines.run_schema import (
     WorstBucket,
 )
 
-if TYPE_CHECKING:
-    from recsys.evaluator import Evaluation
-
 __all__ = [
     "Compression",
     "Curve",
@@ -45,6 +43,7 @@ __all__ = [
 ]
 
 Schema = TypeVar("Schema", bound=BaseModel)
+IntArray = npt.NDArray[np.int64]
 PER_USER_KEYS = ("user", "raw_id")
 
 
@@ -126,23 +125,22 @@ class RunFiles:
         """Write ``history.json`` of a variant."""
         write_json(self._variant_file(name, seed, "history.json"), _finite([epoch.model_dump() for epoch in epochs]))
 
-    def write_evaluation(self, name: str, seed: int, evaluation: Evaluation, raw_user_ids: list[str]) -> None:
-        """Write ``evaluation.json``, ``per_user.parquet`` and ``top_items.parquet`` of a variant.
+    def write_evaluation(self, name: str, seed: int, evaluation: EvaluationSummary) -> None:
+        """Write ``evaluation.json`` of a variant."""
+        write_json(self._variant_file(name, seed, "evaluation.json"), _finite(evaluation.model_dump()))
 
-        Args:
-            name: of the variant.
-            seed: of the variant.
-            evaluation: over U users.
-            raw_user_ids: raw id of every user of the dataset, by dense index (not only of the U evaluated).
-        """
-        summary = EvaluationSummary.model_validate(_finite(evaluation.summary()))
-        keys = {"user": evaluation.users.astype(np.int32), "raw_id": [raw_user_ids[user] for user in evaluation.users]}
-        self._write_frame(self._variant_file(name, seed, "per_user.parquet"), pl.DataFrame(keys | evaluation.per_user))
-        items = evaluation.top_items.astype(np.int32)
-        lists = pl.Series(items, dtype=pl.Array(pl.Int32, items.shape[1])).cast(pl.List(pl.Int32))
-        frame = pl.DataFrame({"user": keys["user"], "items": lists})
+    def write_per_user(
+        self, name: str, seed: int, users: IntArray, raw_ids: list[str], values: dict[str, npt.NDArray[np.float64]]
+    ) -> None:
+        """Write ``per_user.parquet``: dense user, raw id and one float64 column per metric, all of length [U]."""
+        frame = pl.DataFrame({"user": users.astype(np.int32), "raw_id": raw_ids} | values)
+        self._write_frame(self._variant_file(name, seed, "per_user.parquet"), frame)
+
+    def write_top_items(self, name: str, seed: int, users: IntArray, items: npt.NDArray[np.integer[Any]]) -> None:
+        """Write ``top_items.parquet``: the best items [U, K] of each user, best first, -1 = none."""
+        lists = pl.Series(items.astype(np.int32), dtype=pl.Array(pl.Int32, items.shape[1])).cast(pl.List(pl.Int32))
+        frame = pl.DataFrame({"user": users.astype(np.int32), "items": lists})
         self._write_frame(self._variant_file(name, seed, "top_items.parquet"), frame)
-        write_json(self._variant_file(name, seed, "evaluation.json"), summary.model_dump())
 
     @staticmethod
     def _write_frame(path: Path, frame: pl.DataFrame) -> None:

@@ -88,7 +88,7 @@ class Curve(Record):
 
 
 class EvaluationSummary(Record):
-    """``evaluation.json``: what :meth:`recsys.evaluator.Evaluation.summary` says; undefined numbers are None."""
+    """``evaluation.json``: what ``recsys.evaluator.Evaluation.summary()`` says; undefined numbers are None."""
 
     users: int = 0
     metrics: dict[str, float | None]
@@ -99,9 +99,13 @@ class EvaluationSummary(Record):
 
 
 class Epoch(Record):
-    """One line of ``history.json``; ``metrics`` is empty where the epoch was not evaluated."""
+    """One line of ``history.json``; ``metrics`` is empty where the epoch was not evaluated.
+
+    ``phase`` is "select" while validation decides when to stop, "refit" on train + validation.
+    """
 
     epoch: int
+    phase: str = "select"
     step: int = 0
     seconds: float = 0.0
     loss: float | None = None
