@@ -92,7 +92,8 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
 
 def config_hash(experiment: Experiment) -> str:
     """Eight hex digits of what determines the results: all but description, tracking and output."""
-    facts = experiment.model_dump(mode="json", exclude={"description", "tracking", "output"})
+    facts = experiment.model_dump(mode="json", exclude={"description", "tracking", "output", "dataset"})
+    facts["dataset"] = experiment.dataset.model_dump(mode="json", exclude_unset=True)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 

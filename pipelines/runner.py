@@ -1,0 +1,259 @@
+"""Run an experiment from raw events to the report. Every stage is cached, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.cache import Cache, locked
+from pipelines.config import Experiment, Mf, Variant
+from pipelines.config_loader import config_hash
+from pipelines.dataset import Dataset
+from pipelines.progress import Reporter, duration
+from pipelines.report import build_report
+from pipelines.run_directory import DATASET_LINK, cache_root
+from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunFiles, VariantResult
+from pipelines.stages.compress import CompressionStage, compressor_of, label
+from pipelines.stages.evaluate import Evaluated, evaluate_stage
+from pipelines.stages.graph import graph_stage
+from pipelines.stages.ingest import ingest_stage
+from pipelines.stages.train import Trained, train_stage
+from pipelines.stages.versions import versions
+from pipelines.summary import summary
+from pipelines.tracking import TrackedRun, Tracker, open_tracker
+from recsys.settings import EpochRecord
+
+
+def run_experiment(experiment: Experiment, *, command: str = "", quiet: bool = False) -> Path:
+    """Run every stage that is not cached and write the run directory.
+
+    Args:
+        experiment: What to run.
+        command: The command line, for the report.
+        quiet: Print nothing (``log.txt`` has everything).
+
+    Returns:
+        The run directory ``<output>/<experiment>-<hash of the configuration>``; the same experiment has the same one.
+
+    Raises:
+        DataError: The data cannot be used, or a split leaks.
+    """
+    files = RunFiles(Path(experiment.output) / f"{experiment.experiment}-{config_hash(experiment)}")
+    files.directory.mkdir(parents=True, exist_ok=True)
+    with Reporter(files.log_file, quiet=quiet) as report:
+        waiting = f"waiting for another `recsys run` that writes {files.directory}"
+        with locked(files.directory / ".lock", lambda: report.say(waiting)):
+            _Run(experiment, files, report, command).execute()
+    if not quiet:
+        summary(files)
+    return files.directory
+
+
+class _Run:
+    """One execution of an experiment in its run directory."""
+
+    def __init__(self, experiment: Experiment, files: RunFiles, report: Reporter, command: str) -> None:
+        self.experiment = experiment
+        self.files = files
+        self.report = report
+        self.command = command
+        self.cache = Cache(cache_root(), on_wait=report.say)
+
+    def execute(self) -> None:
+        started = time.perf_counter()
+        self.report.log(f"command: {self.command}")
+        self.files.write_config(self.experiment)
+        dataset = ingest_stage(self.cache, self.experiment.dataset, self.report)
+        self._write_dataset(dataset)
+        graph = graph_stage(self.cache, dataset)
+        compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash)
+        self._write_compression(compression, dataset)
+        with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
+            tracker.params(self.experiment.model_dump(mode="json", exclude={"variants"}))
+            tracker.dataset(dataset.manifest.model_dump(mode="json"))
+            results = [
+                self._variant(tracker, dataset, compression, variant, seed)
+                for variant in self.experiment.variants
+                for seed in self.experiment.seeds
+            ]
+            self._write_metrics(dataset, results)
+            report_file = build_report(self.files.directory, dataset)
+            self._track_files(tracker, report_file)
+        if tracker.message:
+            self.report.say(tracker.message)
+        self.report.say(f"finished in {duration(time.perf_counter() - started)}")
+
+    def _write_dataset(self, dataset: Dataset) -> None:
+        manifest = dataset.manifest
+        counts = ", ".join(f"{count:,} {split}" for split, count in manifest.counts.items())
+        self.report.say(f"data: {manifest.name}, {dataset.num_users:,} users, {dataset.num_items:,} items, {counts}")
+        train = dataset.matrix("train")
+        sides = {"users": np.diff(train.indptr), "items": np.bincount(train.indices, minlength=train.shape[1])}
+        degrees = {side: _histogram(values) for side, values in sides.items()}
+        self.files.write_dataset({**manifest.model_dump(mode="json"), "degrees": degrees})
+        place = os.path.relpath(dataset.path, self.files.directory)
+        (self.files.directory / DATASET_LINK).write_text(f"{place}\n")
+
+    def _write_compression(self, compression: CompressionStage, dataset: Dataset) -> None:
+        found = compression.facts(dataset.user_titles(), dataset.item_titles())
+        if found is None:
+            return
+        self.files.write_compression(found)
+        rows = found.budget
+        self.report.say(
+            f"compress: {rows['user_rows']:,} user rows and {rows['item_rows']:,} item rows"
+            f" for {dataset.num_users:,} users and {dataset.num_items:,} items,"
+            f" modularity {found.clustering['modularity']:.3f}"
+        )
+
+    def _variant(
+        self, tracker: Tracker, dataset: Dataset, compression: CompressionStage, variant: Variant, seed: int
+    ) -> VariantResult:
+        name = f"{variant.name}-s{seed}"
+        with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
+            maps = compression.maps(compressor_of(variant.compressor)) if isinstance(variant.model, Mf) else None
+            follow = _Follower(name, variant, self.report, tracked)
+            trained = train_stage(self.cache, dataset, variant, maps, seed, follow)
+            follow.rest(trained)
+            evaluated = evaluate_stage(self.cache, dataset, trained, self.experiment.evaluate, seed)
+            result = _result(variant, seed, trained, evaluated)
+            self._write_variant(dataset, variant, seed, trained, evaluated)
+            tracked.metrics(result.metrics)
+            directory = self.files.variant_dir(variant.name, seed)
+            tracked.artifacts(directory / "evaluation.json", directory / "history.json")
+            tracked.model(directory, dataset.path)
+        shown = ", ".join(f"{metric} {result.metrics[f'test/{metric}']:.4f}" for metric in _headline(result))
+        self.report.say(f"{name}: {shown} (trained in {duration(result.seconds['train'])})")
+        return result
+
+    def _write_variant(
+        self, dataset: Dataset, variant: Variant, seed: int, trained: Trained, evaluated: Evaluated
+    ) -> None:
+        files, evaluation = self.files, evaluated.evaluation
+        copy_tree(trained.entry / "checkpoint", files.checkpoint_dir(variant.name, seed))
+        files.write_history(variant.name, seed, [Epoch.model_validate(record) for record in trained.history])
+        files.write_evaluation(variant.name, seed, EvaluationSummary.model_validate(evaluation.summary()))
+        ids = dataset.raw_user_ids()
+        raw_ids = [ids[user] for user in evaluation.users]
+        files.write_per_user(variant.name, seed, evaluation.users, raw_ids, evaluation.per_user)
+        files.write_top_items(variant.name, seed, evaluation.users, evaluation.top_items)
+
+    def _write_metrics(self, dataset: Dataset, results: list[VariantResult]) -> None:
+        manifest = dataset.manifest
+        facts = DatasetFacts(
+            name=manifest.name,
+            users=dataset.num_users,
+            items=dataset.num_items,
+            hash=dataset.content_hash,
+            **{str(split): count for split, count in manifest.counts.items()},
+        )
+        self.files.write_metrics(
+            Metrics(
+                experiment=self.experiment.experiment,
+                dataset=facts,
+                variants=tuple(results),
+                versions={"python": platform.python_version(), **versions()},
+                command=self.command,
+                git=_git_commit(),
+                finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            )
+        )
+
+    def _track_files(self, tracker: Tracker, report_file: Path) -> None:
+        files = self.files
+        kept = (files.config_file, files.metrics_file, files.dataset_file, files.compression_file, report_file)
+        tracker.artifacts([path for path in kept if path.exists()])
+
+
+class _Follower:
+    """Follows the training of a variant: progress for the reader, metrics by step for the tracker."""
+
+    def __init__(self, name: str, variant: Variant, report: Reporter, tracked: TrackedRun) -> None:
+        self._name = name
+        self._epochs = variant.train.epochs
+        self._report = report
+        self._tracked = tracked
+        self._seen: set[tuple[str, int]] = set()
+
+    def __call__(self, record: EpochRecord) -> None:
+        phase = "train" if record.phase == "select" else "refit"
+        note = ", ".join([f"loss {record.loss:.4f}", *(f"{k} {v:.4f}" for k, v in record.metrics.items())])
+        self._report.log(f"{self._name} {phase} epoch {record.epoch}: {note}, {record.triples_per_second:,.0f}/s")
+        self._report(f"{phase} {self._name}", record.epoch, self._epochs if phase == "train" else None, note)
+        self._track(record)
+
+    def rest(self, trained: Trained) -> None:
+        """Track the epochs that an earlier process ran."""
+        for record in trained.history:
+            self._track(EpochRecord(**record))
+
+    def _track(self, record: EpochRecord) -> None:
+        if (record.phase, record.epoch) in self._seen:
+            return
+        self._seen.add((record.phase, record.epoch))
+        values = {f"{record.phase}/loss": record.loss, f"{record.phase}/triples_per_second": record.triples_per_second}
+        values |= {f"valid/{name}": value for name, value in record.metrics.items()}
+        self._tracked.metrics(values, step=record.epoch)
+
+
+def _result(variant: Variant, seed: int, trained: Trained, evaluated: Evaluated) -> VariantResult:
+    evaluation, facts = evaluated.evaluation, trained.facts
+    selection = variant.train.selection
+    valid = [record["metrics"][selection] for record in trained.history if selection in record["metrics"]]
+    return VariantResult(
+        name=variant.name,
+        model=variant.model.name,
+        compressor=label(compressor_of(variant.compressor)) if isinstance(variant.model, Mf) else None,
+        table_rows=facts.get("table_rows", 0),
+        table_bytes=facts.get("table_bytes", 0),
+        optimizer_bytes=facts.get("optimizer_bytes", 0),
+        metrics={f"test/{name}": value for name, value in _defined(evaluation.metrics)}
+        | ({f"valid/{selection}": max(valid)} if valid else {}),
+        ci95={f"test/{name}": interval for name, interval in evaluation.ci95.items() if np.isfinite(interval).all()},
+        seconds={"train": trained.seconds, "evaluate": evaluated.seconds},
+        epochs=facts.get("epochs", 0),
+        seed=seed,
+        peak_rss_mib=facts.get("peak_rss_mib"),
+    )
+
+
+def _defined(metrics: dict[str, float]) -> Iterator[tuple[str, float]]:
+    return ((name, value) for name, value in metrics.items() if np.isfinite(value))
+
+
+def _headline(result: VariantResult) -> list[str]:
+    return [name for name in ("recall@20", "ndcg@20") if f"test/{name}" in result.metrics]
+
+
+def _histogram(degrees: np.ndarray) -> dict[str, int]:  # type: ignore[type-arg]
+    values, counts = np.unique(degrees, return_counts=True)
+    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Replace ``target`` by a copy of ``source`` that is whole or absent."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    shutil.copytree(source, temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+
+
+def _git_commit() -> str:
+    """Commit of the checkout that this module is part of, with ``+`` when it has changes; empty outside of one."""
+    home = Path(__file__).parent.parent
+    git = shutil.which("git")
+    if git is None or not (home / ".git").exists():
+        return ""
+    commands = ([git, "rev-parse", "--short=12", "HEAD"], [git, "status", "--porcelain", "--untracked-files=no"])
+    commit, changes = (subprocess.run(c, cwd=home, capture_output=True, text=True, check=False) for c in commands)
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

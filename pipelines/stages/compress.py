@@ -1,0 +1,194 @@
+"""The compression stages: cluster the training graph to the budget, then one pair of id maps for each compressor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_array
+
+from embeddings.budget import cluster_to_budget, resolve_budget
+from embeddings.clustering import Algorithm, CoClustering
+from embeddings.compress import compress
+from embeddings.describe import describe, stability, worst_buckets
+from embeddings.graph import degrees
+from embeddings.id_map import IdMap
+from pipelines.atomic import write_json
+from pipelines.cache import Cache
+from pipelines.config import Compressor, Experiment, Mf
+from pipelines.run_schema import Compression, WorstBucket
+from pipelines.stages.versions import versions
+
+VERSION = 1
+_CLUSTERED = ("graphhash", "double_graphhash")
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """The id maps of one compressor and the directory that holds their files."""
+
+    users: IdMap
+    items: IdMap
+    directory: Path
+
+
+class CompressionStage:
+    """Id maps for the variants of an experiment, all with the same number of rows.
+
+    Args:
+        cache: Stage cache.
+        experiment: Gives the budget, the dimension and the compressors.
+        graph: Training pairs [users, items].
+        graph_hash: Hash of ``graph``.
+    """
+
+    def __init__(self, cache: Cache, experiment: Experiment, graph: csr_array, graph_hash: str) -> None:
+        self.cache = cache
+        self.experiment = experiment
+        self.graph = graph
+        self.graph_hash = graph_hash
+        self._clusterings: dict[str, CoClustering] = {}
+
+    @property
+    def compressors(self) -> list[Compressor]:
+        """The distinct compressors of the variants with embedding tables, in their order."""
+        found = [compressor_of(variant.compressor) for variant in self._with_tables]
+        return list(dict.fromkeys(found))
+
+    @property
+    def _with_tables(self) -> list[Any]:
+        return [variant for variant in self.experiment.variants if isinstance(variant.model, Mf)]
+
+    @property
+    def _main_algorithm(self) -> Algorithm:
+        """The algorithm whose clusters set the number of rows for the compressors that do not cluster."""
+        clustered = [c.algorithm for c in self.compressors if c.name in _CLUSTERED]
+        return clustered[0] if clustered else "louvain"
+
+    def clustering(self, algorithm: Algorithm) -> CoClustering:
+        """The co-clustering that meets the budget."""
+        if algorithm not in self._clusterings:
+            entry = self.cache.stage("cluster", self._cluster_key(algorithm), lambda out: self._cluster(out, algorithm))
+            labels, facts = load_file(entry / "labels.safetensors"), json.loads((entry / "facts.json").read_bytes())
+            self._clusterings[algorithm] = CoClustering(labels["users"], labels["items"], **facts)
+        return self._clusterings[algorithm]
+
+    def _cluster_key(self, algorithm: Algorithm) -> dict[str, Any]:
+        budget = dataclasses.asdict(self._budget())
+        libraries = versions(["numpy", "scipy", "scikit-network"])
+        return {
+            "version": VERSION,
+            "graph": self.graph_hash,
+            "budget": budget,
+            "algorithm": algorithm,
+            "libraries": libraries,
+        }
+
+    def _budget(self) -> Any:
+        budget, dim = self.experiment.budget, self._with_tables[0].model.dim
+        users, items = self.graph.shape
+        return resolve_budget(budget.rows, budget.table_mib, budget.resolution, users, items, dim)
+
+    def _cluster(self, directory: Path, algorithm: Algorithm) -> None:
+        found = cluster_to_budget(self.graph, self._budget(), algorithm)
+        labels = {"users": found.user_labels.astype(np.int64), "items": found.item_labels.astype(np.int64)}
+        save_file(labels, directory / "labels.safetensors")
+        write_json(directory / "facts.json", found.facts())
+
+    def maps(self, compressor: Compressor) -> Maps:
+        """The id maps of one compressor."""
+        entry = self.cache.stage("maps", self._maps_key(compressor), lambda out: self._compress(out, compressor))
+        users = IdMap.load(entry / "user_map.safetensors")
+        items = IdMap.load(entry / "item_map.safetensors")
+        return Maps(users, items, entry)
+
+    def _maps_key(self, compressor: Compressor) -> dict[str, Any]:
+        clusters = None if compressor.name == "full" else self._cluster_key(self._algorithm(compressor))
+        return {
+            "version": VERSION,
+            "graph": self.graph_hash,
+            "compressor": compressor.name,
+            "clusters": clusters,
+            "seed": self.experiment.seeds[0],
+        }
+
+    def _algorithm(self, compressor: Compressor) -> Algorithm:
+        return compressor.algorithm if compressor.name in _CLUSTERED else self._main_algorithm
+
+    def _compress(self, directory: Path, compressor: Compressor) -> None:
+        seed = self.experiment.seeds[0]
+        if compressor.name == "full":
+            users, items = compress("full", self.graph, 1, 1, seed=seed)
+        else:
+            clusters = self.clustering(self._algorithm(compressor))
+            rows = (clusters.num_user_clusters, clusters.num_item_clusters)
+            given = clusters if compressor.name in _CLUSTERED else None
+            users, items = compress(compressor.name, self.graph, *rows, clustering=given, seed=seed)
+        users.save(directory / "user_map.safetensors")
+        items.save(directory / "item_map.safetensors")
+
+    def facts(self, user_titles: list[str], item_titles: list[str]) -> Compression | None:
+        """What ``compression.json`` says; None if no variant compresses."""
+        compressed = [c for c in self.compressors if c.name != "full"]
+        if not compressed:
+            return None
+        clusters = self.clustering(self._main_algorithm)
+        maps = {label(c): self.maps(c) for c in self.compressors}
+        sides = dict(zip(("users", "items"), degrees(self.graph), strict=True))
+        described = {
+            name: {side: describe(getattr(pair, side), sides[side]) for side in sides} for name, pair in maps.items()
+        }
+        rows = {"user_rows": clusters.num_user_clusters, "item_rows": clusters.num_item_clusters}
+        return Compression(
+            budget={**self.experiment.budget.model_dump(exclude_none=True), **rows},
+            clustering=clusters.facts(),
+            stability=self._stability(clusters),
+            maps=described,
+            worst_buckets=_worst(maps, {"users": user_titles, "items": item_titles}),
+        )
+
+    def _stability(self, clusters: CoClustering) -> dict[str, Any]:
+        """How much the clusters depend on the order of the nodes; measured once for each graph and resolution."""
+        algorithm = clusters.algorithm
+
+        def build(directory: Path) -> None:
+            found = stability(self.graph, clusters.resolution, algorithm, seed=self.experiment.seeds[0])
+            write_json(directory / "stability.json", found)
+
+        entry = self.cache.stage("stability", {**self._cluster_key(algorithm), "seed": self.experiment.seeds[0]}, build)
+        facts: dict[str, Any] = json.loads((entry / "stability.json").read_bytes())
+        return facts
+
+
+def compressor_of(compressor: Compressor | None) -> Compressor:
+    """The compressor of a variant; none means a row for every id."""
+    return compressor or Compressor()
+
+
+def label(compressor: Compressor) -> str:
+    """The name under which a compressor is reported.
+
+    >>> label(Compressor(name="graphhash", algorithm="leiden"))
+    'graphhash-leiden'
+    """
+    other = compressor.name in _CLUSTERED and compressor.algorithm != "louvain"
+    return f"{compressor.name}-{compressor.algorithm}" if other else compressor.name
+
+
+def _worst(maps: dict[str, Maps], titles: dict[str, list[str]], buckets: int = 5) -> tuple[WorstBucket, ...]:
+    """The fullest rows of every compressed map with the titles of some members."""
+    found = []
+    for name, pair in maps.items():
+        if name == "full":
+            continue
+        for side in ("users", "items"):
+            for row in worst_buckets(getattr(pair, side), buckets, members=10):
+                members = tuple(titles[side][i] for i in row["ids"])
+                found.append(
+                    WorstBucket(side=side, row=row["row"], size=row["size"], titles=members, compressor=name)  # type: ignore[arg-type]
+                )
+    return tuple(found)

@@ -1,0 +1,91 @@
+"""The evaluation stage: rank the whole catalogue for the test users, once for each trained variant."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from pipelines.atomic import write_json
+from pipelines.cache import Cache, build_seconds
+from pipelines.config import Evaluate
+from pipelines.dataset import Dataset
+from pipelines.stages.train import Trained
+from recsys.checkpoint import load_model
+from recsys.evaluator import Evaluation, evaluate
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What the evaluation of a variant found, and how long it took."""
+
+    evaluation: Evaluation
+    seconds: float
+
+
+def evaluate_stage(cache: Cache, dataset: Dataset, trained: Trained, config: Evaluate, seed: int) -> Evaluated:
+    """Evaluate a trained variant on the test split, or find it evaluated."""
+    key = {
+        "version": VERSION,
+        "trained": trained.key,
+        "dataset": dataset.content_hash,
+        "evaluate": config.model_dump(mode="json"),
+        "seed": seed,
+    }
+
+    def build(directory: Path) -> None:
+        train = dataset.matrix("train")
+        found = evaluate(
+            load_model(trained.entry / "checkpoint"),
+            relevant=dataset.matrix("test"),
+            seen=dataset.matrix("train", "valid"),
+            train=train,
+            ks=config.k,
+            max_k=config.max_k,
+            bootstrap=config.bootstrap,
+            seed=seed,
+            auc=config.auc,
+        )
+        arrays = {f"per_user.{name}": values for name, values in found.per_user.items()}
+        save_file({"users": found.users, "top_items": found.top_items, **arrays}, directory / "users.safetensors")
+        write_json(directory / "summary.json", _finite(found.summary()))
+
+    entry = cache.stage("evaluate", key, build)
+    return Evaluated(_read(entry), build_seconds(entry))
+
+
+def _read(entry: Path) -> Evaluation:
+    arrays = load_file(entry / "users.safetensors")
+    summary: dict[str, Any] = json.loads((entry / "summary.json").read_bytes())
+    per_user = {
+        name.removeprefix("per_user."): values for name, values in arrays.items() if name.startswith("per_user.")
+    }
+    return Evaluation(
+        users=arrays["users"],
+        per_user=per_user,
+        metrics={name: _number(value) for name, value in summary["metrics"].items()},
+        ci95={name: (_number(low), _number(high)) for name, (low, high) in summary["ci95"].items()},
+        curves=summary["curves"],
+        slices=summary["slices"],
+        heat=summary["heat"],
+        top_items=arrays["top_items"],
+    )
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

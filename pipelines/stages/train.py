@@ -1,0 +1,182 @@
+"""The training stage: build a variant's model, fit it, write its checkpoint. Killed at any moment it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scipy.sparse import csr_array
+
+from embeddings.tables import OptimizerSpec, build_table
+from pipelines.atomic import write_json
+from pipelines.cache import Cache, build_seconds, content_hash
+from pipelines.config import ItemKnn, Mf, Popularity, Train, Variant
+from pipelines.dataset import Dataset
+from pipelines.stages.compress import Maps
+from pipelines.stages.versions import versions
+from recsys.checkpoint import save_model
+from recsys.losses import Loss
+from recsys.models import item_knn, popularity
+from recsys.models.mf import MatrixFactorization
+from recsys.rng import generator
+from recsys.samplers import NegativeSampling
+from recsys.settings import EpochRecord, FitSettings, Selection
+from recsys.trainer import fit
+
+VERSION = 1
+OnEpoch = Callable[[EpochRecord], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained variant in the cache.
+
+    Attributes:
+        entry: Directory with ``checkpoint/``, ``history.json`` and ``facts.json``.
+        key: What it was trained from; the key of everything computed from it.
+        history: Epoch records as JSON-able mappings.
+        facts: Rows and bytes of the tables, epochs, peak memory.
+        seconds: Of the whole stage, whenever it ran.
+    """
+
+    entry: Path
+    key: dict[str, Any]
+    history: list[dict[str, Any]]
+    facts: dict[str, Any]
+    seconds: float
+
+
+def train_stage(
+    cache: Cache, dataset: Dataset, variant: Variant, maps: Maps | None, seed: int, on_epoch: OnEpoch
+) -> Trained:
+    """Train a variant with one seed, or find it trained."""
+    key = _key(dataset, variant, maps, seed)
+
+    def build(directory: Path) -> None:
+        train, valid = dataset.matrix("train"), dataset.matrix("valid")
+        match variant.model:
+            case Popularity():
+                _save(popularity.Popularity.fit(_union(train, valid, variant.train)), directory)
+            case ItemKnn(neighbours=neighbours, shrinkage=shrinkage):
+                union = _union(train, valid, variant.train)
+                _save(item_knn.ItemKnn.fit(union, neighbours=neighbours, shrinkage=shrinkage), directory)
+            case Mf():
+                assert maps is not None
+                _train_mf(directory, variant.model, variant.train, maps, (train, valid), seed, scratch, on_epoch)
+
+    scratch = cache.scratch("train", key)
+    entry = cache.stage("train", key, build)
+    facts = json.loads((entry / "facts.json").read_bytes())
+    history = json.loads((entry / "history.json").read_bytes())
+    return Trained(entry, key, history, facts, facts.get("seconds", build_seconds(entry)))
+
+
+def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> dict[str, Any]:
+    model = variant.model.model_dump(mode="json")
+    train = variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"})
+    libraries = ["torch", "numpy", "scipy", "numba"]
+    if isinstance(variant.model, Mf):
+        libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
+    else:
+        train, seed = {"refit": variant.train.refit}, 0
+    return {
+        "version": VERSION,
+        "dataset": dataset.content_hash,
+        "model": model,
+        "train": train,
+        "maps": maps and content_hash(maps.directory / "user_map.safetensors", maps.directory / "item_map.safetensors"),
+        "seed": seed,
+        "libraries": versions(libraries),
+    }
+
+
+def _train_mf(
+    directory: Path,
+    config: Mf,
+    train_config: Train,
+    maps: Maps,
+    matrices: tuple[csr_array, csr_array],
+    seed: int,
+    scratch: Path,
+    on_epoch: OnEpoch,
+) -> None:
+    model = build_mf(config, maps, seed)
+    train, valid = matrices
+    result = fit(
+        model,
+        train,
+        valid,
+        fit_settings(config, train_config),
+        seed=seed,
+        checkpoint_dir=scratch,
+        on_epoch=on_epoch,
+    )
+    tables = [table.bytes() for table in (model.users, model.items)]
+    peak = max((record.rss_mib for record in result.history), default=0.0)
+    facts = {
+        "table_rows": maps.users.num_rows + maps.items.num_rows,
+        "table_bytes": sum(table.weights for table in tables),
+        "optimizer_bytes": sum(table.optimizer for table in tables),
+        "epochs": result.best_epoch,
+        "epochs_run": result.epochs_run,
+        "peak_rss_mib": peak,
+        "seconds": result.seconds,
+    }
+    _save(model, directory, facts, [dataclasses.asdict(record) for record in result.history])
+
+
+def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
+    """A matrix factorisation with freshly drawn tables."""
+    spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+    users, items = (
+        build_table(
+            id_map,
+            config.dim,
+            backend=config.backend,
+            optimizer=spec,
+            init_std=config.init_std,
+            generator=generator(seed, "init", side),
+        )
+        for side, id_map in (("users", maps.users), ("items", maps.items))
+    )
+    return MatrixFactorization(users, items, similarity=config.similarity)
+
+
+def fit_settings(config: Mf, train: Train) -> FitSettings:
+    """The plain arguments of the trainer."""
+    negatives = config.negatives
+    return FitSettings(
+        loss=Loss(**config.loss.model_dump()),
+        negatives=NegativeSampling(
+            alpha=0.0 if negatives.name == "uniform" else 1.0,
+            count=negatives.count,
+            shared=negatives.shared,
+            reject_positives=negatives.reject_positives,
+        ),
+        batch_size=train.batch_size,
+        epochs=train.epochs,
+        selection=Selection(
+            train.selection, train.eval_every_epochs, train.patience, refit=train.refit, max_minutes=train.max_minutes
+        ),
+        gradient_clip_norm=train.gradient_clip_norm,
+        precision=train.precision,
+        checkpoint_minutes=train.checkpoint_minutes,
+    )
+
+
+def _union(train: csr_array, valid: csr_array, config: Train) -> csr_array:
+    """What a model without epochs learns from: train, and validation too when the others are refitted on both."""
+    union = csr_array(train + valid) if config.refit else train
+    union.data[:] = 1.0
+    return union
+
+
+def _save(
+    model: Any, directory: Path, facts: dict[str, Any] | None = None, history: list[dict[str, Any]] | None = None
+) -> None:
+    save_model(model, directory / "checkpoint")
+    write_json(directory / "facts.json", facts or {})
+    write_json(directory / "history.json", history or [])

@@ -1,0 +1,50 @@
+"""What a finished run prints on stdout: the table of results and the next command to try."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.progress import duration
+from pipelines.run_files import RunFiles, VariantResult
+
+
+def summary(files: RunFiles) -> None:
+    """Print the results of a run, the best variant first."""
+    found = files.metrics()
+    shown = [name for name in ("recall@20", "ndcg@20") if any(f"test/{name}" in v.metrics for v in found.variants)]
+    table = Table(title=f"{found.experiment}: {found.dataset.name}, test split", title_justify="left")
+    table.add_column("variant")
+    for name in shown:
+        table.add_column(f"{name} [95 %]", justify="right")
+    for name in ("rows", "MiB", "epochs", "training"):
+        table.add_column(name, justify="right")
+    order = sorted(found.variants, key=lambda variant: -variant.metrics.get(f"test/{shown[0]}" if shown else "", 0.0))
+    for variant in order:
+        table.add_row(*_row(variant, shown))
+    console = Console()
+    console.print(table)
+    run = shlex.quote(str(files.directory))
+    console.print(f"report: {files.report_file}", highlight=False, markup=False, soft_wrap=True)
+    user = _some_user(files, order)
+    if user is not None:
+        hint = f"next:   recsys recommend {run} --user {shlex.quote(user)}"
+        console.print(hint, highlight=False, markup=False, soft_wrap=True)
+
+
+def _row(variant: VariantResult, shown: list[str]) -> list[str]:
+    cells = [f"{variant.name} (seed {variant.seed})" if variant.seed else variant.name]
+    for name in shown:
+        value, interval = variant.metrics.get(f"test/{name}"), variant.ci95.get(f"test/{name}")
+        band = f" \\[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        cells.append("-" if value is None else f"{value:.4f}{band}")
+    rows = f"{variant.table_rows:,}" if variant.table_rows else "-"
+    mib = f"{variant.table_bytes / 2**20:.2f}" if variant.table_bytes else "-"
+    return [*cells, rows, mib, str(variant.epochs or "-"), duration(variant.seconds.get("train", 0.0))]
+
+
+def _some_user(files: RunFiles, variants: list[VariantResult]) -> str | None:
+    frame = files.per_user(variants[0].name, variants[0].seed)
+    return None if frame is None or frame.is_empty() else str(frame["raw_id"][0])
