@@ -22,10 +22,10 @@ def describe(id_map: IdMap, side_degrees: IntArray) -> dict[str, Any]:
         side_degrees: train interactions of every id, int64 [N].
 
     Returns:
-        JSON-able. ``bucket``: ids that use a row, over all rows but the unseen one (min, median, mean, max, ``gini``:
-        0 = balanced); ``histogram``: rows by the number of their ids, bins [0, 1), [1, 2), [2, 4), ...;
-        ``shared_ids``: ids of which some row serves another id; ``expected_shared_ids``: the same for one random hash to
-        as many rows; ``distinct_embeddings``; ``colliding_ids``: ids whose embedding is another id's, too;
+        JSON-able. ``bucket``: ids that use a row, over all rows but the unseen one (min, median, mean, max, and
+        ``gini``: 0 = balanced); ``histogram``: rows by the number of their ids, bins [0, 1), [1, 2), [2, 4), ...;
+        ``shared_ids``: ids of which some row serves another id; ``expected_shared_ids``: the same for one random hash
+        to as many rows; ``distinct_embeddings``; ``colliding_ids``: ids whose embedding is another id's, too;
         ``shared_interactions``: share of the interactions that belong to colliding ids.
 
     Raises:
@@ -136,8 +136,8 @@ def stability(
         seed: of the orders.
 
     Returns:
-        JSON-able: ``users`` and ``items`` with mean and minimum adjusted Rand index and mean normalised mutual information
-        (arithmetic) over the pairs; ``rows`` and ``modularity`` of each order.
+        JSON-able: ``users`` and ``items`` with mean and minimum adjusted Rand index and mean normalised mutual
+        information over the pairs; ``rows`` and ``modularity`` of each order.
 
     Raises:
         ValueError: ``orders`` is below 2.

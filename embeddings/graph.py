@@ -151,9 +151,7 @@ def co_occurrence(graph: sparse.csr_array, top: int | None = None, block: int = 
             keep = np.arange(row.size) - first < top
             row, col, data = row[keep], col[keep], data[keep]
         parts.append(sparse.csr_array((data, (row, col)), shape=part.shape, dtype=np.float32))
-    if not parts:
-        return sparse.csr_array((0, 0), dtype=np.float32)
-    result: sparse.csr_array = sparse.vstack(parts, format="csr")
+    result: sparse.csr_array = sparse.vstack(parts or [sparse.csr_array((0, 0), dtype=np.float32)], format="csr")
     result.sort_indices()
     return result
 

@@ -26,7 +26,7 @@ def to_networkx(
     sample_users: int | None = None,
     generator: np.random.Generator | None = None,
 ) -> nx.Graph:
-    """A networkx graph with nodes ``("user", i)`` and ``("item", j)``, each with ``bipartite``, ``name`` and ``degree``.
+    """A networkx graph with nodes ``("user", i)`` and ``("item", j)`` that have ``bipartite``, ``name``, ``degree``.
 
     Args:
         graph: train pairs [users, items].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +95,20 @@ class IdMap:
 
     def save(self, path: Path) -> None:
         """Write ``path`` (safetensors, the facts as JSON in its header), atomically; equal maps give equal bytes."""
-        facts = {
-            "format": FORMAT,
-            "num_rows": self.num_rows,
-            "unseen_row": self.unseen_row,
-            "compressor": self.compressor,
-            "info": self.info,
-        }
         tensors = {"rows": np.ascontiguousarray(self.rows)}
         if self.weights is not None:
             tensors["weights"] = np.ascontiguousarray(self.weights)
-        header = {"id_map": json.dumps(facts, sort_keys=True)}
+        facts = json.dumps(
+            {
+                "format": FORMAT,
+                "num_rows": self.num_rows,
+                "unseen_row": self.unseen_row,
+                "compressor": self.compressor,
+                "info": self.info,
+            },
+            sort_keys=True,
+        )
+        header = {"id_map": f"{_checksum(facts, tensors):08x}{facts}"}
         atomic.write_bytes(path, safetensors.numpy.save(tensors, metadata=header))
 
     @classmethod
@@ -117,19 +121,16 @@ class IdMap:
         """
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
-                header = (file.metadata() or {}).get("id_map")
+                header = (file.metadata() or {}).get("id_map", "")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}); build the id map again") from error
-        try:
-            facts = json.loads(header or "{}")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} has a damaged id-map header ({error}); build the id map again") from error
-        if facts.get("format") != FORMAT or "rows" not in tensors:
-            raise ValueError(
-                f"{path} is not an id map: its header must say {FORMAT!r} and hold a tensor 'rows', "
-                f"got format {facts.get('format')!r} and tensors {sorted(tensors)}"
-            )
+        checksum, text = header[:8], header[8:]
+        if FORMAT not in text:
+            raise ValueError(f"{path} is not an id map: its header must say {FORMAT!r}, got {header[:80]!r}")
+        if checksum != f"{_checksum(text, tensors):08x}":
+            raise ValueError(f"{path} is damaged: its checksum does not fit its content; build the id map again")
+        facts = json.loads(text)
         try:
             return cls(
                 rows=tensors["rows"],
@@ -141,3 +142,10 @@ class IdMap:
             )
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path} holds no valid id map: {error}") from error
+
+
+def _checksum(facts: str, tensors: dict[str, Any]) -> int:
+    checksum = zlib.crc32(facts.encode())
+    for name in sorted(tensors):
+        checksum = zlib.crc32(tensors[name].tobytes(), zlib.crc32(name.encode(), checksum))
+    return checksum
