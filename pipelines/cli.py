@@ -9,6 +9,12 @@ from typing import Annotated
 
 import typer
 
+
+def _examples(*lines: str) -> str:
+    """Help text that keeps its line breaks."""
+    return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
 app = typer.Typer(
     name="recsys",
     help="Train recommenders with compressed embedding tables, and measure what the compression cost.",
@@ -28,20 +34,22 @@ Run = Annotated[Path, typer.Argument(help="run directory, or its name under runs
 Variant = Annotated[str | None, typer.Option(help="variant of the run; without it the best one")]
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "recsys run quickstart",
+        "recsys run configs/experiments/gowalla_graphhash.yaml train.epochs=5 'seeds=[0, 1]'",
+        "recsys run quickstart 'variants=[popularity, mf-full]' variants.mf-full.model.dim=32",
+    )
+)
 def run(
     config: Config,
     overrides: Overrides = None,
+    *,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but the result")] = False,
 ) -> None:
     """Run an experiment: ingest, split, graph, compress, train, evaluate, report.
 
     A rerun does only what changed; a killed run goes on where it was. The last line of stdout is the run directory.
-
-    \b
-    recsys run quickstart
-    recsys run configs/experiments/gowalla_graphhash.yaml train.epochs=5 'seeds=[0, 1]'
-    recsys run quickstart 'variants=[popularity, mf-full]' variants.mf-full.model.dim=32
     """
     from pipelines.config_loader import load_experiment
     from pipelines.runner import run_experiment
@@ -50,126 +58,97 @@ def run(
     typer.echo(run_experiment(experiment, command=_command(), quiet=quiet))
 
 
-@app.command()
+@app.command(epilog=_examples("recsys validate quickstart", "recsys validate my.yaml dataset.source=events.csv"))
 def validate(config: Config, overrides: Overrides = None) -> None:
-    """Check an experiment without running it: every mistake at once, the data, and the memory that it will need.
-
-    \b
-    recsys validate quickstart
-    recsys validate my.yaml dataset.source=events.csv
-    """
+    """Check an experiment without running it: every mistake at once, the data, and the memory that it will need."""
     from pipelines.config_loader import load_experiment
     from pipelines.validate import describe
 
     typer.echo(describe(load_experiment(config, overrides or [])))
 
 
-@app.command("ls")
+@app.command("ls", epilog=_examples("recsys ls", "recsys ls compressors"))
 def list_names(
-    kind: Annotated[str | None, typer.Argument(help="configs, datasets, models, compressors, losses or metrics")] = None,
+    kind: Annotated[str | None, typer.Argument(help="experiments, datasets, models, compressors, ...")] = None,
 ) -> None:
-    """List what a configuration can name: experiments, datasets, models, compressors, losses, metrics.
-
-    \b
-    recsys ls
-    recsys ls compressors
-    """
+    """List what a configuration can name: experiments, datasets, models, compressors, losses, metrics."""
     from pipelines.listing import listing
 
     typer.echo(listing(kind))
 
 
-@app.command("cp")
+@app.command("cp", epilog=_examples("recsys cp quickstart", "recsys cp gowalla_graphhash mine.yaml"))
 def copy(
     config: Config,
     to: Annotated[Path, typer.Argument(help="file or directory to write")] = Path(),
 ) -> None:
-    """Copy a packaged experiment, to be changed.
-
-    \b
-    recsys cp quickstart
-    recsys cp gowalla_graphhash mine.yaml
-    """
+    """Copy a packaged experiment, to be changed."""
     from pipelines.listing import copy_config
 
     typer.echo(copy_config(config, to))
 
 
-@app.command()
+@app.command(epilog=_examples("recsys compare runs/quickstart-1a2b3c4d runs/quickstart-5e6f7a8b --metric ndcg@20"))
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="run directories on the same data")],
     metric: Annotated[str, typer.Option(help="per-user metric to compare")] = "recall@20",
     out: Annotated[Path | None, typer.Option(help="also write the table there, as .html or .md")] = None,
 ) -> None:
-    """Compare the variants of several runs on their common users: paired tests, Holm-corrected.
-
-    \b
-    recsys compare runs/quickstart-1a2b3c4d runs/quickstart-5e6f7a8b --metric ndcg@20
-    """
+    """Compare the variants of several runs on their common users: paired tests, Holm-corrected."""
     from pipelines.compare import compare_runs
     from pipelines.run_directory import find_run
 
-    raise NotImplementedError((compare_runs, find_run, runs, metric, out))
+    typer.echo(compare_runs([find_run(run) for run in runs], metric, out))
 
 
-@app.command()
+@app.command(epilog=_examples("recsys report runs/quickstart-1a2b3c4d"))
 def report(run: Run) -> None:
-    """Build report.html of a run anew and print its path.
-
-    \b
-    recsys report runs/quickstart-1a2b3c4d
-    """
-    from pipelines.run_directory import find_run, open_dataset
+    """Build report.html of a run anew and print its path."""
     from pipelines.report import build_report
+    from pipelines.run_directory import find_run, open_dataset
 
     directory = find_run(run)
     typer.echo(build_report(directory, open_dataset(directory)))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "recsys recommend runs/quickstart-1a2b3c4d --user 17",
+        "recsys recommend runs/quickstart-1a2b3c4d --user 17 --variant mf-graphhash --k 20 --json",
+    )
+)
 def recommend(
     run: Run,
     user: Annotated[str, typer.Option(help="raw id of a user, as in the data")],
+    *,
     variant: Variant = None,
     k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show a user's history and what a variant recommends; for an unknown user the most popular items.
-
-    \b
-    recsys recommend runs/quickstart-1a2b3c4d --user 17
-    recsys recommend runs/quickstart-1a2b3c4d --user 17 --variant mf-graphhash --k 20 --json
-    """
+    """Show a user's history and what a variant recommends; for an unknown user the most popular items."""
     from pipelines.recommend import recommend as recommend_to
 
     recommendation = recommend_to(run, user, variant=variant, k=k)
     typer.echo(recommendation.json() if json else recommendation.text())
 
 
-@app.command()
+@app.command(epilog=_examples("recsys export runs/quickstart-1a2b3c4d --variant mf-graphhash --out vectors"))
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="directory to write; must not exist")],
     variant: Variant = None,
 ) -> None:
-    """Write a variant's user and item vectors (safetensors) with raw ids (Parquet) for use elsewhere.
-
-    \b
-    recsys export runs/quickstart-1a2b3c4d --variant mf-graphhash --out vectors
-    """
+    """Write a variant's user and item vectors (safetensors) with raw ids (Parquet) for use elsewhere."""
     from pipelines.export import export_vectors
 
     typer.echo(export_vectors(run, out, variant=variant))
 
 
-@app.command()
+@app.command(epilog=_examples("recsys doctor"))
 def doctor() -> None:
     """Check the installation: versions, which back ends load and why not, and the command that mends it.
 
     Exits with 1 if something that is required is broken.
-
-    \b
-    recsys doctor
     """
     from pipelines.doctor import examine
 
@@ -178,17 +157,12 @@ def doctor() -> None:
     raise typer.Exit(0 if findings.healthy else 1)
 
 
-@app.command()
+@app.command(epilog=_examples("recsys bench auc", "recsys bench topk --scale 0.1"))
 def bench(
     name: Annotated[str, typer.Argument(help="topk, bpr, table, ingest, auc or cluster")],
     scale: Annotated[float, typer.Option(min=0.001, help="size of the job; 1 is the official one")] = 1.0,
 ) -> None:
-    """Measure one job against its peer, in a checkout of the repository. The last line of stdout is JSON.
-
-    \b
-    recsys bench auc
-    recsys bench topk --scale 0.1
-    """
+    """Measure one job against its peer, in a checkout of the repository. The last line of stdout is JSON."""
     from pipelines.bench import run_benchmark
 
     raise typer.Exit(run_benchmark(name, scale))

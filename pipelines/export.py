@@ -1,0 +1,62 @@
+"""Vectors of a trained variant for use elsewhere: safetensors, Parquet and a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from safetensors.torch import save_file
+
+from pipelines.atomic import atomic_directory, write_json
+from pipelines.errors import DataError
+from pipelines.run_directory import find_run, find_variant, open_dataset
+from pipelines.run_files import RunFiles
+from recsys.checkpoint import load_model
+from recsys.retriever import VectorRetriever
+
+
+def export_vectors(run: Path, out: Path, *, variant: str | None = None) -> Path:
+    """Write ``vectors.safetensors``, ``users.parquet``, ``items.parquet`` and ``manifest.json``.
+
+    Row i of ``users`` (float32 [users, D]) belongs to row i of ``users.parquet``, and so for items; the score of a user
+    and an item is the inner product of their rows.
+
+    Args:
+        run: Run directory or its name.
+        out: Directory to write; must not exist.
+        variant: Name of a variant; the best one if None.
+
+    Raises:
+        DataError: There is no such run or variant, its dataset is gone, or the model has no vectors.
+        FileExistsError: ``out`` exists.
+    """
+    directory = find_run(run)
+    chosen = find_variant(directory, variant)
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; name a directory that does not exist")
+    dataset = open_dataset(directory)
+    model = load_model(RunFiles(directory).checkpoint_dir(chosen.name, chosen.seed))
+    if not isinstance(model, VectorRetriever):
+        raise DataError(f"variant {chosen.name} ({chosen.model}) has no vectors; export one whose model is mf")
+    users = model.user_vectors(np.arange(model.num_users, dtype=np.int64)).contiguous()
+    items = model.item_vectors(range(model.num_items)).contiguous()
+    with atomic_directory(out) as temporary:
+        save_file({"users": users, "items": items}, temporary / "vectors.safetensors")
+        dataset.users.select("raw_id").write_parquet(temporary / "users.parquet")
+        titles = pl.DataFrame({"raw_id": dataset.raw_item_ids(), "title": dataset.item_titles()})
+        titles.write_parquet(temporary / "items.parquet")
+        facts = {
+            "run": directory.name,
+            "variant": chosen.name,
+            "seed": chosen.seed,
+            "model": chosen.model,
+            "compressor": chosen.compressor,
+            "score": "inner product",
+            "dim": users.shape[1],
+            "users": users.shape[0],
+            "items": items.shape[0],
+            "dataset": dataset.content_hash,
+        }
+        write_json(temporary / "manifest.json", facts)
+    return out
