@@ -1,105 +1,122 @@
-"""Files of a training in progress and of a finished model: tensors as safetensors, facts as JSON, writes atomic."""
+"""Finished models on disk: weights as safetensors, facts as JSON, never a pickle."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import struct
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-_MAGIC = "recsys-training-state"
+from embeddings import atomic
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec, build_table
+from recsys.models.item_knn import ItemKnn
+from recsys.models.mf import MatrixFactorization
+from recsys.models.popularity import Popularity
+from recsys.training_state import CheckpointError
+
+Model = MatrixFactorization | Popularity | ItemKnn
+
+_FORMAT = "recsys-model"
 _VERSION = 1
 
 
-class CheckpointError(ValueError):
-    """A file that is not the expected one; the message has its path, what is wrong and what to do."""
+def save_model(model: Model, directory: Path) -> None:
+    """Write ``model.safetensors``, ``model.json`` and, for tables, the two id maps; ``directory`` appears whole.
 
-
-def write_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON-able facts into one file: a temporary sibling, fsync, rename.
-
-    A reader, or a run that starts after a kill at any moment, sees the old file or the new one, whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    metadata = {"format": _MAGIC, "version": str(_VERSION), "facts": json.dumps(facts)}
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`write_state` wrote.
-
-    Args:
-        path: the file.
-        fingerprint: must equal ``facts["fingerprint"]``; it stands for configuration, data and initial weights.
+    A saved model that is already there is replaced. Optimizer state is not part of a finished model.
 
     Raises:
-        CheckpointError: Not a safetensors file, truncated, not a training state of this version, or of another run.
+        CheckpointError: ``directory`` holds something else than a saved model.
     """
-    remedy = "delete it to train from the start"
+    if directory.exists() and any(directory.iterdir()) and not (directory / "model.json").exists():
+        raise CheckpointError(f"{directory} exists and is not a saved model; choose an empty or new directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    temporary.chmod(0o755)
+    kind, tensors = _contents(model)
+    facts = {"format": _FORMAT, "version": _VERSION, **kind}
+    if isinstance(model, MatrixFactorization):
+        model.users.id_map.save(temporary / "user_map.safetensors")
+        model.items.id_map.save(temporary / "item_map.safetensors")
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
+    atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
+    if directory.exists():
+        shutil.rmtree(directory)
+    temporary.replace(directory)
+
+
+def load_model(directory: Path) -> Model:
+    """Read what :func:`save_model` wrote.
+
+    Raises:
+        CheckpointError: A file is missing, truncated, foreign, or of another version; the message names it.
+    """
+    facts = _facts(directory / "model.json")
+    path = directory / "model.safetensors"
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _MAGIC:
-                raise CheckpointError(f"{path} is safetensors but not a training state of this program; {remedy}")
-            if metadata.get("version") != str(_VERSION):
-                raise CheckpointError(
-                    f"{path} has training state version {metadata.get('version')}, this program reads {_VERSION}; {remedy}"
+        tensors = safetensors.torch.load(path.read_bytes())
+        match facts["model"]:
+            case "mf":
+                return MatrixFactorization(
+                    _table(directory / "user_map.safetensors", tensors["users"]),
+                    _table(directory / "item_map.safetensors", tensors["items"]),
+                    similarity=facts["similarity"],
                 )
-            facts: dict[str, Any] = json.loads(metadata["facts"])
-            if facts.get("fingerprint") != fingerprint:
-                raise CheckpointError(
-                    f"{path} belongs to another configuration, data set or initial model"
-                    f" (fingerprint {str(facts.get('fingerprint'))[:12]}, this run has {fingerprint[:12]});"
-                    f" {remedy}, or use another directory"
-                )
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, struct.error) as error:
-        raise CheckpointError(f"{path} is {_diagnose(path)}: {error}; {remedy}") from error
+            case "popularity":
+                return Popularity.from_state(tensors)
+            case "item_knn":
+                return ItemKnn.from_state(tensors)
+            case other:
+                raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged, or files beside it are missing: {error}; train it again") from error
 
 
-def _diagnose(path: Path) -> str:
-    """Tell a pickle from a truncated or foreign file; nothing is ever unpickled."""
+def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    match model:
+        case MatrixFactorization():
+            tensors = {"users": model.users.weight(), "items": model.items.weight()}
+            return {"model": "mf", "similarity": model.similarity}, tensors
+        case Popularity():
+            return {"model": "popularity"}, model.state()
+        case ItemKnn():
+            return {"model": "item_knn"}, model.state()
+
+
+def _facts(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError:
-        return "unreadable"
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        return "a pickle or torch.save archive, which is never loaded because it can run code,"
-    if len(head) == 8 and 0 < struct.unpack("<Q", head)[0] < 100_000_000:
-        return "a truncated or damaged safetensors file"
-    return "not a safetensors file"
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; {path.parent} must be a saved model") from error
+    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} does not describe a model of this program; it must say format: {_FORMAT}")
+    if facts.get("version") != _VERSION:
+        raise CheckpointError(f"{path} has version {facts.get('version')}, this program reads {_VERSION}")
+    return facts
 
 
-def fingerprint(*parts: object) -> str:
-    """SHA-256 of tensors, arrays and JSON-able values, in order."""
-    digest = hashlib.sha256()
-    for part in parts:
-        match part:
-            case Tensor():
-                array = np.ascontiguousarray(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-                digest.update(repr((part.dtype, tuple(part.shape))).encode())
-                digest.update(memoryview(array))
-            case np.ndarray():
-                digest.update(repr((part.dtype, part.shape)).encode())
-                digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
-            case _:
-                digest.update(json.dumps(part, sort_keys=True).encode())
-    return digest.hexdigest()
+def _table(map_path: Path, weight: Tensor) -> Any:
+    """A table for lookups, on the torch back end whatever it was trained on."""
+    id_map = IdMap.load(map_path)
+    if weight.ndim != 2 or len(weight) != id_map.num_rows:
+        raise CheckpointError(
+            f"{map_path} maps to {id_map.num_rows:,} rows, but the weights beside it have shape {list(weight.shape)}"
+        )
+    table = build_table(
+        id_map,
+        int(weight.shape[1]),
+        backend="torch",
+        optimizer=OptimizerSpec("sgd"),
+        init_std=0.0,
+        generator=np.random.default_rng(0),
+    )
+    table.load_state_dict({"embedding": weight})
+    return table

@@ -13,11 +13,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys.checkpoint import fingerprint, read_state, write_state
 from recsys.evaluator import quick_metrics
 from recsys.models.mf import MatrixFactorization
 from recsys.objective import Objective
 from recsys.settings import EpochRecord, FitResult, FitSettings, Phase, TrainingDivergedError
+from recsys.training_state import fingerprint, read_state, write_state
 
 _FILE = "training.safetensors"
 
