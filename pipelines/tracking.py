@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pipelines.cache import locked
 from pipelines.config import Tracking
 from pipelines.tracking_journal import PARENT, SPOOL, Event, Journal, TrackingState, contained, directory_hash
 from pipelines.tracking_run import TrackedRun, Tracker
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
+SQLITE = "sqlite:///"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -145,7 +147,7 @@ class _Mlflow:
         self._resumed: set[str] = set()
         self._histories: dict[tuple[str, str], set[tuple[int, float]]] = {}
         mlflow.set_tracking_uri(state.uri)
-        with _outages():
+        with _outages(), _one_at_a_time(state.uri):
             self._client = mlflow.MlflowClient(state.uri)
             self._experiment_id = self._experiment()
 
@@ -313,6 +315,18 @@ class _Mlflow:
 
 
 @contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep other processes out while MLflow makes the tables of a new sqlite file; its own lock does not."""
+    file = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file.with_name(f"{file.name}.lock"), lambda: None):
+        yield
+
+
+@contextlib.contextmanager
 def _outages() -> Iterator[None]:
     """Turn every way in which a server can be away into :class:`_OutageError`."""
     import requests
@@ -352,5 +366,4 @@ def _signature() -> ModelSignature:
 
 def _absolute(uri: str) -> str:
     """An sqlite file relative to the working directory, by its full path."""
-    file = uri.removeprefix("sqlite:///")
-    return uri if file == uri else f"sqlite:///{Path(file).resolve()}"
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri

@@ -5,16 +5,17 @@ Knows nothing of MLflow: :mod:`pipelines.tracking` writes events here first and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.atomic import write_json
 from pipelines.config import Tracking
 
 Kind = Literal["start", "params", "metrics", "dataset", "artifact", "model", "end"]
@@ -52,16 +53,19 @@ class Journal:
         self.path = path
 
     def append(self, event: Event) -> None:
-        """Write one event; it is on its way to disk when this returns."""
+        """Write one event, the line break first, so that a line cut short by a kill spoils no other."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(event)) + "\n")
+            file.write("\n" + json.dumps(dataclasses.asdict(event)))
 
     def read(self) -> list[Event]:
-        """All whole events; a last line cut short by a kill is left out."""
+        """All whole events, in order."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [Event(**json.loads(line)) for line in lines[:-1]]
+        events = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                events.append(Event(**json.loads(line)))
+        return events
 
     def delete(self) -> None:
         """Forget everything, once it has been applied."""
@@ -91,14 +95,9 @@ class TrackingState:
         self.runs, self.models = server["runs"], server["models"]
 
     def save(self) -> None:
-        """Write atomically."""
-        facts = {"uri": self.uri, "experiment": self.experiment, "servers": self._servers}
-        temporary = self._path.with_suffix(".json.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(facts, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        """Write atomically; servers without a run are left out."""
+        servers = {name: server for name, server in self._servers.items() if server["runs"]}
+        write_json(self._path, {"uri": self.uri, "experiment": self.experiment, "servers": servers})
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -129,7 +128,8 @@ def safe_name(name: str) -> str:
     >>> safe_name("gain (%)")
     'gain ___'
     """
-    return re.sub(r"[^\w./ -]", "_", name.replace("@", "_at_"))
+    parts = re.sub(r"[^\w./ -]", "_", name.replace("@", "_at_")).split("/")
+    return "/".join(part for part in parts if part not in {"", ".", ".."}) or "_"
 
 
 def contained(path: Path, root: Path) -> Path:
