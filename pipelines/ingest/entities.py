@@ -1,0 +1,154 @@
+"""Users and items files: titles and features of the entities that have interactions, in index order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from pipelines import config
+from pipelines.errors import DataError, did_you_mean
+from pipelines.ingest.readers import parquet_schema
+from pipelines.ingest.source import SUFFIXES, Source
+from pipelines.ingest.text import TextFile
+
+LOG = logging.getLogger(__name__)
+Side = Literal["user", "item"]
+RECBOLE_KINDS: dict[str, config.FeatureKind] = {
+    "token": "categorical", "token_seq": "list", "float": "numeric", "float_seq": "list",
+}  # fmt: skip
+TITLES = ("title", "name")
+
+
+def entity_table(
+    side: Side, raw_ids: pl.Series, settings: config.Entities | None, source: Source
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Row i describes entity i.
+
+    Args:
+        side: for messages.
+        raw_ids: raw id by index.
+        settings: the file and its columns; None makes a table of ids alone (a RecBole source finds its own file).
+        source: directory of the file.
+
+    Returns:
+        ``raw_id``, ``title`` if there is one, the features; and facts: file, entities without a row, unused rows.
+
+    Raises:
+        DataError: The file or a column is missing, a cell is of the wrong type, or two rows describe one entity.
+    """
+    ids = raw_ids.alias("raw_id").to_frame()
+    settings = settings or _recbole(side, source)
+    if settings is None:
+        return ids, {}
+    path = source.root / settings.source
+    if not path.is_file():
+        near = did_you_mean(settings.source, sorted(p.name for p in source.root.iterdir()))
+        raise DataError(f"{side}s.source {settings.source!r} is not in {source.root}; {near}")
+    frame = _read(path)
+    key = _column(path, f"{side}s.id", settings.id, frame.columns)
+    title = settings.title or next((name for name in TITLES if name in frame.columns), None)
+    if title is not None:
+        _column(path, f"{side}s.title", title, frame.columns)
+    table = frame.select(
+        _id_text(frame, key).alias("raw_id"),
+        *([pl.col(title).cast(pl.String).alias("title")] if title is not None else []),
+        *(_feature(path, frame, name, kind, side) for name, kind in settings.features.items()),
+    )
+    _check_ids(path, key, table["raw_id"])
+    joined = ids.join(table, on="raw_id", how="left", maintain_order="left")
+    without = int(ids.join(table, on="raw_id", how="anti").height)
+    return joined, {"file": path.name, "without_row": without, "unused_rows": table.height - (ids.height - without)}
+
+
+def _recbole(side: Side, source: Source) -> config.Entities | None:
+    if source.format != "recbole":
+        return None
+    files = sorted(source.root.glob(f"*.{side}"))
+    if not files:
+        return None
+    types = TextFile(files[0], "recbole").types
+    key = next(iter(types))
+    features = {name: RECBOLE_KINDS[kind] for name, kind in types.items() if name != key}
+    return config.Entities(source=files[0].name, id=key, features=features)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """The whole file, typed for Parquet and as text for the others."""
+    suffix = path.suffix.lower()
+    kind = "recbole" if suffix in {".user", ".item"} else SUFFIXES.get(suffix)
+    match kind:
+        case "parquet":
+            parquet_schema(path)
+            try:
+                return pl.read_parquet(path)
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise DataError(f"{path.name}: damaged Parquet file ({str(error)[:120]}); fetch it again") from error
+        case "jsonl":
+            try:
+                return pl.read_ndjson(path, infer_schema_length=None)
+            except pl.exceptions.PolarsError as error:
+                raise DataError(f"{path.name}: not JSON, one object a line ({str(error)[:120]})") from error
+        case "csv" | "tsv" | "recbole":
+            return TextFile(path, kind).whole()
+        case _:
+            raise DataError(f"{path.name}: users and items files are parquet, csv, tsv, jsonl, .user or .item")
+
+
+def _column(path: Path, setting: str, name: str, columns: Sequence[str]) -> str:
+    if name not in columns:
+        raise DataError(f"{path.name}: there is no column {name!r} for {setting}; {did_you_mean(name, columns)}")
+    return name
+
+
+def _id_text(frame: pl.DataFrame, key: str) -> pl.Expr:
+    if frame.schema[key].is_float():
+        return pl.col(key).cast(pl.String).str.replace(r"\.0$", "")
+    return pl.col(key).cast(pl.String)
+
+
+def _feature(path: Path, frame: pl.DataFrame, name: str, kind: config.FeatureKind, side: Side) -> pl.Expr:
+    column = pl.col(_column(path, f"{side}s.features", name, frame.columns))
+    dtype = frame.schema[name]
+    match kind:
+        case "numeric":
+            number = frame[name].cast(pl.Float64, strict=False)
+            bad = (number.is_null() & frame[name].is_not_null() & (frame[name].cast(pl.String) != "")).arg_true()
+            if len(bad):
+                raise DataError(
+                    f"{path.name}, row {bad[0] + 1}, column {name!r}: value {frame[name][bad[0]]!r} is not a number"
+                    f" ({len(bad):,} such rows); make the feature categorical or text, or mend the file"
+                )
+            return column.cast(pl.Float64, strict=False)
+        case "list":
+            if dtype == pl.String:
+                separator = " " if path.suffix in {".user", ".item"} else "|"
+                return column.str.split(separator).list.eval(pl.element().filter(pl.element() != ""))
+            if not isinstance(dtype, pl.List):
+                raise DataError(
+                    f"{path.name}, column {name!r}: a list feature needs lists, or text with | between, got {dtype}"
+                )
+            return column
+        case "categorical" | "text":
+            if dtype.is_nested():
+                raise DataError(f"{path.name}, column {name!r}: a {kind} feature needs one value a row, got {dtype}")
+            return column.cast(pl.String)
+
+
+def _check_ids(path: Path, key: str, ids: pl.Series) -> None:
+    missing = (ids.is_null() | (ids == "")).fill_null(value=True).arg_true()
+    if len(missing):
+        raise DataError(
+            f"{path.name}, row {missing[0] + 1}, column {key!r}: the id is missing ({len(missing):,} such rows)"
+        )
+    if ids.n_unique() < len(ids):
+        again = (~ids.is_first_distinct()).arg_true()
+        row = int(again[0])
+        first = int((ids == ids[row]).arg_true()[0])
+        raise DataError(
+            f"{path.name}, row {row + 1}, column {key!r}: value {ids[row]!r} was described in row {first + 1} already"
+            f" ({len(again):,} duplicate rows); keep one row for each id"
+        )

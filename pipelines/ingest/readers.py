@@ -1,0 +1,220 @@
+"""Parquet, JSONL and LightGCN adjacency files as canonical frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.errors import DataError
+from pipelines.ingest.check import BadRows, exact, fast
+from pipelines.ingest.plan import Plan
+
+PARQUET_ROWS = 4 << 20
+LINES = 500_000
+Advance = Callable[[int], None]
+NO_PROBLEM = [pl.lit(None, dtype=pl.String).alias(name) for name in ("problem", "problem_column", "problem_value")]
+
+
+def parquet_schema(path: Path) -> dict[str, pl.DataType]:
+    """Columns and types of a Parquet file.
+
+    Raises:
+        DataError: It is not a complete Parquet file.
+    """
+    try:
+        return dict(pl.read_parquet_schema(path))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"{path.name}: not a complete Parquet file ({path.stat().st_size:,} bytes; {_short(error)}); it may have"
+            " been cut off while it was copied: fetch it again"
+        ) from error
+
+
+def parquet_sample(path: Path) -> pl.DataFrame:
+    """First rows of a Parquet file, typed."""
+    parquet_schema(path)
+    return _collect(path, pl.scan_parquet(path).head(1000))
+
+
+def _collect(path: Path, scan: pl.LazyFrame) -> pl.DataFrame:
+    try:
+        return scan.collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path.name}: damaged Parquet file ({_short(error)}); fetch it again") from error
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def read_parquet(path: Path, plan: Plan, bad: BadRows, advance: Advance) -> Iterator[pl.DataFrame]:
+    """Canonical frames of the good rows of a Parquet file; bad rows go to ``bad``.
+
+    Raises:
+        DataError: The file is damaged, or lacks a column of the plan.
+    """
+    schema = parquet_schema(path)
+    for column in plan.columns:
+        if column not in schema:
+            raise DataError(f"{path.name}: column {column!r} is missing, other files of the source have it")
+    names = {field.column: name for name, field in plan.fields.items()}
+    scan = pl.scan_parquet(path).select(plan.columns).rename(names)
+    rows = _collect(path, pl.scan_parquet(path).select(pl.len())).item()
+    size = path.stat().st_size
+    for start in range(0, rows, PARQUET_ROWS):
+        batch = _collect(path, scan.slice(start, PARQUET_ROWS))
+        frame = fast(batch, plan)
+        if frame is None:
+            text = batch.select(_as_text(name, dtype) for name, dtype in batch.schema.items())
+            text = text.with_row_index("row", start + 1).with_columns(
+                pl.lit(None, dtype=pl.Int64).alias("line"), *NO_PROBLEM
+            )
+            frame, wrong = exact(text.with_columns(pl.col("row").cast(pl.Int64)), plan, path.name)
+            bad.add(wrong)
+        advance(size * batch.height // rows)
+        yield frame
+
+
+def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if dtype.is_temporal():
+        return column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.String)
+    if dtype.is_float():
+        return column.cast(pl.String).str.replace(r"\.0$", "")
+    return column.cast(pl.String, strict=False)
+
+
+def jsonl_sample(path: Path) -> pl.DataFrame:
+    """First rows of a JSONL file as text; the columns are the keys of the first objects."""
+    rows: list[dict[str, str | None]] = []
+    with path.open("rb") as file:
+        for _, line in zip(range(1000), file, strict=False):
+            record, _ = _record(line)
+            if record is not None:
+                rows.append({key: _text(value) for key, value in record.items()})
+    if not rows:
+        raise DataError(f"{path.name}: no JSON object in the first 1,000 lines; JSONL has one object a line")
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return pl.DataFrame(
+        [[row.get(key) for key in keys] for row in rows], schema=dict.fromkeys(keys, pl.String), orient="row"
+    )
+
+
+def read_jsonl(path: Path, plan: Plan, bad: BadRows, advance: Advance) -> Iterator[pl.DataFrame]:
+    """Canonical frames of the good rows of a JSONL file; bad rows go to ``bad``. Blank lines are passed over."""
+    row = 0
+    with path.open("rb") as file:
+        numbered = enumerate(file, start=1)
+        while lines := [pair for _, pair in zip(range(LINES), numbered, strict=False)]:
+            cells: dict[str, list[str | None]] = {name: [] for name in plan.fields}
+            places: list[tuple[int, int]] = []
+            problems: list[str | None] = []
+            shown: list[str | None] = []
+            for number, line in lines:
+                if not line.strip():
+                    continue
+                row += 1
+                record, problem = _record(line)
+                places.append((row, number))
+                problems.append(problem)
+                shown.append(line[:80].decode(errors="backslashreplace").strip() if problem else None)
+                for name, field in plan.fields.items():
+                    cells[name].append(_text((record or {}).get(field.column)))
+            text = pl.DataFrame(cells, schema=dict.fromkeys(cells, pl.String)).with_columns(
+                pl.Series("row", [place[0] for place in places], dtype=pl.Int64),
+                pl.Series("line", [place[1] for place in places], dtype=pl.Int64),
+                pl.Series("problem", problems, dtype=pl.String),
+                pl.lit(None, dtype=pl.String).alias("problem_column"),
+                pl.Series("problem_value", shown, dtype=pl.String),
+            )
+            good, wrong = exact(text, plan, path.name)
+            bad.add(wrong)
+            advance(sum(len(line) for _, line in lines))
+            yield good
+
+
+def _record(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return None, f"has byte {line[error.start]:#04x}, which is not UTF-8"
+    except (json.JSONDecodeError, RecursionError) as error:
+        return None, f"is not JSON ({error.msg if isinstance(error, json.JSONDecodeError) else 'nested too deep'})"
+    return (value, None) if isinstance(value, dict) else (None, "is not a JSON object")
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
+        return str(int(value))
+    return json.dumps(value)
+
+
+def read_lightgcn(path: Path, bad: BadRows, advance: Advance) -> Iterator[pl.DataFrame]:
+    """Pairs of an adjacency file, ``user item item ...`` in each line; a file named train, valid or test gives its split.
+
+    Row and line number are those of the line.
+    """
+    split = split_of(path)
+    plan_columns = ("user", "item")
+    with path.open("rb") as file:
+        numbered = enumerate(file, start=1)
+        while lines := [pair for _, pair in zip(range(LINES), numbered, strict=False)]:
+            users: list[int] = []
+            items: list[int] = []
+            wrong: list[tuple[int, str, str, str]] = []
+            for number, line in lines:
+                _adjacency(number, line, users, items, wrong)
+            bad.add(
+                pl.DataFrame(
+                    [(path.name, n, n, column, value, reason, line) for n, column, value, reason, line in _with_line(wrong, lines)],
+                    schema=["file", "row", "line", "column", "value", "reason", "raw"], orient="row",
+                )
+            )  # fmt: skip
+            advance(sum(len(line) for _, line in lines))
+            frame = pl.DataFrame(
+                dict(zip(plan_columns, (users, items), strict=True)), schema=dict.fromkeys(plan_columns, pl.Int64)
+            )
+            yield frame if split is None else frame.with_columns(pl.lit(split, dtype=pl.UInt8).alias("split"))
+
+
+def _with_line(
+    wrong: list[tuple[int, str, str, str]], lines: list[tuple[int, bytes]]
+) -> Iterator[tuple[int, str, str, str, str]]:
+    first = lines[0][0]
+    for number, column, value, reason in wrong:
+        yield number, column, value, reason, lines[number - first][1].decode(errors="backslashreplace").strip()
+
+
+def _adjacency(
+    number: int, line: bytes, users: list[int], items: list[int], wrong: list[tuple[int, str, str, str]]
+) -> None:
+    """Append the pairs of one line; a bad cell drops that cell, a bad user the line."""
+    words = line.split()
+    if not words:
+        return
+    values: list[int | None] = []
+    for place, word in enumerate(words):
+        value = int(word) if word.lstrip(b"-").isdigit() and word.count(b"-") <= 1 else None
+        if value is not None and not -(2**63) <= value < 2**63:
+            value = None
+        if value is None:
+            wrong.append(
+                (number, "item" if place else "user", word.decode(errors="backslashreplace"), "is not an integer")
+            )
+        values.append(value)
+    if values[0] is not None:
+        good = [value for value in values[1:] if value is not None]
+        users.extend([values[0]] * len(good))
+        items.extend(good)
+
+
+def split_of(path: Path) -> int | None:
+    """Split code that a file name says: ``train.txt``, ``ml.valid.inter``; None if it says none."""
+    names = {"train": 0, "valid": 1, "val": 1, "test": 2}
+    return next((names[word] for word in path.name.lower().split(".")[:-1] if word in names), None)

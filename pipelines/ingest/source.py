@@ -1,0 +1,133 @@
+"""Which files a dataset is made of, and in which format."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import os
+from pathlib import Path
+
+from pipelines import config
+from pipelines.errors import DataError, did_you_mean
+
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".inter": "recbole",
+    ".txt": "lightgcn",
+}
+SAMPLES = Path(__file__).resolve().parent.parent / "sample"
+PROJECT = Path(__file__).resolve().parent.parent.parent
+GUESSES = ("interactions.*", "ratings.*", "events.*", "*.inter", "train.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Interaction files in reading order, their format, and the directory that feature files are relative to."""
+
+    files: tuple[Path, ...]
+    format: str
+    root: Path
+
+
+def resolve(settings: config.Dataset) -> Source:
+    """Find the files of a dataset.
+
+    Raises:
+        DataError: Nothing is there, the format is unknown, or the files are of several formats.
+    """
+    base = _base(settings.source)
+    if base.is_dir():
+        files = _inside(base, settings)
+        root = base
+    else:
+        files = [base] if base.is_file() else _glob(str(base))
+        root = base.parent
+    if not files:
+        raise DataError(f"source {settings.source!r} has no file: nothing is at {base}; {_neighbours(base)}")
+    return Source(tuple(files), _format(files, settings), root)
+
+
+def _base(source: str) -> Path:
+    kind, _, name = source.partition(":")
+    if kind not in {"sample", "data"} or not name:
+        return Path(source).expanduser()
+    if kind == "sample":
+        path = SAMPLES / name
+        if not path.is_dir():
+            known = sorted(p.name for p in SAMPLES.iterdir() if p.is_dir())
+            raise DataError(f"unknown sample {name!r}; {did_you_mean(name, known)}")
+        return path
+    homes = (
+        [os.environ["RECSYS_DATA"]] if os.environ.get("RECSYS_DATA") else ["../shared/data", PROJECT / "../shared/data"]
+    )
+    found = [Path(home) / name for home in homes if (Path(home) / name).exists()]
+    if not found:
+        raise DataError(
+            f"source {source!r} is not under {' or '.join(str(home) for home in homes)};"
+            " set RECSYS_DATA to the directory of the data sets"
+        )
+    return found[0]
+
+
+def _inside(base: Path, settings: config.Dataset) -> list[Path]:
+    files = _glob(str(base / settings.interactions))
+    if files or settings.interactions != config.Dataset.model_fields["interactions"].default:
+        return files
+    for guess in GUESSES:
+        files = [path for path in _glob(str(base / guess)) if path.suffix in SUFFIXES]
+        if files and files[0].suffix == ".txt":
+            return [path for name in ("train", "valid", "val", "test") for path in _glob(str(base / f"{name}.txt"))]
+        if files:
+            return files
+    return []
+
+
+def _glob(pattern: str) -> list[Path]:
+    return sorted(Path(path) for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+
+
+def _neighbours(base: Path) -> str:
+    folder = base if base.is_dir() else base.parent
+    if not folder.is_dir():
+        return f"the directory {folder} does not exist"
+    return did_you_mean(base.name, sorted(path.name for path in folder.iterdir()))
+
+
+def _format(files: list[Path], settings: config.Dataset) -> str:
+    if settings.format != "auto":
+        return settings.format
+    for path in files:
+        if path.suffix.lower() not in SUFFIXES:
+            raise DataError(
+                f"{path.name}: cannot tell the format from the ending {path.suffix!r}; set `format` to parquet, csv,"
+                " tsv, jsonl, recbole or lightgcn"
+            )
+    formats = sorted({SUFFIXES[path.suffix.lower()] for path in files})
+    if len(formats) > 1:
+        raise DataError(f"source {settings.source!r} mixes formats ({', '.join(formats)}); narrow the glob")
+    return formats[0]
+
+
+def source_fingerprint(settings: config.Dataset) -> str:
+    """Quick key of a dataset's source for caches: names, sizes and modification times of every file it reads.
+
+    Raises:
+        DataError: As :func:`resolve`.
+    """
+    source = resolve(settings)
+    extra = [source.root / entity.source for entity in (settings.users, settings.items) if entity]
+    if source.format == "recbole":
+        extra += [*source.root.glob("*.user"), *source.root.glob("*.item")]
+    digest = hashlib.sha256()
+    for path in [*source.files, *sorted(set(extra))]:
+        if path.is_file():
+            stat = path.stat()
+            digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
