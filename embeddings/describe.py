@@ -63,7 +63,7 @@ def describe(id_map: IdMap, side_degrees: IntArray) -> dict[str, Any]:
         "shared_ids": int(shared.sum()),
         "expected_shared_ids": _expected_shared(int(seen.sum()), sizes.size),
         "distinct_embeddings": distinct,
-        "colliding_ids": int(colliding.sum()),
+        "colliding_ids": int(colliding.size),
         "shared_interactions": float(side_degrees[colliding].sum() / interactions) if interactions else 0.0,
         "info": id_map.info,
     }

@@ -186,9 +186,9 @@ def load_graph(path: Path, dataset_hash: str | None = None) -> tuple[sparse.csr_
         FileNotFoundError: There is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a whole graph file ({error}); build the graph again") from error
     if str(arrays.get("format")) != FORMAT:
         raise ValueError(f"{path} is not a graph file: its 'format' must be {FORMAT!r}, got {arrays.get('format')}")

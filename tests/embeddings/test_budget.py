@@ -1,0 +1,70 @@
+"""Budgets in words to rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from embeddings.budget import Budget, cluster_to_budget, resolve_budget
+
+GOWALLA = {"num_users": 29_858, "num_items": 40_981, "dim": 64}
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        ({"rows": "16%"}, 11_334),
+        ({"rows": " 0.5 % "}, 354),
+        ({"rows": 11_321}, 11_321),
+        ({"rows": "11_321"}, 11_321),
+        ({"rows": "11,321"}, 11_321),
+        ({"rows": "100%"}, 70_839),
+        ({"table_mib": 2.0}, 2 * 2**20 // 256 - 2),
+    ],
+)
+def test_rows(given: dict[str, Any], rows: int) -> None:
+    defaults = {"rows": None, "table_mib": None, "resolution": None}
+    assert resolve_budget(**(defaults | given), **GOWALLA) == Budget(rows, None)
+
+
+def test_table_mib_covers_both_tables_with_their_unseen_rows() -> None:
+    found = resolve_budget(None, 3.0, None, **GOWALLA).rows
+    assert found is not None
+    assert (found + 2) * 64 * 4 <= 3.0 * 2**20 < (found + 3) * 64 * 4
+
+
+def test_resolution_is_passed_on() -> None:
+    assert resolve_budget(None, None, 200, **GOWALLA) == Budget(None, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "exactly one of rows, table_mib and resolution, got none"),
+        ({"rows": 5, "resolution": 2.0}, r"exactly one of .* got \{'rows': 5, 'resolution': 2.0\}"),
+        ({"rows": "many"}, "a share such as '16%' or a number of rows, got 'many'"),
+        ({"rows": "nan%"}, "got 'nan%'"),
+        ({"rows": "inf%"}, "got 'inf%'"),
+        ({"rows": "120%"}, r"'120%' \(85,007 rows\) is out of range: .* can have rows: 2 to 70839"),
+        ({"rows": 1}, "rows: '0.00282%' to '100%', or table_mib: 0.0009766 to 17.3"),
+        ({"rows": -3}, r"rows=-3 \(-3 rows\) is out of range"),
+        ({"table_mib": 99.0}, r"table_mib=99 \(405,502 rows of 64 columns beside the 2 unseen rows\) is out of range"),
+        ({"table_mib": float("inf")}, "out of range"),
+        ({"resolution": float("inf")}, "resolution must be a positive number, got inf"),
+        ({"resolution": -1.0}, "resolution must be a positive number, got -1.0"),
+    ],
+)
+def test_errors_have_the_feasible_range(given: dict[str, Any], message: str) -> None:
+    defaults = {"rows": None, "table_mib": None, "resolution": None}
+    with pytest.raises(ValueError, match=message):
+        resolve_budget(**(defaults | given), **GOWALLA)
+
+
+def test_clustering_to_either_kind_of_budget() -> None:
+    graph = sparse.csr_array(np.kron(np.eye(6), np.ones((3, 3))).astype(np.float32))
+    assert cluster_to_budget(graph, Budget(12, None)).num_rows == 12
+    found = cluster_to_budget(graph, Budget(None, 1.5), "leiden")
+    assert (found.num_rows, found.resolution, found.algorithm) == (12, 1.5, "leiden")
