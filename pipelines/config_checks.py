@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import Budget, Experiment, Mf, Variant
+from pipelines.config import Budget, Dataset, Experiment, Mf, Variant
 from pipelines.config_problems import did_you_mean
+from pipelines.errors import DataError
+from pipelines.ingest.source import resolve
 
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 """Ranking metrics that can select an epoch; written with a cut-off, as ``recall@20``."""
@@ -18,6 +20,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
     yield from _check_budget(experiment.budget)
     yield from _check_names(experiment)
+    yield from check_source(experiment.dataset)
     split = experiment.dataset.split
     if split.method != "leave_last_n" and split.valid + split.test >= 1:
         yield ("dataset", "split"), f"valid ({split.valid}) + test ({split.test}) leave nothing for training"
@@ -27,6 +30,14 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     for index, variant in enumerate(experiment.variants):
         for key, message in _check_variant(variant):
             yield ("variants", index, *key), message
+
+
+def check_source(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a finding if the files of a dataset are not there."""
+    try:
+        resolve(dataset)
+    except DataError as error:
+        yield ("dataset", "source"), str(error)
 
 
 def _check_budget(budget: Budget) -> Iterator[Finding]:

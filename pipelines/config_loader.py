@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipelines.config import Experiment
-from pipelines.config_checks import check
+from pipelines.config import Dataset, Experiment
+from pipelines.config_checks import Finding, check, check_source
 from pipelines.config_problems import ConfigError, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
 
@@ -76,16 +76,23 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     source = read_yaml(path)
     values, origins = copy.deepcopy(source.values), dict(source.origins)
     problems = _apply_overrides(values, origins, overrides)
-    problems += _merge_base(values, origins, path)
+    no_base = _merge_base(values, origins, path)
+    problems += no_base
     merged = _merge_variants(values)
+    experiment: Experiment | None = None
+    findings: list[Finding] = []
     try:
         experiment = Experiment.model_validate(merged)
+        findings = list(check(experiment))
     except ValidationError as invalid:
         errors = [e for e in invalid.errors() if e["type"] != "too_short" or not e["input"]]
         problems += [_located(error, values, origins, path) for error in errors]
-        raise ConfigError(problems) from None
-    problems += [_at(key, message, values, origins, path) for key, message in check(experiment)]
-    if problems:
+        if not any(error["loc"][0] == "dataset" for error in errors):
+            findings = list(check_source(Dataset.model_validate(merged["dataset"])))
+    if no_base:
+        findings = [finding for finding in findings if finding[0] != ("dataset", "source")]
+    problems += [_at(key, message, values, origins, path) for key, message in findings]
+    if problems or experiment is None:
         raise ConfigError(problems)
     return experiment
 
@@ -178,7 +185,7 @@ def _override(values: dict[str, Any], origins: dict[KeyPath, str], key: str, val
         return _set(variant, inner, value, origins, ("variants", index))
     if parts[0] == "budget" and len(parts) > 1:
         values["budget"] = {}
-    if parts[0] in _DEFAULTS:
+    if parts[0] in _DEFAULTS and len(parts) > 1:
         for index, variant in enumerate(variants):
             if _contains(variant, parts):
                 _set(variant, parts, value, origins, ("variants", index))

@@ -110,7 +110,8 @@ def explain(error: ErrorDetails, owner: type[BaseModel], annotation: Any, extra_
             said = "`name` is required" if got is None else f"name is {got!r}"
             return f"{said}, must be one of {', '.join(names)}{did_you_mean(got, names)}"
         case "model_type" | "model_attributes_type":
-            return f"got {value!r}, must be a mapping with the keys {', '.join(owner.model_fields)}"
+            keys = ", ".join(key for member in alternatives(annotation) for key in member.model_fields)
+            return f"got {_short(value)}, must be a mapping with the keys {keys}"
         case _:
             text = error["msg"].removeprefix("Value error, ")
             return f"got {_short(value)}: {text[:1].lower()}{text[1:]}"

@@ -232,7 +232,7 @@ def _headline(result: VariantResult) -> list[str]:
     return [name for name in ("recall@20", "ndcg@20") if f"test/{name}" in result.metrics]
 
 
-def _histogram(degrees: np.ndarray) -> dict[str, int]:  # type: ignore[type-arg]
+def _histogram(degrees: np.ndarray) -> dict[str, int]:
     values, counts = np.unique(degrees, return_counts=True)
     return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
 

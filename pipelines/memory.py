@@ -1,0 +1,116 @@
+"""How much memory an experiment will need, told before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+
+from embeddings.budget import resolve_budget
+from pipelines.config import Dataset, Experiment, Mf
+from pipelines.ingest.source import resolve
+
+MIB = 2**20
+_LIBRARIES_MIB = 450.0
+"""Resident size of the process with torch, polars, numba and scipy loaded, before any data."""
+_STATE_PER_WEIGHT = {"sgd": 0.0, "adagrad": 1.0, "rowwise_adagrad": 0.0, "adam": 2.0}
+_INGEST_BYTES_PER_ROW = 60
+"""User, item, split codes and a timestamp, sorted once: three copies of 20 bytes."""
+_TRAIN_BYTES_PER_ROW = 48
+"""CSR of train, valid and their union (12 each), and the permuted batch order."""
+_SAMPLE_BYTES = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Rows of the source and distinct users and items; ``exact`` is False where they are extrapolated."""
+
+    rows: int
+    users: int
+    items: int
+    exact: bool
+
+
+def measure(settings: Dataset) -> Size:
+    """Size of a source: from Parquet metadata and columns, else extrapolated from the first MiB of each text file.
+
+    Raises:
+        DataError: The source has no file.
+    """
+    source = resolve(settings)
+    if source.format == "parquet":
+        found = _measure_parquet(list(source.files), settings)
+        if found is not None:
+            return found
+    rows = sum(_count_lines(path, per_item=source.format == "lightgcn") for path in source.files)
+    return Size(rows, max(1, rows // 10), max(1, rows // 10), exact=False)
+
+
+def _measure_parquet(files: list[Path], settings: Dataset) -> Size | None:
+    try:
+        scan = pl.scan_parquet(files)
+        names = scan.collect_schema().names()
+        if settings.columns.user not in names or settings.columns.item not in names:
+            rows = int(scan.select(pl.len()).collect().item())
+            return Size(rows, max(1, rows // 10), max(1, rows // 10), exact=False)
+        user, item = pl.col(settings.columns.user), pl.col(settings.columns.item)
+        counts = scan.select(pl.len(), user.n_unique().alias("users"), item.n_unique().alias("items")).collect()
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    rows, users, items = counts.row(0)
+    return Size(rows, users, items, exact=True)
+
+
+def _count_lines(path: Path, *, per_item: bool) -> int:
+    """Rows of a text file, from the density of its first MiB; for adjacency text the ids after each first one."""
+    with path.open("rb") as file:
+        sample = file.read(_SAMPLE_BYTES)
+    lines = max(1, sample.count(b"\n"))
+    rows = max(1, sample.count(b" ")) if per_item else lines
+    return int(rows * path.stat().st_size / max(1, len(sample)))
+
+
+def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
+    """Peak MiB by stage: each is on top of the libraries, and only one stage runs at a time."""
+    training = [_training(variant.model, size) for variant in experiment.variants if isinstance(variant.model, Mf)]
+    return {
+        "libraries": _LIBRARIES_MIB,
+        "ingest": size.rows * _INGEST_BYTES_PER_ROW / MIB,
+        "cluster": size.rows * 40 / MIB,
+        "train": max(training, default=0.0) + size.rows * _TRAIN_BYTES_PER_ROW / MIB,
+        "evaluate": _evaluation(experiment, size),
+    }
+
+
+def _training(model: Mf, size: Size) -> float:
+    """A full table, the largest: weights and optimizer state, thrice (live, initial, best or being written)."""
+    weights = (size.users + size.items + 2) * model.dim * 4
+    state = weights * _STATE_PER_WEIGHT[model.optimizer.name]
+    return 3 * (weights + state) / MIB
+
+
+def _evaluation(experiment: Experiment, size: Size) -> float:
+    """Lists, hits and two float64 curves per user, twice; vectors; the scores of a block of users."""
+    k = experiment.evaluate.max_k
+    per_user = k * (4 + 1) + 2 * (2 * k + 40) * 8
+    block = 1024 * size.items * 4
+    return (size.users * per_user + block) / MIB
+
+
+def total(parts: dict[str, float]) -> float:
+    """Peak MiB of the process: the libraries and the largest stage."""
+    return parts["libraries"] + max(value for name, value in parts.items() if name != "libraries")
+
+
+def compressed_rows(experiment: Experiment, size: Size) -> int | None:
+    """Rows of the compressed tables, or None if the resolution decides.
+
+    Raises:
+        ValueError: The budget is out of range for this data.
+    """
+    dims = [variant.model.dim for variant in experiment.variants if isinstance(variant.model, Mf)]
+    if not dims:
+        return None
+    budget = experiment.budget
+    return resolve_budget(budget.rows, budget.table_mib, budget.resolution, size.users, size.items, dims[0]).rows

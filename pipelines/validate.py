@@ -1,0 +1,48 @@
+"""What ``recsys validate`` says of an experiment that has no mistakes: plan, data, memory."""
+
+from __future__ import annotations
+
+import psutil
+
+from pipelines.config import Experiment, Mf
+from pipelines.config_loader import config_hash
+from pipelines.memory import MIB, compressed_rows, estimate, measure, total
+from pipelines.stages.compress import compressor_of, label
+
+
+def describe(experiment: Experiment) -> str:
+    """The plan of an experiment, the size of its source and the memory that it will need.
+
+    Raises:
+        DataError: The source is not there.
+        ValueError: The budget is out of range for the data.
+    """
+    size = measure(experiment.dataset)
+    about = "" if size.exact else "about "
+    lines = [
+        f"{experiment.experiment}: no mistakes found",
+        f"run directory: {experiment.output}/{experiment.experiment}-{config_hash(experiment)}",
+        f"source: {experiment.dataset.source}, {about}{size.rows:,} rows, {about}{size.users:,} users,"
+        f" {about}{size.items:,} items before filtering",
+    ]
+    rows = compressed_rows(experiment, size)
+    if rows is not None:
+        share = rows / (size.users + size.items)
+        lines.append(f"budget: {about}{rows:,} table rows of {size.users + size.items:,} ({share:.1%})")
+    lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
+    for variant in experiment.variants:
+        model = variant.model
+        tables = f", {label(compressor_of(variant.compressor))}, dim {model.dim}" if isinstance(model, Mf) else ""
+        lines.append(f"  {variant.name}: {model.name}{tables}")
+    return "\n".join([*lines, *memory_lines(experiment)])
+
+
+def memory_lines(experiment: Experiment) -> list[str]:
+    """The memory estimate, with a warning when the machine has less."""
+    parts = estimate(experiment, measure(experiment.dataset))
+    peak, available = total(parts), psutil.virtual_memory().available / MIB
+    stages = ", ".join(f"{name} {value:,.0f}" for name, value in parts.items())
+    lines = [f"memory: about {peak:,.0f} MiB at most ({stages}), {available:,.0f} MiB available"]
+    if peak > available:
+        lines.append("warning: this is more than the machine has free; use a smaller model.dim or fewer interactions")
+    return lines
