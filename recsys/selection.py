@@ -1,102 +1,190 @@
-"""Selection of the best k items from a stream of score tiles: bounded heaps, exact, ties by item index.
+"""Selection of the best k of a stream of scores: bounded heaps, exact, ties by item index.
 
-A heap keeps the k best (score, item) pairs of one user with the worst pair at its root. Pair a is *worse* than pair b
-when its score is lower, or equal with a larger item index; so the result does not depend on the order of the stream.
+A (score, item) pair is one int64 key: the bits of the score, mapped so that integers order as floats do, above
+``2^31 - 1 - item``. A larger key is a better pair, equal scores go to the lower index, and no two keys are equal; so
+the k best do not depend on the order of the stream.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numba
 import numpy as np
+import numpy.typing as npt
 
+from recsys.microkernel import ITEMS, USERS, lowest_bit, score_tile
+
+_EMPTY = np.iinfo(np.int64).min
+_LAST_ITEM = np.iinfo(np.int32).max
 _CHUNK = 64
+_TILE_PANELS = 8
+_Keys = npt.NDArray[np.int64]
+_Int = npt.NDArray[np.int32]
+_Float = npt.NDArray[np.float32]
+
+
+class Heaps(NamedTuple):
+    """The best pairs of B users.
+
+    Attributes:
+        keys: int64 [B, K], the worst pair first, heap-ordered.
+        worst: float32 [B], the score of the worst pair, -inf while there are fewer than K.
+    """
+
+    keys: _Keys
+    worst: _Float
+
+
+class Masks(NamedTuple):
+    """Masked items of B users: those of row r are ``indices[indptr[r] : indptr[r + 1]]``, sorted."""
+
+    indptr: npt.NDArray[np.int64]
+    indices: _Int
+
+
+class Catalogue(NamedTuple):
+    """Item vectors in the order of falling norms.
+
+    Attributes:
+        panels: float32 [P, D, 64], see :func:`recsys.microkernel.pack`.
+        items: int32 [P * 64] item of each place, -1 behind the last.
+        norms: float64 [P * 64] Euclidean norm of each place.
+    """
+
+    panels: _Float
+    items: _Int
+    norms: npt.NDArray[np.float64]
+
+
+def empty_heaps(users: int, k: int) -> Heaps:
+    """Heaps without any pair."""
+    return Heaps(np.full((users, k), _EMPTY), np.full(users, -np.inf, np.float32))
+
+
+def best_first(heaps: Heaps) -> tuple[_Int, _Float]:
+    """Items int32 [B, K], -1 where empty, and scores float32 [B, K], -inf where empty; sorts the heaps in place."""
+    heaps.keys.sort(axis=1)
+    keys = heaps.keys[:, ::-1]
+    items = (_LAST_ITEM - (keys & _LAST_ITEM)).astype(np.int32)
+    bits = (keys >> 31).astype(np.int32)
+    scores = np.where(bits < 0, bits ^ _LAST_ITEM, bits).astype(np.int32).view(np.float32)
+    empty = keys == _EMPTY
+    items[empty], scores[empty] = -1, -np.inf
+    return items, scores
 
 
 @numba.njit(nogil=True, cache=True)
-def is_seen(seen: np.ndarray, start: int, stop: int, item: int) -> bool:
-    """Whether ``item`` is in the sorted ``seen[start:stop]``."""
+def _key(score: np.float32, item: int) -> int:
+    bits = np.float32(score + np.float32(0)).view(np.int32)  # -0 + 0 = +0: they are equal scores
+    ordered = np.int64(bits ^ np.int32(_LAST_ITEM) if bits < 0 else bits)
+    return ordered * (_LAST_ITEM + 1) + (_LAST_ITEM - item)
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_masked(masks: Masks, row: int, item: int) -> bool:
+    start, stop = masks.indptr[row], masks.indptr[row + 1]
+    end = stop
     while start < stop:
         middle = (start + stop) >> 1
-        if seen[middle] < item:
+        if masks.indices[middle] < item:
             start = middle + 1
-        elif seen[middle] > item:
-            stop = middle
         else:
-            return True
-    return False
+            stop = middle
+    return bool(start < end and masks.indices[start] == item)
 
 
 @numba.njit(nogil=True, cache=True)
-def _worse(score: float, item: int, than_score: float, than_item: int) -> bool:
-    return score < than_score or (score == than_score and item > than_item)
-
-
-@numba.njit(nogil=True, cache=True)
-def _sift_down(scores: np.ndarray, items: np.ndarray, size: int, score: float, item: int) -> None:
-    """Put (score, item) at the root of a heap of ``size`` pairs whose root is free."""
-    hole = 0
-    while True:
-        child = 2 * hole + 1
-        if child >= size:
+def _offer(heaps: Heaps, masks: Masks, row: int, pair: tuple[np.float32, int]) -> None:
+    """Replace the worst pair of a row's heap by (score, item) if that is better and not masked."""
+    keys = heaps.keys[row]
+    key = _key(pair[0], pair[1])
+    if key <= keys[0] or _is_masked(masks, row, pair[1]):
+        return
+    hole, child = 0, 1
+    while child < len(keys):
+        other = min(child + 1, len(keys) - 1)
+        child = other if keys[other] < keys[child] else child
+        if keys[child] >= key:
             break
-        if child + 1 < size and _worse(scores[child + 1], items[child + 1], scores[child], items[child]):
-            child += 1
-        if not _worse(scores[child], items[child], score, item):
-            break
-        scores[hole], items[hole] = scores[child], items[child]
-        hole = child
-    scores[hole], items[hole] = score, item
+        keys[hole] = keys[child]
+        hole, child = child, 2 * child + 1
+    keys[hole] = key
+    if keys[0] != _EMPTY:
+        bits = keys[0] >> 31
+        heaps.worst[row] = np.int32(bits ^ _LAST_ITEM if bits < 0 else bits).view(np.float32)
 
 
 @numba.njit(nogil=True, cache=True)
-def offer(scores: np.ndarray, items: np.ndarray, score: float, item: int) -> None:
-    """Replace the worst pair of a full heap by (score, item) if that is better; empty places hold (-inf, max)."""
-    if _worse(scores[0], items[0], score, item):
-        _sift_down(scores, items, len(scores), score, item)
+def select_from_scores(block: _Float, masks: Masks, heaps: Heaps) -> int:
+    """Offer the scores [B, num_items] of B users.
 
-
-@numba.njit(nogil=True, cache=True)
-def offer_tile(
-    tile: np.ndarray,
-    tile_items: np.ndarray,
-    seen: np.ndarray,
-    start: int,
-    stop: int,
-    scores: np.ndarray,
-    items: np.ndarray,
-) -> None:
-    """Offer every unseen item of a tile to one user's heap.
-
-    Args:
-        tile: float32 [T] scores.
-        tile_items: int32 [T] their items, in any order.
-        seen: int32, of which ``seen[start:stop]`` are the user's masked items, sorted.
-        start: see ``seen``.
-        stop: see ``seen``.
-        scores: float32 [K] heap, changed in place.
-        items: int32 [K] heap, changed in place.
+    Returns:
+        The first row with a NaN or infinite score, or -1.
     """
-    for first in range(0, len(tile), _CHUNK):
-        last = min(first + _CHUNK, len(tile))
-        worst = scores[0]
-        passing = 0
-        for j in range(first, last):
-            passing += tile[j] >= worst
-        if passing == 0:
-            continue
-        for j in range(first, last):
-            if tile[j] >= scores[0] and _worse(scores[0], items[0], tile[j], tile_items[j]):
-                if not is_seen(seen, start, stop, tile_items[j]):
-                    _sift_down(scores, items, len(scores), tile[j], tile_items[j])
+    for row in range(block.shape[0]):
+        scores = block[row]
+        for first in range(0, len(scores), _CHUNK):
+            last = min(first + _CHUNK, len(scores))
+            worst = heaps.worst[row]
+            passing, finite = 0, 0
+            for j in range(first, last):
+                passing += scores[j] > worst
+                finite += scores[j] - scores[j] == 0
+            if finite < last - first:
+                return row
+            if passing:
+                for j in range(first, last):
+                    if scores[j] > heaps.worst[row]:
+                        _offer(heaps, masks, row, (scores[j], j))
+    return -1
 
 
 @numba.njit(nogil=True, cache=True)
-def sort_heap(scores: np.ndarray, items: np.ndarray) -> None:
-    """Turn a heap into a list, best first, in place; empty places come last, as (-inf, -1)."""
-    for size in range(len(scores) - 1, 0, -1):
-        score, item = scores[size], items[size]
-        scores[size], items[size] = scores[0], items[0]
-        _sift_down(scores, items, size, score, item)
-    for j in range(len(scores)):
-        if scores[j] == -np.inf:
-            items[j] = -1
+def _select_group(vectors: _Float, group: _Keys, tile: Any, masks: Masks, heaps: Heaps) -> None:
+    """Offer the items of ``tile = (panels, items)`` to the at most 6 users ``group``."""
+    panels, items = tile
+    packed = np.zeros((panels.shape[1], USERS), dtype=np.float32)
+    worst = np.full(USERS, np.inf, dtype=np.float32)
+    scores = np.empty((USERS, ITEMS), dtype=np.float32)
+    passing = np.empty(USERS, dtype=np.uint64)
+    for i, row in enumerate(group):
+        packed[:, i] = vectors[row]
+        worst[i] = heaps.worst[row]
+    for p in range(len(panels)):
+        score_tile(packed, panels[p], worst, scores, passing)
+        for i, row in enumerate(group):
+            bits = passing[i]
+            if bits == 0:
+                continue
+            while bits != 0:
+                j = lowest_bit(bits)
+                bits &= bits - np.uint64(1)
+                if items[p * ITEMS + j] >= 0 and scores[i, j] >= heaps.worst[row]:
+                    _offer(heaps, masks, row, (scores[i, j], items[p * ITEMS + j]))
+            worst[i] = heaps.worst[row]
+
+
+@numba.njit(nogil=True, cache=True)
+def select_from_vectors(vectors: _Float, catalogue: Catalogue, masks: Masks, heaps: Heaps) -> None:
+    """Offer all items to B users with vectors [B, D]; no score leaves the first-level cache.
+
+    Tiles of items go past groups of users. By Cauchy-Schwarz no later item scores above ``|u| * |v|`` of the next
+    one, as norms fall, so a user whose worst kept score exceeds that is done; ``slack`` covers the rounding of D
+    fused multiply-adds (Higham 2002, eq. 3.5).
+    """
+    slack = 1.0 + (vectors.shape[1] + 2) * 2.0**-23
+    norms = np.empty(len(vectors))
+    for row in range(len(vectors)):
+        total = 0.0
+        for value in vectors[row]:
+            total += np.float64(value) * np.float64(value)
+        norms[row] = np.sqrt(total) * slack
+    active = np.arange(len(vectors))
+    for first in range(0, len(catalogue.panels), _TILE_PANELS):
+        last = min(first + _TILE_PANELS, len(catalogue.panels))
+        open_ = norms[active] * catalogue.norms[first * ITEMS] + 1e-36 >= heaps.worst[active]
+        active = active[open_]
+        tile = (catalogue.panels[first:last], catalogue.items[first * ITEMS : last * ITEMS])
+        for start in range(0, len(active), USERS):
+            _select_group(vectors, active[start : start + USERS], tile, masks, heaps)

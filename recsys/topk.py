@@ -1,18 +1,26 @@
-"""Exact top-k of the whole catalogue with seen items masked."""
+"""Exact top-k of the whole catalogue with seen items masked, in bounded memory."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.sparse import csr_array
 
-from recsys.retriever import Retriever
-from recsys.selection import offer_tile, sort_heap
+from recsys.microkernel import pack
+from recsys.retriever import Retriever, VectorRetriever
+from recsys.selection import Catalogue, Heaps, Masks, best_first, empty_heaps, select_from_scores, select_from_vectors
 
-EMPTY_ITEM = np.iinfo(np.int32).max
+Users = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+_USERS_AT_ONCE = 16_384
+_BLOCK_USERS = 512
+_BLOCK_SCORES = 1 << 24
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,30 +33,115 @@ class TopK:
     """
 
     items: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
+    scores: FloatArray
 
 
-@numba.njit(nogil=True, cache=True)
-def _select_dense(block, item_ids, indptr, indices, scores, items):
-    for row in range(block.shape[0]):
-        offer_tile(block[row], item_ids, indices, indptr[row], indptr[row + 1], scores[row], items[row])
-        sort_heap(scores[row], items[row])
+def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) -> TopK:
+    """The k best unseen items of each user; equal scores are in the order of the item index.
+
+    A :class:`VectorRetriever` never gets a score matrix; of others, blocks of at most 64 MiB of scores are taken. The
+    result does not depend on the number of users asked for, on blocks, or on threads (``torch.get_num_threads``).
+
+    Args:
+        model: the retriever.
+        users: int64 [U].
+        k: length of the lists.
+        seen: csr [num_users, num_items] of items to leave out, or None.
+
+    Raises:
+        ValueError: ``k`` < 1, a user outside ``[0, num_users)``, ``seen`` of another shape, or a NaN or infinite score.
+    """
+    users = np.asarray(users, dtype=np.int64)
+    seen = _checked(model, users, k, seen)
+    heaps = empty_heaps(len(users), k)
+    if isinstance(model, VectorRetriever):
+        _from_vectors(model, users, seen, heaps)
+    else:
+        _from_scores(model, users, seen, heaps)
+    return TopK(*best_first(heaps))
 
 
-def exact_top_k(model: Retriever, users: npt.NDArray[np.int64], k: int, seen: csr_array | None) -> TopK:
-    """The k best unseen items of each user."""
-    scores = np.full((len(users), k), -np.inf, dtype=np.float32)
-    items = np.full((len(users), k), EMPTY_ITEM, dtype=np.int32)
-    item_ids = np.arange(model.num_items, dtype=np.int32)
+def _checked(model: Retriever, users: Users, k: int, seen: csr_array | None) -> csr_array:
+    shape = (model.num_users, model.num_items)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    bad = np.flatnonzero((users < 0) | (users >= model.num_users))
+    if bad.size:
+        raise ValueError(f"users must lie in [0, {model.num_users}), but users[{bad[0]}] is {users[bad[0]]}")
     if seen is None:
-        seen = csr_array((model.num_users, model.num_items), dtype=np.float32)
-    for first in range(0, len(users), 256):
-        rows = slice(first, min(first + 256, len(users)))
-        block = model.scores(users[rows]).numpy()
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
-        if bad.size:
-            user = users[rows][bad[0]]
-            raise ValueError(f"scores must be finite, but user {user} has NaN or infinite scores")
-        mask = seen[users[rows]]
-        _select_dense(block, item_ids, mask.indptr, mask.indices, scores[rows], items[rows])
-    return TopK(items, scores)
+        return csr_array(shape, dtype=np.float32)
+    if seen.shape != shape:
+        raise ValueError(f"seen must have the model's shape {list(shape)}, got {list(seen.shape)}")
+    if not seen.has_sorted_indices:
+        seen = seen.sorted_indices()
+    return seen
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` that cover ``[0, count)``."""
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))
+
+
+def masks_of(matrix: csr_array, users: Users) -> Masks:
+    """Rows ``users`` of a csr matrix as the kernels take them."""
+    rows = matrix[users]
+    return Masks(rows.indptr.astype(np.int64), rows.indices.astype(np.int32))
+
+
+def finite_vectors(model: VectorRetriever, users: Users, catalogue: Catalogue) -> FloatArray:
+    """Vectors [U, D] of users, after checking that no score of theirs is NaN or infinite."""
+    with torch.no_grad():
+        vectors = np.ascontiguousarray(model.user_vectors(users).detach().cpu().numpy(), dtype=np.float32)
+    longest = catalogue.norms.max(initial=0.0)
+    suspects = ~(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)) * longest < _LARGEST)
+    for row in np.flatnonzero(suspects):
+        scores = vectors[row].astype(np.float64) @ catalogue.panels.astype(np.float64)
+        if not (np.abs(scores) < _LARGEST).all():
+            raise ValueError(_not_finite(int(users[row])))
+    return vectors
+
+
+def catalogue_of(model: VectorRetriever) -> Catalogue:
+    """The model's item vectors, longest first."""
+    with torch.no_grad():
+        vectors = model.item_vectors(range(model.num_items)).detach().cpu().numpy().astype(np.float32, copy=False)
+    norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
+    order = np.argsort(-norms, kind="stable")
+    panels = pack(vectors[order])
+    items, ordered = np.full(len(panels) * panels.shape[2], -1, np.int32), np.zeros(len(panels) * panels.shape[2])
+    items[: len(order)], ordered[: len(order)] = order, norms[order]
+    return Catalogue(panels, items, ordered)
+
+
+def _not_finite(user: int) -> str:
+    return (
+        f"scores must be finite, but user {user} has a NaN or infinite score; the model has probably diverged: lower"
+        " the learning rate or clip gradients"
+    )
+
+
+def _part(heaps: Heaps, rows: slice) -> Heaps:
+    return Heaps(heaps.keys[rows], heaps.worst[rows])
+
+
+def _from_vectors(model: VectorRetriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
+    catalogue = catalogue_of(model)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for some in blocks(len(users), _USERS_AT_ONCE):
+            vectors, part, chosen = finite_vectors(model, users[some], catalogue), _part(heaps, some), users[some]
+
+            def select(rows: slice, vectors=vectors, part=part, chosen=chosen) -> None:
+                masks = masks_of(seen, chosen[rows])
+                select_from_vectors(vectors[rows], catalogue, masks, _part(part, rows))
+
+            list(pool.map(select, blocks(len(chosen), _BLOCK_USERS)))
+
+
+def _from_scores(model: Retriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
+    for rows in blocks(len(users), max(1, _BLOCK_SCORES // max(1, model.num_items))):
+        with torch.no_grad():
+            block = model.scores(users[rows]).detach().cpu().numpy()
+        bad = select_from_scores(block, masks_of(seen, users[rows]), _part(heaps, rows))
+        if bad >= 0:
+            raise ValueError(_not_finite(int(users[rows][bad])))
