@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys.evaluator import quick_metrics
+from recsys.learn_bpr import LearnBpr
 from recsys.models.mf import MatrixFactorization
 from recsys.objective import Objective
 from recsys.settings import EpochRecord, FitResult, FitSettings, Phase, TrainingDivergedError
@@ -127,7 +128,7 @@ class _Training:
 
     def _select(self, train: csr_array, valid: csr_array | None) -> None:
         progress, selection = self.progress, self.settings.selection
-        objective = Objective(self.model, train, self.settings, seed=self.seed)
+        objective = self._objective(train)
         while progress.epoch < self.settings.epochs and not self._stops():
             record = self._epoch(objective)
             if valid is None:
@@ -155,13 +156,17 @@ class _Training:
 
     def _refit(self, union: csr_array) -> None:
         union.data[:] = 1.0
-        objective = Objective(self.model, union, self.settings, seed=self.seed)
+        objective = self._objective(union)
         while self.progress.epoch < self.progress.best_epoch:
             self._record(self._epoch(objective))
         self.progress.finished = True
         self._save()
 
-    def _epoch(self, objective: Objective) -> EpochRecord:
+    def _objective(self, train: csr_array) -> Objective | LearnBpr:
+        learn_bpr = self.settings.loss.name == "bpr" and self.settings.batch_size == 1
+        return (LearnBpr if learn_bpr else Objective)(self.model, train, self.settings, seed=self.seed)
+
+    def _epoch(self, objective: Objective | LearnBpr) -> EpochRecord:
         progress = self.progress
         start = time.perf_counter()
         for step, size, loss in objective.steps(progress.phase, progress.epoch, progress.step):
