@@ -1,0 +1,237 @@
+"""A run directory as the report sees it: seeds of a variant together, per-user values of all variants side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipelines.config import Experiment
+from pipelines.run_files import RunFiles
+from pipelines.run_schema import Curve, Epoch, EvaluationSummary, Metrics, VariantResult
+from recsys.intervals import bootstrap_means
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+MODEL_NAMES = {"mf": "MF", "popularity": "Popularity", "item_knn": "ItemKNN"}
+COMPRESSOR_NAMES = {
+    "full": "full table",
+    "modulo": "modulo",
+    "universal_hash": "universal hash",
+    "double_hash": "double hash",
+    "frequency": "frequency",
+    "double_frequency": "double frequency",
+    "quotient_remainder": "quotient-remainder",
+    "lsh": "LSH",
+    "graphhash": "GraphHash",
+    "double_graphhash": "double GraphHash",
+}
+_FAMILIES = {"double_graphhash": "graphhash", "double_frequency": "frequency"}
+
+
+@dataclasses.dataclass(frozen=True)
+class VariantRun:
+    """One variant, all its seeds.
+
+    Attributes:
+        name: name in the configuration.
+        style: 0-based number that fixes its colour and marker in every figure.
+        results: one per seed, in the order of the seeds; the other tuples run along.
+    """
+
+    name: str
+    style: int
+    results: tuple[VariantResult, ...]
+    evaluations: tuple[EvaluationSummary | None, ...]
+    histories: tuple[list[Epoch], ...]
+
+    @property
+    def first(self) -> VariantResult:
+        """Result of the first seed, for what does not depend on the seed."""
+        return self.results[0]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the model is one that every learned model has to beat."""
+        return self.first.is_baseline
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is learned and its ids share rows."""
+        return not self.is_baseline and self.first.compressor not in (None, "full")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is learned with a row for every id."""
+        return not self.is_baseline and not self.is_compressed
+
+    @property
+    def family(self) -> str:
+        """Compressors with the same idea share a family: double GraphHash is a GraphHash."""
+        compressor = self.first.compressor or ""
+        return _FAMILIES.get(compressor, compressor)
+
+    @property
+    def method(self) -> str:
+        """Model and compressor for people."""
+        model = MODEL_NAMES.get(self.first.model, self.first.model)
+        compressor = self.first.compressor
+        return (
+            model if self.is_baseline or not compressor else f"{model}, {COMPRESSOR_NAMES.get(compressor, compressor)}"
+        )
+
+    def metric(self, name: str) -> float | None:
+        """Mean over seeds of "test/recall@20" or the like, None if a seed lacks it."""
+        values = [result.metrics[name] for result in self.results if name in result.metrics]
+        return float(np.mean(values)) if len(values) == len(self.results) else None
+
+    def mean(self, field: str) -> float:
+        """Mean over seeds of a numeric field of the results."""
+        return float(np.mean([getattr(result, field) for result in self.results]))
+
+    def seconds(self, stage: str) -> float | None:
+        """Mean over seeds of the seconds of a stage, None if a seed lacks it."""
+        values = [result.seconds[stage] for result in self.results if stage in result.seconds]
+        return float(np.mean(values)) if len(values) == len(self.results) else None
+
+    @property
+    def evaluation(self) -> EvaluationSummary | None:
+        """Evaluation of the first seed."""
+        return self.evaluations[0]
+
+
+class Run:
+    """A whole run, read once.
+
+    Args:
+        directory: the run directory.
+
+    Attributes:
+        files: of the run.
+        results: ``metrics.json``.
+        config: the resolved configuration, None if the directory has none.
+        variants: in the order of ``metrics.json``.
+        selection: the metric that selected epochs, e.g. "recall@20", and that the report ranks by.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.files = RunFiles(directory)
+        self.results: Metrics = self.files.metrics()
+        self.config: Experiment | None = self.files.config() if self.files.config_file.exists() else None
+        self.variants = self._variants()
+        self.selection = self._selection()
+
+    def _variants(self) -> tuple[VariantRun, ...]:
+        by_name: dict[str, list[VariantResult]] = {}
+        for result in self.results.variants:
+            by_name.setdefault(result.name, []).append(result)
+        return tuple(
+            VariantRun(
+                name=name,
+                style=style,
+                results=tuple(sorted(results, key=lambda result: result.seed)),
+                evaluations=tuple(self.files.evaluation(name, seed) for seed in sorted(r.seed for r in results)),
+                histories=tuple(self.files.history(name, seed) for seed in sorted(r.seed for r in results)),
+            )
+            for style, (name, results) in enumerate(by_name.items())
+        )
+
+    def _selection(self) -> str:
+        wanted: Counter[str] = Counter()
+        if self.config is not None:
+            wanted.update(v.train.selection for v in self.config.variants if v.model.name == "mf")
+        names = [name for name, _ in wanted.most_common()] + ["recall@20"]
+        names += [name.removeprefix("test/") for v in self.results.variants for name in v.metrics]
+        known = {name for result in self.results.variants for name in result.metrics}
+        return next((name for name in names if f"test/{name}" in known), "recall@20")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed of the run, ascending."""
+        return tuple(sorted({result.seed for result in self.results.variants}))
+
+    def variant(self, name: str) -> VariantRun:
+        """The variant of that name."""
+        return next(variant for variant in self.variants if variant.name == name)
+
+    @functools.cached_property
+    def ranking(self) -> tuple[VariantRun, ...]:
+        """Variants with the selection metric, best first; ties keep the order of the run."""
+        scored = [v for v in self.variants if v.metric(f"test/{self.selection}") is not None]
+        return tuple(sorted(scored, key=lambda v: -(v.metric(f"test/{self.selection}") or 0.0)))
+
+    def interval(self, variant: VariantRun, metric: str) -> tuple[float, float] | None:
+        """95 % interval over users of the test metric, of the mean over seeds where there are several."""
+        stored = [result.ci95.get(f"test/{metric}") for result in variant.results]
+        if len(stored) == 1 or self.per_user is None or metric != self.selection:
+            ends = [pair for pair in stored if pair is not None]
+            return (float(np.mean([e[0] for e in ends])), float(np.mean([e[1] for e in ends]))) if ends else None
+        if variant.name not in self.per_user.values:
+            return None
+        low, high = bootstrap_means(self.per_user.mean(variant.name)[:, None], 1000, seed=0)
+        return float(low[0]), float(high[0])
+
+    def curve(self, variant: VariantRun, name: str) -> Curve | None:
+        """Curve of a metric over k with its band, averaged over the seeds; None if a seed lacks it."""
+        curves = [e.curves[name] for e in variant.evaluations if e is not None and name in e.curves]
+        if not curves or len(curves) < len(variant.results):
+            return None
+        parts = {field: np.mean([getattr(c, field) for c in curves], axis=0) for field in ("mean", "low", "high")}
+        return Curve(**{field: tuple(part.tolist()) for field, part in parts.items()})
+
+    @functools.cached_property
+    def per_user(self) -> PerUser | None:
+        """Per-user values of the selection metric, None if no variant has them."""
+        return per_user_values(self.files, self.ranking, self.selection)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerUser:
+    """Values of one metric for the users that every variant was judged on.
+
+    Attributes:
+        metric: e.g. "recall@20".
+        users: int64 [U] dense users, ascending.
+        raw_ids: their raw ids.
+        values: variant name to float64 [S, U], one row per seed.
+    """
+
+    metric: str
+    users: IntArray
+    raw_ids: list[str]
+    values: dict[str, FloatArray]
+
+    def mean(self, name: str) -> FloatArray:
+        """Float64 [U], the mean over seeds."""
+        average: FloatArray = self.values[name].mean(axis=0)
+        return average
+
+
+def per_user_values(files: RunFiles, variants: Sequence[VariantRun], metric: str) -> PerUser | None:
+    """Align the per-user values of ``metric`` on common users; variants without the file or metric are left out."""
+    frames: dict[str, list[pl.DataFrame]] = {}
+    for variant in variants:
+        loaded = [files.per_user(variant.name, result.seed) for result in variant.results]
+        found = [f.select("user", "raw_id", metric) for f in loaded if f is not None and metric in f.columns]
+        if found and len(found) == len(variant.results):
+            frames[variant.name] = found
+    if not frames:
+        return None
+    everything = [frame for found in frames.values() for frame in found]
+    common = functools.reduce(np.intersect1d, [frame["user"].to_numpy() for frame in everything]).astype(np.int64)
+    values = {name: np.stack([_column(frame, metric, common) for frame in found]) for name, found in frames.items()}
+    first = everything[0].sort("user")
+    place = np.searchsorted(first["user"].to_numpy(), common)
+    return PerUser(metric, common, first["raw_id"].gather(place).to_list(), values)
+
+
+def _column(frame: pl.DataFrame, metric: str, users: IntArray) -> FloatArray:
+    frame = frame.sort("user")
+    place = np.searchsorted(frame["user"].to_numpy(), users)
+    return frame[metric].to_numpy().astype(np.float64)[place]

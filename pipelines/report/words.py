@@ -1,0 +1,92 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def metric(value: float | None) -> str:
+    """Four decimals, a dash if undefined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def interval(bounds: tuple[float | None, float | None] | None) -> str:
+    """``[0.1203, 0.1251]``, empty if undefined."""
+    if bounds is None or bounds[0] is None or bounds[1] is None:
+        return ""
+    return f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
+
+
+def p_value(p: float) -> str:
+    """``p = .0004``: the leading zero says nothing; three decimals from .001 on, four below.
+
+    Example:
+        >>> p_value(0.0004), p_value(0.2131), p_value(0.00001), p_value(1.0)
+        ('p = .0004', 'p = .213', 'p < .0001', 'p = 1')
+    """
+    if p < 0.0001:
+        return "p < .0001"
+    if p >= 0.9995:
+        return "p = 1"
+    return f"p = {p:.{3 if p >= 0.001 else 4}f}".replace("0.", ".", 1)
+
+
+def percent(fraction: float, *, signed: bool = False) -> str:
+    """Percent with three digits or so.
+
+    Example:
+        >>> percent(1.034, signed=True), percent(-0.0312, signed=True), percent(0.16)
+        ('+103 %', '−3.1 %', '16 %')
+    """
+    value = 100 * fraction
+    digits = 0 if abs(value) >= 99.95 or (abs(value) >= 9.995 and not signed) else 1
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("-", "−") + " %"
+
+
+def percent_bounds(low: float, high: float) -> str:
+    """``[95, 111]`` in percent, with one decimal where an end is below 100."""
+    digits = 0 if min(abs(low), abs(high)) >= 0.9995 else 1
+    return f"[{100 * low:.{digits}f}, {100 * high:.{digits}f}]".replace("-", "−")
+
+
+def size(number_of_bytes: float) -> str:
+    """Bytes in binary units.
+
+    Example:
+        >>> size(0), size(2048), size(18.2 * 2**20)
+        ('0 B', '2.0 KiB', '18.2 MiB')
+    """
+    if number_of_bytes < 1024:
+        return f"{number_of_bytes:.0f} B"
+    power = min(3, int(math.log2(number_of_bytes) // 10))
+    return f"{number_of_bytes / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, or minutes and seconds, or hours and minutes.
+
+    Example:
+        >>> duration(4.25), duration(95), duration(7260), duration(None)
+        ('4.2 s', '1 min 35 s', '2 h 1 min', '–')
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def tick(value: float) -> str:
+    """Axis label without trailing zeros.
+
+    Example:
+        >>> tick(0.05), tick(2000), tick(1e6), tick(0.0)
+        ('0.05', '2,000', '1M', '0')
+    """
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
