@@ -84,7 +84,8 @@ def _overlap(dataset: Dataset, frame: pl.DataFrame) -> Check:
         f"{_pair(dataset, user[row], item[row])} in {SPLITS[split[row]]} and {SPLITS[split[row + 1]]}"
         for row in rows[:EXAMPLES]
     )
-    detail = f"{rows.size:,} pairs are in two splits: {shown}; remove them from one"
+    advice = "remove them from one, or let `filters.deduplicate: none` drop them from the later one"
+    detail = f"{rows.size:,} pairs are in two splits: {shown}; {advice}"
     return Check("pair_overlap", passed=False, count=int(rows.size), detail=detail)
 
 
@@ -122,7 +123,8 @@ def _cold(side: Side, size: int, raw: pl.DataFrame, frame: pl.DataFrame) -> Chec
 
 
 def _pair(dataset: Dataset, user: int, item: int) -> str:
-    return f"(user {dataset.users['raw_id'][user]!r}, item {dataset.items['raw_id'][item]!r})"
+    users, items = dataset.users["raw_id"], dataset.items["raw_id"]
+    return f"(user {users[int(user)]!r}, item {items[int(item)]!r})"
 
 
 def audit_artifact(

@@ -63,8 +63,8 @@ def graph_hash(graph: csr_array) -> str:
     graph = csr_array(graph)
     graph.sort_indices()
     digest = hashlib.sha256(f"{graph.shape[0]}x{graph.shape[1]}".encode())
-    digest.update(np.ascontiguousarray(graph.indptr, dtype=np.int64))
-    digest.update(np.ascontiguousarray(graph.indices, dtype=np.int32))
+    digest.update(np.ascontiguousarray(graph.indptr, dtype=np.int64).data)
+    digest.update(np.ascontiguousarray(graph.indices, dtype=np.int32).data)
     return digest.hexdigest()
 
 

@@ -64,7 +64,8 @@ def assign_splits(events: Events, settings: config.Split) -> tuple[Split, Facts]
 
 
 def _share(counts: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
-    return np.floor(counts * share + 0.5).astype(np.int64)
+    rounded: npt.NDArray[np.int64] = np.floor(counts * share + 0.5).astype(np.int64)
+    return rounded
 
 
 def _given(events: Events, settings: config.Split, facts: Facts) -> Split:
@@ -150,7 +151,7 @@ def _tails(events: Events, settings: config.Split, facts: Facts, valid: Array, t
     return split
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _tail_kernel(starts: Array, key: Array, valid: Array, test: Array) -> Array:
     split = np.zeros(len(key), dtype=np.uint8)
     for user in range(len(starts) - 1):

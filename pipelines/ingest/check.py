@@ -81,39 +81,32 @@ def fast(frame: pl.DataFrame, plan: Plan) -> pl.DataFrame | None:
 
 
 def _fast_column(series: pl.Series, name: str, field: Field, divisor: int) -> pl.Series | None:
-    if series.null_count():
-        return None
+    """Canonical values of a typed column; None, or a series with nulls, where a cell is bad."""
+    dtype, good = series.dtype, None
     match field.kind:
-        case "integer":
-            return series.cast(pl.Int64, strict=False) if series.dtype.is_integer() else None
-        case "string":
-            return series.cast(pl.String)
-        case "float":
-            numeric = series.dtype.is_numeric() and bool(series.is_finite().all())
-            return series.cast(pl.Float32) if numeric else None
-        case "timestamp" | "float_timestamp":
-            if series.dtype.is_temporal():
-                return _in_range(series.cast(pl.Datetime("us")).dt.epoch("s"), MAX_SECONDS)
-            seconds = series if divisor == 1 else series // divisor
-            if not series.dtype.is_numeric() or _in_range(series, MAX_SECONDS * divisor) is None:
-                return None
-            return seconds.cast(pl.Int64)
-        case "position":
-            whole = series.dtype.is_integer() and _in_range(series, 2**31 - 1) is not None
-            return series.cast(pl.Int32) if whole else None
+        case "integer" if dtype.is_integer():
+            good = series.cast(pl.Int64, strict=False)
+        case "string" if not dtype.is_float():
+            good = series.cast(pl.String)
+        case "float" if dtype.is_numeric() and series.is_finite().all():
+            good = series.cast(pl.Float32)
+        case "timestamp" | "float_timestamp" if dtype.is_temporal():
+            good = _in_range(series.cast(pl.Datetime("us")).dt.epoch("s"), MAX_SECONDS)
+        case "timestamp" | "float_timestamp" if dtype.is_float():
+            good = _in_range((series / divisor).floor().cast(pl.Int64, strict=False), MAX_SECONDS)
+        case "timestamp" | "float_timestamp" if dtype.is_integer():
+            whole = series.cast(pl.Int64, strict=False)
+            good = _in_range(whole if divisor == 1 else whole // divisor, MAX_SECONDS)
+        case "position" if dtype.is_integer():
+            good = _in_range(series.cast(pl.Int64, strict=False), 2**31 - 1)
         case "iso" | "split":
-            text = pl.select(_value(pl.lit(series.cast(pl.String)), field, divisor)).to_series()
-            good = text if field.kind == "split" else _in_range(text, MAX_SECONDS)
-            return None if good is None else good.cast(DTYPES[name]).alias(name)
+            value = pl.select(_value(pl.lit(series.cast(pl.String)), field, divisor)).to_series()
+            good = _in_range(value.cast(pl.Int64), MAX_SECONDS)
+    return None if good is None else good.cast(DTYPES.get(name, good.dtype)).alias(name)
 
 
 def _in_range(series: pl.Series, high: int) -> pl.Series | None:
-    if series.null_count() or (series.dtype.is_float() and not series.is_finite().all()):
-        return None
-    low, top = series.min(), series.max()
-    if low is None:
-        return series
-    return series if low >= 0 and top <= high else None  # type: ignore[operator]
+    return series if series.is_between(0, high).all() else None
 
 
 def exact(text: pl.DataFrame, plan: Plan, file: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -131,11 +124,12 @@ def exact(text: pl.DataFrame, plan: Plan, file: str) -> tuple[pl.DataFrame, pl.D
     reasons = {name: _reason(pl.col(name), pl.col(f"{name}!"), field) for name, field in plan.fields.items()}
     values = values.with_columns(expression.alias(f"{name}?") for name, expression in reasons.items())
     found = pl.coalesce("problem", *(f"{name}?" for name in plan.fields))
-    column = pl.when(pl.col("problem").is_not_null()).then(pl.col("problem_column"))
-    value = pl.when(pl.col("problem").is_not_null()).then(pl.col("problem_value"))
-    for name, field in plan.fields.items():
-        column = column.when(pl.col(f"{name}?").is_not_null()).then(pl.lit(field.column))
-        value = value.when(pl.col(f"{name}?").is_not_null()).then(pl.col(name))
+    column = value = pl.lit(None, dtype=pl.String)
+    for name, field in reversed(plan.fields.items()):
+        column = pl.when(pl.col(f"{name}?").is_not_null()).then(pl.lit(field.column)).otherwise(column)
+        value = pl.when(pl.col(f"{name}?").is_not_null()).then(pl.col(name)).otherwise(value)
+    column = pl.when(pl.col("problem").is_not_null()).then(pl.col("problem_column")).otherwise(column)
+    value = pl.when(pl.col("problem").is_not_null()).then(pl.col("problem_value")).otherwise(value)
     values = values.with_columns(found.alias("reason"), column.alias("column"), value.alias("value"))
     good = values.filter(pl.col("reason").is_null()).select(
         pl.col(f"{name}!").cast(DTYPES.get(name, pl.Int64 if field.kind == "integer" else pl.String)).alias(name)

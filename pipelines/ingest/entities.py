@@ -53,6 +53,8 @@ def entity_table(
     title = settings.title or next((name for name in TITLES if name in frame.columns), None)
     if title is not None:
         _column(path, f"{side}s.title", title, frame.columns)
+    if taken := {"raw_id", "title"} & settings.features.keys():
+        raise DataError(f"{side}s.features: {taken.pop()!r} is a column that every table has; leave it out")
     table = frame.select(
         _id_text(frame, key).alias("raw_id"),
         *([pl.col(title).cast(pl.String).alias("title")] if title is not None else []),

@@ -108,7 +108,7 @@ class Collected:
 
 
 def _narrow(values: Array) -> Array:
-    if len(values) and -(2**31) <= values.min() and values.max() < 2**31:
+    if len(values) and values.min() >= -(2**31) and values.max() < 2**31:
         return values.astype(np.int32)
     return values
 
@@ -130,13 +130,13 @@ def dense_integers(values: Array) -> tuple[Int32, Array]:
     return np.searchsorted(distinct, values).astype(np.int32), distinct
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _mark(values: Array, low: int, present: Array) -> None:
     for value in values:
         present[value - low] = True
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _lookup(values: Array, low: int, table: Array) -> Array:
     codes = np.empty(len(values), dtype=np.int32)
     for i in range(len(values)):
@@ -144,7 +144,7 @@ def _lookup(values: Array, low: int, table: Array) -> Array:
     return codes
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _counting_order(codes: Array, count: int, order: Array) -> Array:
     """Stable order of ``codes[order]`` by counting (int32); an empty ``order`` means the identity."""
     starts = np.zeros(count + 1, dtype=np.int64)

@@ -95,7 +95,7 @@ def _core(events: Events, least: tuple[int, int]) -> int:
     return rounds
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _peel(user: Array, item: Array, users: Array, items: Array, alive: Array, user_core: int, item_core: int) -> int:
     """One pass: an event below a minimum goes, and counts at once for those after it. Returns how many went."""
     gone = 0
@@ -113,13 +113,13 @@ def _one_per_pair(events: Events, which: Literal["first", "last"]) -> npt.NDArra
     place = events.columns.get("timestamp", events.columns.get("position"))
     split = events.columns.get("split", np.zeros(0, dtype=np.uint8))
     keep: npt.NDArray[np.bool_] = _choose(
-        events.user, events.item, np.zeros(0, dtype=np.int64) if place is None else place, split, which == "last"
+        events.user, events.item, np.zeros(0, dtype=np.int64) if place is None else place, split, int(which == "last")
     )
     return keep
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _choose(user: Array, item: Array, place: Array, split: Array, last: bool) -> Array:  # noqa: FBT001
+@numba.njit(cache=True)
+def _choose(user: Array, item: Array, place: Array, split: Array, last: int) -> Array:
     keep = np.zeros(len(user), dtype=np.bool_)
     chosen = np.empty(3, dtype=np.int64)
     begin = 0
@@ -134,8 +134,8 @@ def _choose(user: Array, item: Array, place: Array, split: Array, last: bool) ->
             if best < 0:
                 chosen[part] = row
             elif len(place) == 0 or place[row] == place[best]:
-                chosen[part] = row if last else best
-            elif (place[row] > place[best]) == last:
+                chosen[part] = row if last == 1 else best
+            elif (place[row] > place[best]) == (last == 1):
                 chosen[part] = row
         for best in chosen:
             if best >= 0:

@@ -139,4 +139,5 @@ def _drop_repeats(events: Events, split: npt.NDArray[np.uint8], facts: Facts) ->
     keep = split == earliest
     facts["repeats_dropped"] = int(np.count_nonzero(~keep))
     events.take(keep)
-    return split[keep]
+    kept: npt.NDArray[np.uint8] = split[keep]
+    return kept

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.errors import DataError
-from pipelines.ingest.check import BadRows, exact, fast
+from pipelines.ingest.check import BAD_SCHEMA, BadRows, exact, fast
 from pipelines.ingest.plan import Plan
 
 PARQUET_ROWS = 4 << 20
@@ -119,6 +119,7 @@ def read_jsonl(path: Path, plan: Plan, bad: BadRows, advance: Advance) -> Iterat
                     continue
                 row += 1
                 record, problem = _record(line)
+                problem = problem or _nested(record, plan)
                 places.append((row, number))
                 problems.append(problem)
                 shown.append(line[:80].decode(errors="backslashreplace").strip() if problem else None)
@@ -147,6 +148,13 @@ def _record(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
     return (value, None) if isinstance(value, dict) else (None, "is not a JSON object")
 
 
+def _nested(record: dict[str, Any] | None, plan: Plan) -> str | None:
+    values = ((column, (record or {}).get(column)) for column in plan.columns)
+    return next(
+        (f"has {column!r} that is no single value" for column, v in values if isinstance(v, list | dict | bool)), None
+    )
+
+
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
@@ -156,62 +164,44 @@ def _text(value: Any) -> str | None:
 
 
 def read_lightgcn(path: Path, bad: BadRows, advance: Advance) -> Iterator[pl.DataFrame]:
-    """Pairs of an adjacency file, ``user item item ...`` in each line; a file named train, valid or test gives its split.
+    """Pairs of an adjacency file, ``user item item ...`` a line; a file named train, valid or test gives their split.
 
-    Row and line number are those of the line.
+    The row and line of a message are those of the line; a bad item drops itself, a bad user its line.
     """
     split = split_of(path)
-    plan_columns = ("user", "item")
     with path.open("rb") as file:
         numbered = enumerate(file, start=1)
         while lines := [pair for _, pair in zip(range(LINES), numbered, strict=False)]:
             users: list[int] = []
             items: list[int] = []
-            wrong: list[tuple[int, str, str, str]] = []
+            wrong: list[tuple[str | int, ...]] = []
             for number, line in lines:
-                _adjacency(number, line, users, items, wrong)
-            bad.add(
-                pl.DataFrame(
-                    [(path.name, n, n, column, value, reason, line) for n, column, value, reason, line in _with_line(wrong, lines)],
-                    schema=["file", "row", "line", "column", "value", "reason", "raw"], orient="row",
-                )
-            )  # fmt: skip
+                for place, word in _adjacency(line, users, items):
+                    column, shown = "item" if place else "user", word.decode(errors="backslashreplace")
+                    raw = line[:200].decode(errors="backslashreplace").strip()
+                    wrong.append((path.name, number, number, column, shown, "is not an integer", raw))
+            bad.add(pl.DataFrame(wrong, schema=BAD_SCHEMA, orient="row"))
             advance(sum(len(line) for _, line in lines))
-            frame = pl.DataFrame(
-                dict(zip(plan_columns, (users, items), strict=True)), schema=dict.fromkeys(plan_columns, pl.Int64)
-            )
+            frame = pl.DataFrame({"user": users, "item": items}, schema={"user": pl.Int64, "item": pl.Int64})
             yield frame if split is None else frame.with_columns(pl.lit(split, dtype=pl.UInt8).alias("split"))
 
 
-def _with_line(
-    wrong: list[tuple[int, str, str, str]], lines: list[tuple[int, bytes]]
-) -> Iterator[tuple[int, str, str, str, str]]:
-    first = lines[0][0]
-    for number, column, value, reason in wrong:
-        yield number, column, value, reason, lines[number - first][1].decode(errors="backslashreplace").strip()
-
-
-def _adjacency(
-    number: int, line: bytes, users: list[int], items: list[int], wrong: list[tuple[int, str, str, str]]
-) -> None:
-    """Append the pairs of one line; a bad cell drops that cell, a bad user the line."""
+def _adjacency(line: bytes, users: list[int], items: list[int]) -> list[tuple[int, bytes]]:
+    """Append the pairs of one line; returns place and word of those that are no 64-bit integers."""
     words = line.split()
-    if not words:
-        return
-    values: list[int | None] = []
-    for place, word in enumerate(words):
-        value = int(word) if word.lstrip(b"-").isdigit() and word.count(b"-") <= 1 else None
-        if value is not None and not -(2**63) <= value < 2**63:
-            value = None
-        if value is None:
-            wrong.append(
-                (number, "item" if place else "user", word.decode(errors="backslashreplace"), "is not an integer")
-            )
-        values.append(value)
-    if values[0] is not None:
+    values = [_integer(word) for word in words]
+    if values and values[0] is not None:
         good = [value for value in values[1:] if value is not None]
         users.extend([values[0]] * len(good))
         items.extend(good)
+    return [(place, words[place]) for place, value in enumerate(values) if value is None]
+
+
+def _integer(word: bytes) -> int | None:
+    if not word.removeprefix(b"-").isdigit() or len(word) > 20:
+        return None
+    value = int(word)
+    return value if -(2**63) <= value < 2**63 else None
 
 
 def split_of(path: Path) -> int | None:

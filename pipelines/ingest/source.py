@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import hashlib
 import os
 from pathlib import Path
@@ -64,10 +63,9 @@ def _base(source: str) -> Path:
             known = sorted(p.name for p in SAMPLES.iterdir() if p.is_dir())
             raise DataError(f"unknown sample {name!r}; {did_you_mean(name, known)}")
         return path
-    homes = (
-        [os.environ["RECSYS_DATA"]] if os.environ.get("RECSYS_DATA") else ["../shared/data", PROJECT / "../shared/data"]
-    )
-    found = [Path(home) / name for home in homes if (Path(home) / name).exists()]
+    given = os.environ.get("RECSYS_DATA")
+    homes = [Path(given)] if given else [Path("../shared/data"), PROJECT / "../shared/data"]
+    found = [home / name for home in homes if (home / name).exists()]
     if not found:
         raise DataError(
             f"source {source!r} is not under {' or '.join(str(home) for home in homes)};"
@@ -90,7 +88,8 @@ def _inside(base: Path, settings: config.Dataset) -> list[Path]:
 
 
 def _glob(pattern: str) -> list[Path]:
-    return sorted(Path(path) for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+    anchor = Path(pattern).anchor or "."
+    return sorted(path for path in Path(anchor).glob(str(Path(pattern).relative_to(anchor))) if path.is_file())
 
 
 def _neighbours(base: Path) -> str:

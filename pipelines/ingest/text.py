@@ -9,11 +9,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import polars as pl
 
-from pipelines import config
 from pipelines.errors import DataError
 from pipelines.ingest.check import BadRows, exact, fast
 from pipelines.ingest.plan import MISSING, Plan
@@ -76,7 +75,7 @@ class TextFile:
                 )
 
     @property
-    def _quoting(self) -> int:
+    def _quoting(self) -> Literal[0, 3]:
         return csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
 
     def _decode(self, line: bytes) -> str:
@@ -211,7 +210,7 @@ class TextFile:
                 warnings.simplefilter("error")
                 frame = pl.read_csv(
                     chunk, has_header=False, schema=dtypes, columns=list(names), separator=self.separator,
-                    quote_char='"' if self.quoted else None, ignore_errors=True, rechunk=False,
+                    quote_char='"' if self.quoted else None, ignore_errors=True,
                     null_values=_missing_spellings() if pl.String in dtypes.values() else None,
                 )  # fmt: skip
         except (pl.exceptions.PolarsError, UserWarning):

@@ -38,12 +38,12 @@ def content_hashes(
     user, item = np.delete(user, repeats), np.delete(item, repeats)
     degrees = np.bincount(user, minlength=len(users))
     graph = hashlib.sha256(f"{len(users)}x{len(items)}".encode())
-    graph.update(np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64))
-    graph.update(item)
+    graph.update(np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64).data)
+    graph.update(np.ascontiguousarray(item).data)
     whole = hashlib.blake2b(digest_size=32)
     for name, array in {"user": events.user, "item": events.item, **events.columns, "split": split}.items():
         whole.update(name.encode())
-        whole.update(np.ascontiguousarray(array))
+        whole.update(np.ascontiguousarray(array).data)
     for table in (users, items):
         for part in table.iter_slices(ROW_GROUP):
             whole.update(part.write_ndjson().encode())
