@@ -74,14 +74,14 @@ def best_first(heaps: Heaps) -> tuple[_Int, _Float]:
     return items, scores
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, forceinline=True)
 def _key(score: np.float32, item: int) -> int:
     bits = np.float32(score + np.float32(0)).view(np.int32)  # -0 + 0 = +0: they are equal scores
     ordered = np.int64(bits ^ np.int32(_LAST_ITEM) if bits < 0 else bits)
     return ordered * (_LAST_ITEM + 1) + (_LAST_ITEM - item)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, forceinline=True)
 def _is_masked(masks: Masks, row: int, item: int) -> bool:
     start, stop = masks.indptr[row], masks.indptr[row + 1]
     end = stop
@@ -94,17 +94,17 @@ def _is_masked(masks: Masks, row: int, item: int) -> bool:
     return bool(start < end and masks.indices[start] == item)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, forceinline=True)
 def _offer(heaps: Heaps, masks: Masks, row: int, pair: tuple[np.float32, int]) -> None:
     """Replace the worst pair of a row's heap by (score, item) if that is better and not masked."""
     keys = heaps.keys[row]
     key = _key(pair[0], pair[1])
     if key <= keys[0] or _is_masked(masks, row, pair[1]):
         return
-    hole, child = 0, 1
-    while child < len(keys):
-        other = min(child + 1, len(keys) - 1)
-        child = other if keys[other] < keys[child] else child
+    size, hole, child = len(keys), 0, 1
+    while child < size:
+        if child + 1 < size:
+            child += keys[child + 1] < keys[child]
         if keys[child] >= key:
             break
         keys[hole] = keys[child]
