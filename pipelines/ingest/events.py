@@ -64,6 +64,7 @@ class Collected:
     def __init__(self) -> None:
         self._parts: dict[str, list[Array]] = {}
         self._categories: dict[str, pl.Categories] = {}
+        self._alive: dict[str, pl.Series] = {}  # polars forgets categories that no series uses
         self.rows = 0
 
     def add(self, frame: pl.DataFrame) -> None:
@@ -80,7 +81,9 @@ class Collected:
         """Codes of strings in order of appearance, the same in every batch."""
         if series.name not in self._categories:
             self._categories[series.name] = pl.Categories(f"{series.name}-{uuid.uuid4().hex}", "recsys")
-        return series.cast(pl.Categorical(self._categories[series.name])).to_physical().to_numpy()
+        codes = series.cast(pl.Categorical(self._categories[series.name]))
+        self._alive.setdefault(series.name, codes.head(0))
+        return codes.to_physical().to_numpy()
 
     def events(self) -> Events:
         """Dense events; the collected parts are given up on the way."""
