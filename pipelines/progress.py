@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _PLAIN_EVERY_SECONDS = 10.0
+_QUICK_SECONDS = 1.0
 
 
 class Reporter:
@@ -70,8 +71,8 @@ class Reporter:
             self._show(stage, done, total, note)
         elif finished or now - self._said.get(stage, started) >= _PLAIN_EVERY_SECONDS:
             self._said[stage] = now
-            if now > started:
-                self.say(plain_line(stage, done, total, now - started, note))
+            tell = self.log if now - started < _QUICK_SECONDS else self.say
+            tell(plain_line(stage, done, total, now - started, note))
         if finished:
             self._started.pop(stage, None)
 

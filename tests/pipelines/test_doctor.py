@@ -1,0 +1,85 @@
+"""The doctor names what is broken and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+from pipelines.doctor import examine
+
+
+def without(*missing: str) -> Callable[[str], object]:
+    """A loader that finds every module but some; it imports nothing, which would take seconds."""
+
+    def load(module: str) -> object:
+        if module in missing:
+            raise ModuleNotFoundError(f"No module named {module!r}")
+        return module
+
+    return load
+
+
+def test_this_installation_is_healthy() -> None:
+    found = examine()
+    assert found.healthy, found.text()
+    assert "everything that is required works" in found.text()
+    names = {line.name for line in found.lines}
+    assert {
+        "python",
+        "torch",
+        "polars",
+        "mlflow",
+        "tables: torch",
+        "tables: fbgemm",
+        "torchrec",
+        "cpu",
+        "memory",
+    } <= names
+
+
+def test_without_fbgemm_all_else_works_and_the_mending_command_pins_the_three() -> None:
+    def find(name: str) -> str:
+        if name in ("fbgemm-gpu-cpu", "torchrec"):
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    found = examine(without("fbgemm_gpu", "torchrec"), find)
+    line = next(line for line in found.lines if line.name == "tables: fbgemm")
+    assert found.healthy
+    assert str(line).startswith("[none] tables: fbgemm   is not installed; the torch tables serve instead")
+    assert "pip install torch==2.13.0 fbgemm-gpu-cpu==1.8.0 &&" in str(line)
+    assert "--no-deps torchrec==1.8.0" in str(line)
+
+
+def test_versions_that_do_not_fit_are_told_side_by_side() -> None:
+    def load(module: str) -> object:
+        if module == "fbgemm_gpu":
+            raise OSError("undefined symbol: _ZN3c10\nmore")
+        return module
+
+    def find(name: str) -> str:
+        return "2.12.0+cpu" if name == "torch" else version(name)
+
+    line = next(line for line in examine(load, find).lines if line.name == "tables: fbgemm")
+    assert "torch 2.12.0 (needs 2.13.0), fbgemm-gpu-cpu 1.8.0 (needs 1.8.0)" in line.detail
+    assert "undefined symbol: _ZN3c10" in line.detail
+    assert "more" not in line.detail
+
+
+def test_a_broken_requirement_fails_with_its_reason() -> None:
+    found = examine(without("polars"))
+    line = next(line for line in found.lines if line.name == "polars")
+    assert not found.healthy
+    assert str(line).startswith("[FAIL] polars           does not load: No module named 'polars'")
+    assert "pip install --upgrade recsys" in str(line)
+    assert found.text().endswith("something that is required is broken")
+
+
+def test_a_requirement_that_is_absent_is_told_apart_from_one_that_does_not_load() -> None:
+    def find(name: str) -> str:
+        if name == "mlflow":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    line = next(line for line in examine(without(), find).lines if line.name == "mlflow")
+    assert (line.works, line.detail) == (False, "is not installed")
