@@ -144,6 +144,20 @@ def export(
     typer.echo(export_vectors(run, out, variant=variant))
 
 
+@app.command(
+    epilog=_examples("recsys upload runs/quickstart-1a2b3c4d", "recsys upload RUN --uri http://127.0.0.1:5000")
+)
+def upload(
+    run: Run,
+    uri: Annotated[str | None, typer.Option(help="tracking server; without it the one that the run was for")] = None,
+) -> None:
+    """Send MLflow what it missed of a run because the server was away."""
+    from pipelines.run_directory import find_run
+    from pipelines.tracking import upload as upload_run
+
+    typer.echo(f"{upload_run(find_run(run), uri)} events uploaded")
+
+
 @app.command(epilog=_examples("recsys doctor"))
 def doctor() -> None:
     """Check the installation: versions, which back ends load and why not, and the command that mends it.
