@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import math
 import time
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import sparse
-from sknetwork.clustering import Leiden, Louvain
 
 from embeddings.graph import canonical, degrees
 from embeddings.id_map import IntArray
+from embeddings.louvain import joint_labels
 from embeddings.rebalance import merge_smallest, split_largest
 
 MAX_FITS = 20
@@ -82,11 +81,14 @@ def co_cluster(graph: sparse.csr_array, resolution: float, algorithm: Algorithm 
     """
     if not (np.isfinite(resolution) and resolution > 0):
         raise ValueError(f"resolution must be a positive number, got {resolution}")
+    if algorithm not in get_args(Algorithm):
+        raise ValueError(f"clustering algorithm must be 'louvain' or 'leiden', got {algorithm!r}")
     start = time.perf_counter()
     graph = canonical(graph)
     if graph.nnz == 0:
         raise ValueError(f"clustering needs at least one interaction, got an empty graph of shape {list(graph.shape)}")
-    joint_users, joint_items = _fit(graph, resolution, algorithm)
+    joint = joint_labels(graph, resolution, refine=algorithm == "leiden")
+    joint_users, joint_items = joint[: graph.shape[0]], joint[graph.shape[0] :]
     user_degrees, item_degrees = degrees(graph)
     modularity = barber_modularity(graph, joint_users, joint_items, resolution)
     user_labels, num_user_clusters = _consecutive(joint_users, user_degrees)
@@ -176,21 +178,6 @@ def _adjust(coarse: CoClustering | None, fine: CoClustering | None, target: int)
         num_item_clusters=int(labels[1].max()) + 1,
         adjusted=missing,
     )
-
-
-def _fit(graph: sparse.csr_array, resolution: float, algorithm: Algorithm) -> tuple[IntArray, IntArray]:
-    matrix = sparse.csr_matrix((graph.data, graph.indices, graph.indptr), shape=graph.shape, copy=False)
-    match algorithm:
-        case "louvain":
-            model = Louvain(resolution, return_probs=False, return_aggregate=False)
-        case "leiden":
-            # scikit-network's refinement draws from the C library's rand() and offers no seed.
-            ctypes.CDLL(None).srand(1)
-            model = Leiden(resolution, return_probs=False, return_aggregate=False)
-        case _:
-            raise ValueError(f"clustering algorithm must be 'louvain' or 'leiden', got {algorithm!r}")
-    model.fit(matrix, force_bipartite=True)
-    return model.labels_row_, model.labels_col_
 
 
 def barber_modularity(graph: sparse.csr_array, users: IntArray, items: IntArray, resolution: float) -> float:
