@@ -1,0 +1,103 @@
+"""FBGEMM's table-batched embedding, with its optimizers fused into the backward pass."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embeddings.id_map import IdMap
+from embeddings.tables.spec import OptimizerSpec
+from embeddings.tables.table import Bags, Table
+from embeddings.tables.torch_table import normal_rows
+
+INSTALL = "pip install torch==2.13.0 fbgemm-gpu-cpu==1.8.0"
+_OPTIMIZERS = {"sgd": "EXACT_SGD", "adagrad": "EXACT_ADAGRAD", "rowwise_adagrad": "EXACT_ROWWISE_ADAGRAD"}
+
+
+class FbgemmTable(Table):
+    """A table in ``SplitTableBatchedEmbeddingBagsCodegen`` on the CPU.
+
+    The update happens in backward, once for every lookup: look a table up once in a step, or repeated rows get several
+    updates where the torch back end makes one.
+
+    Args:
+        id_map: which rows an id has.
+        dim: D, a multiple of 4.
+        optimizer: SGD, Adagrad or row-wise Adagrad.
+        init_std: standard deviation of the rows' normal initialisation, the torch back end's numbers.
+        generator: draws it.
+
+    Raises:
+        ModuleNotFoundError: FBGEMM is missing or does not load.
+        ValueError: FBGEMM lacks the optimizer or its weight decay on the CPU, or ``dim`` is not a multiple of 4.
+    """
+
+    def __init__(
+        self, id_map: IdMap, dim: int, optimizer: OptimizerSpec, *, init_std: float, generator: np.random.Generator
+    ) -> None:
+        super().__init__(id_map, dim, optimizer)
+        _check_supported(dim, optimizer)
+        configs, common, training = _import_fbgemm()
+        mode = training.WeightDecayMode
+        operator = training.SplitTableBatchedEmbeddingBagsCodegen(
+            [(self.num_rows, dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
+            optimizer=getattr(configs.EmbOptimType, _OPTIMIZERS[optimizer.name]),
+            learning_rate=optimizer.lr,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            weight_decay_mode=mode.L2 if optimizer.weight_decay else mode.NONE,
+            bounds_check_mode=common.BoundsCheckMode.NONE,
+        )
+        self._operator = [operator]  # in a list, so that its own buffers stay out of state_dict
+        self.register_buffer("embedding", operator.split_embedding_weights()[0])
+        self.embedding.copy_(normal_rows(self.num_rows, dim, init_std, generator))
+        if optimizer.name != "sgd":
+            self.register_buffer("sum", operator.split_optimizer_states()[0][0])
+
+    def pool(self, bags: Bags) -> Tensor:
+        """Float32 [B, D]: the weighted sum of each bag's rows."""
+        offsets = torch.arange(len(bags.rows) + 1) if bags.offsets is None else bags.offsets
+        pooled: Tensor = self._operator[0](bags.rows.long(), offsets, per_sample_weights=bags.weights)
+        return pooled
+
+    def weight(self) -> Tensor:
+        """Float32 [num_rows, D], a view."""
+        return self.embedding
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """See :meth:`Table.optimizer_state`."""
+        return {} if self.optimizer.name == "sgd" else {"sum": self.sum}
+
+
+def _check_supported(dim: int, optimizer: OptimizerSpec) -> None:
+    if optimizer.name not in _OPTIMIZERS:
+        raise ValueError(
+            f"FBGEMM has no {optimizer.name} on the CPU; use the torch back end (backend: torch), or one of"
+            f" {', '.join(_OPTIMIZERS)}"
+        )
+    if optimizer.weight_decay and optimizer.name != "rowwise_adagrad":
+        raise ValueError(
+            f"FBGEMM ignores weight decay under {optimizer.name}, got {optimizer.weight_decay}; use the torch back end"
+            " (backend: torch), rowwise_adagrad, or weight_decay 0"
+        )
+    if dim % 4:
+        raise ValueError(
+            f"FBGEMM needs a dim that is a multiple of 4, got {dim}; use {dim + 4 - dim % 4} or backend torch"
+        )
+
+
+def _import_fbgemm() -> tuple[Any, Any, Any]:
+    """FBGEMM's modules of optimizers, locations and the operator."""
+    names = ("split_embedding_configs", "split_table_batched_embeddings_ops_common")
+    try:
+        configs, common = (importlib.import_module(f"fbgemm_gpu.{name}") for name in names)
+        return configs, common, importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_training")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ModuleNotFoundError(
+            f"backend fbgemm needs fbgemm-gpu-cpu 1.8.0 beside torch 2.13.0 ({type(error).__name__}: {error});"
+            f" run `{INSTALL}`, or use backend torch"
+        ) from error

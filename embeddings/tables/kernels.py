@@ -1,0 +1,274 @@
+"""Compiled loops of the tables: find rows, pool them, and update each touched row once.
+
+The update works on lookups grouped by row: a stable radix sort brings equal rows together, each group's gradient is
+summed in the order of the batch, and one thread reads and writes the row. So nothing is materialised by lookup, and
+the result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from embeddings.tables.vector import AHEAD, address_of, prefetch_row, sum_rows
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+Pairs = npt.NDArray[np.uint64]
+
+MAX_DIGIT = 11  # bits sorted in one pass
+CHUNKS = 16  # pieces of work; more than threads, so that they balance
+KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2}
+_HALF = np.uint64(32)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def find_rows(ids: Longs, map_rows: Ints | None, num_ids: int, unseen_row: int, out: Ints) -> None:
+    """Write the rows of each id; an id outside ``[0, num_ids)`` has the rows of the map's last line.
+
+    Args:
+        ids: int64 [n].
+        map_rows: int32 [num_ids + 1, H], or None where id i has row i.
+        num_ids: N.
+        unseen_row: row of unknown ids where there is no map.
+        out: int32 [n * H].
+    """
+    for i in numba.prange(len(ids)):
+        known = 0 <= ids[i] < num_ids
+        if map_rows is None:
+            out[i] = ids[i] if known else unseen_row
+        else:
+            source = ids[i] if known else num_ids
+            for h in range(map_rows.shape[1]):
+                out[i * map_rows.shape[1] + h] = map_rows[source, h]
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def pool_rows(table: Floats, rows: Ints, weights: Floats | None, offsets: Longs | None, out: Floats) -> None:
+    """Sum the rows of each bag into ``out``.
+
+    Args:
+        table: float32 [R, D], C-contiguous, as are all the arrays.
+        rows: int32 [M].
+        weights: float32 [M], or None for ones.
+        offsets: int64 [B + 1], or None for B = M bags of one row.
+        out: float32 [B, D].
+    """
+    bags, dim = out.shape
+    at, index, to = address_of(table), address_of(rows), address_of(out)
+    scales = 0 if weights is None else address_of(weights)
+    for chunk in numba.prange(CHUNKS):
+        for bag in range(bags * chunk // CHUNKS, bags * (chunk + 1) // CHUNKS):
+            start = bag if offsets is None else offsets[bag]
+            stop = bag + 1 if offsets is None else offsets[bag + 1]
+            sum_rows(dim, at, index, 4, scales, start, stop, len(rows) - 1, to + bag * dim * 4)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _pack(rows: Ints, out: Pairs) -> None:
+    """Out [M]: the row in the high half, the position in the low half."""
+    for i in numba.prange(len(rows)):
+        out[i] = np.uint64(rows[i]) << _HALF | np.uint64(i)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _pack_bags(rows: Ints, offsets: Longs, out: Pairs) -> None:
+    """Out [M]: the row in the high half, the bag in the low half."""
+    for bag in numba.prange(len(offsets) - 1):
+        for i in range(offsets[bag], offsets[bag + 1]):
+            out[i] = np.uint64(rows[i]) << _HALF | np.uint64(bag)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _radix_pass(pairs: Pairs, shift: int, bits: int, parts: int, out: Pairs) -> None:
+    """Stable counting sort by ``bits`` bits from bit ``shift`` on, in ``parts`` pieces at once."""
+    size = len(pairs)
+    counts = np.zeros((parts, 1 << bits), np.int64)
+    mask, low = np.uint64((1 << bits) - 1), np.uint64(shift)
+    for part in numba.prange(parts):
+        for i in range(size * part // parts, size * (part + 1) // parts):
+            counts[part, (pairs[i] >> low) & mask] += 1
+    total = 0
+    for digit in range(1 << bits):
+        for part in range(parts):
+            count = counts[part, digit]
+            counts[part, digit] = total
+            total += count
+    for part in numba.prange(parts):
+        for i in range(size * part // parts, size * (part + 1) // parts):
+            digit = (pairs[i] >> low) & mask
+            out[counts[part, digit]] = pairs[i]
+            counts[part, digit] += 1
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _bags_and_weights(pairs: Pairs, bag_of: Longs | None, weights: Floats, out: Floats) -> None:
+    """Replace positions by bags, and write each position's weight to ``out`` [M]."""
+    for i in numba.prange(len(pairs)):
+        position = np.int64(pairs[i] & np.uint64(0xFFFFFFFF))
+        out[i] = weights[position]
+        if bag_of is not None:
+            pairs[i] = (pairs[i] >> _HALF) << _HALF | np.uint64(bag_of[position])
+
+
+def group_by_row(
+    rows: Ints, weights: Floats | None, offsets: Longs | None, num_rows: int
+) -> tuple[Pairs, Floats | None]:
+    """Sort lookups by row; within a row they keep the order of the batch.
+
+    Args:
+        rows: int32 [M].
+        weights: float32 [M] or None.
+        offsets: int64 [B + 1] of the bags, or None where lookup i is bag i.
+        num_rows: R.
+
+    Returns:
+        pairs: uint64 [M], the row in the high 32 bits and the bag in the low 32.
+        weights: float32 [M] in the order of the pairs, or None.
+    """
+    pairs, spare = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
+    if offsets is None or weights is not None:
+        _pack(rows, pairs)
+    else:
+        _pack_bags(rows, offsets, pairs)
+    bits = max(1, (num_rows - 1).bit_length())
+    passes = math.ceil(bits / MAX_DIGIT)
+    digit = math.ceil(bits / passes)
+    for turn in range(passes):
+        _radix_pass(pairs, 32 + turn * digit, digit, numba.get_num_threads(), spare)
+        pairs, spare = spare, pairs
+    if weights is None:
+        return pairs, None
+    bag_of = None if offsets is None else np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    sorted_weights = np.empty_like(weights)
+    _bags_and_weights(pairs, bag_of, weights, sorted_weights)
+    return pairs, sorted_weights
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _starts(pairs: Pairs, begin: int, end: int) -> Any:
+    """Where rows begin in ``pairs[begin:end]``, and where the last one ends, even if beyond: int64 [groups + 1]."""
+    starts = np.empty(end - begin + 1, np.int64)
+    groups = 0
+    for i in range(begin, end):
+        if i == 0 or pairs[i] >> _HALF != pairs[i - 1] >> _HALF:
+            starts[groups] = i
+            groups += 1
+    stop = end
+    while 0 < stop < len(pairs) and pairs[stop] >> _HALF == pairs[stop - 1] >> _HALF:
+        stop += 1
+    starts[groups] = stop
+    return starts[: groups + 1]
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "nsz"})  # type: ignore[untyped-decorator]
+def _mean_square(gradient: Floats) -> Any:
+    total = np.float32(0)
+    for d in range(len(gradient)):
+        total += gradient[d] * gradient[d]
+    return total / np.float32(len(gradient))
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _update_row(table: Floats, state: Floats, row: Any, gradient: Floats, kind: int, lr: Any, eps: Any) -> None:
+    """Formulas of :class:`embeddings.tables.spec.OptimizerSpec`."""
+    if kind == 0:
+        for d in range(len(gradient)):
+            table[row, d] -= lr * gradient[d]
+    elif kind == 1:
+        state[row, 0] += _mean_square(gradient)
+        rate = lr / (np.sqrt(state[row, 0]) + eps)
+        for d in range(len(gradient)):
+            table[row, d] -= rate * gradient[d]
+    else:
+        for d in range(len(gradient)):
+            state[row, d] += gradient[d] * gradient[d]
+            table[row, d] -= lr * gradient[d] / (np.sqrt(state[row, d]) + eps)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def update_rows(
+    table: Floats, state: Floats, pairs: Pairs, weights: Floats | None, gradients: Floats,
+    kind: int, lr: Any, eps: Any, weight_decay: Any,
+) -> None:  # fmt: skip
+    """One update of each touched row with its summed gradient.
+
+    Args:
+        table: float32 [R, D], changed in place.
+        state: float32 [R, 1] for row-wise Adagrad, [R, D] for Adagrad, [1, 1] for SGD; changed in place.
+        pairs: uint64 [M] from :func:`group_by_row`.
+        weights: float32 [M] from :func:`group_by_row`, or None.
+        gradients: float32 [B, D], gradient of each bag.
+        kind: a value of ``KINDS``.
+        lr: float32.
+        eps: float32.
+        weight_decay: float32.
+    """
+    dim, last = table.shape[1], len(pairs) - 1
+    at, state_at, bag, from_ = address_of(table), address_of(state), address_of(pairs), address_of(gradients)
+    state_bytes = state.shape[1] * 4
+    scales = 0 if weights is None else address_of(weights)
+    for chunk in numba.prange(CHUNKS):
+        total = np.empty(dim, np.float32)
+        starts = _starts(pairs, len(pairs) * chunk // CHUNKS, len(pairs) * (chunk + 1) // CHUNKS)
+        groups = len(starts) - 1
+        for group in range(groups):
+            later = np.int64(pairs[starts[min(group + AHEAD, groups - 1)]] >> _HALF)
+            prefetch_row(at, later, dim * 4)
+            if kind != 0:
+                prefetch_row(state_at, later, state_bytes)
+            sum_rows(dim, from_, bag, 8, scales, starts[group], starts[group + 1], last, address_of(total))
+            row = np.uintp(pairs[starts[group]] >> _HALF)
+            if weight_decay != 0:
+                for d in range(dim):
+                    total[d] += weight_decay * table[row, d]
+            _update_row(table, state, row, total, kind, lr, eps)
+
+
+@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def update_adam(
+    table: Floats, exp_avg: Floats, exp_avg_sq: Floats, pairs: Pairs, weights: Floats | None, gradients: Floats,
+    betas: Any, step_size: Any, correction: Any, eps: Any, weight_decay: Any,
+) -> None:  # fmt: skip
+    """Dense Adam: every row, with gradient zero where the batch did not touch it.
+
+    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; w -= step_size m / (sqrt(v) / correction + eps).
+
+    Args:
+        table: float32 [R, D], changed in place, as the moments are.
+        exp_avg: float32 [R, D], m.
+        exp_avg_sq: float32 [R, D], v.
+        pairs: uint64 [M] from :func:`group_by_row`.
+        weights: float32 [M] from :func:`group_by_row`, or None.
+        gradients: float32 [B, D].
+        betas: float32 b1 and b2.
+        step_size: float32 lr / (1 - b1^t).
+        correction: float32 sqrt(1 - b2^t).
+        eps: float32.
+        weight_decay: float32.
+    """
+    (num_rows, dim), last = table.shape, len(pairs) - 1
+    bag, from_ = address_of(pairs), address_of(gradients)
+    scales = 0 if weights is None else address_of(weights)
+    one = np.float32(1)
+    b1, b2 = betas
+    for chunk in numba.prange(CHUNKS):
+        total = np.empty(dim, np.float32)
+        first = num_rows * chunk // CHUNKS
+        i = np.searchsorted(pairs, np.uint64(first) << _HALF)
+        for r in range(first, num_rows * (chunk + 1) // CHUNKS):
+            row, start = np.uintp(r), i
+            while i <= last and pairs[i] >> _HALF == np.uint64(r):
+                i += 1
+            sum_rows(dim, from_, bag, 8, scales, start, i, last, address_of(total))
+            for d in range(dim):
+                g = total[d] + weight_decay * table[row, d]
+                m = b1 * exp_avg[row, d] + (one - b1) * g
+                v = b2 * exp_avg_sq[row, d] + (one - b2) * g * g
+                exp_avg[row, d], exp_avg_sq[row, d] = m, v
+                table[row, d] -= step_size * m / (np.sqrt(v) / correction + eps)

@@ -1,0 +1,168 @@
+"""What every table offers, and the lookup of ids in an id map that all back ends share."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embeddings.id_map import IdMap
+from embeddings.tables.kernels import find_rows
+from embeddings.tables.spec import OptimizerSpec, TableBytes
+
+VECTORS_AT_ONCE = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Bags:
+    """Rows to be pooled by sum.
+
+    Attributes:
+        rows: int32 [M], each in ``[0, num_rows)``.
+        weights: float32 [M], or None for all ones.
+        offsets: int64 [B + 1], bag b is ``rows[offsets[b]:offsets[b + 1]]``; None for M bags of one row.
+    """
+
+    rows: Tensor
+    weights: Tensor | None
+    offsets: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """B, the number of bags."""
+        return len(self.rows) if self.offsets is None else len(self.offsets) - 1
+
+
+class Table(nn.Module, abc.ABC):
+    """Embedding rows behind an :class:`IdMap`: the vector of an id is the weighted sum of its rows.
+
+    ``state_dict`` holds ``embedding`` [num_rows, D] and the optimizer's state, under the same names for every back end;
+    the id map is saved apart.
+
+    Args:
+        id_map: which rows an id has.
+        dim: D.
+        optimizer: what :meth:`step` applies.
+
+    Raises:
+        ValueError: ``dim`` is below 1, or ``num_rows`` needs more than 31 bits.
+    """
+
+    map_rows: Tensor | None
+    map_weights: Tensor | None
+
+    def __init__(self, id_map: IdMap, dim: int, optimizer: OptimizerSpec) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"a table needs dim >= 1, got {dim}")
+        if id_map.num_rows >= 2**31:
+            raise ValueError(
+                f"a table has at most 2^31 - 1 rows, got {id_map.num_rows:,}; compress, or shard the table"
+            )
+        self.dim = dim
+        self.id_map = id_map
+        self.num_ids = id_map.num_ids
+        self.num_rows = id_map.num_rows
+        self.rows_per_id = id_map.rows_per_id
+        self.unseen_row = id_map.unseen_row
+        self.optimizer = optimizer
+        rows, weights = _map_tensors(id_map)
+        self.register_buffer("map_rows", rows, persistent=False)
+        self.register_buffer("map_weights", weights, persistent=False)
+
+    def forward(self, ids: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """Look up ids, and pool them by sum where ``offsets`` are given.
+
+        Args:
+            ids: int64 [n]; an id outside ``[0, num_ids)`` gets the unseen row.
+            offsets: int64 [B + 1] from 0 to n: bag b is ``ids[offsets[b]:offsets[b + 1]]``. An empty bag gives zeros.
+
+        Returns:
+            float32 [n, D], or [B, D] with offsets.
+
+        Raises:
+            ValueError: A shape or dtype is wrong, or the offsets do not rise from 0 to n.
+        """
+        return self.pool(self.bags(ids, offsets))
+
+    def bags(self, ids: Tensor, offsets: Tensor | None = None) -> Bags:
+        """The rows behind ids, see :meth:`forward`; the id map is not differentiated."""
+        if ids.ndim != 1 or ids.dtype != torch.int64:
+            raise ValueError(f"a table takes ids of shape [n] and dtype int64, got {list(ids.shape)} {ids.dtype}")
+        if offsets is not None:
+            _check_offsets(offsets, len(ids))
+        rows = torch.empty(len(ids) * self.rows_per_id, dtype=torch.int32)
+        map_rows = None if self.map_rows is None else self.map_rows.numpy()
+        find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
+        if self.map_weights is None:
+            return Bags(rows, None, offsets)
+        known = (ids >= 0) & (ids < self.num_ids)
+        weights = self.map_weights[torch.where(known, ids, self.num_ids)].reshape(-1)
+        bounds = torch.arange(len(ids) + 1) if offsets is None else offsets
+        return Bags(rows, weights, bounds * self.rows_per_id)
+
+    @torch.no_grad()
+    def vectors(self, ids: Tensor | None = None) -> Tensor:
+        """Vectors of ``ids``, or of all ``num_ids`` entities, outside autograd: float32 [n, D]."""
+        chosen = torch.arange(self.num_ids) if ids is None else ids
+        out = torch.empty(len(chosen), self.dim)
+        for start in range(0, len(chosen), VECTORS_AT_ONCE):
+            part = slice(start, start + VECTORS_AT_ONCE)
+            out[part] = self.pool(self.bags(chosen[part]))
+        return out
+
+    @abc.abstractmethod
+    def pool(self, bags: Bags) -> Tensor:
+        """Float32 [B, D]: the weighted sum of each bag's rows, differentiable in the rows."""
+
+    @abc.abstractmethod
+    def weight(self) -> Tensor:
+        """Float32 [num_rows, D], a view of what is trained."""
+
+    @abc.abstractmethod
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The tensors of the optimizer, views: ``sum`` for Adagrad, ``exp_avg``, ``exp_avg_sq``, ``steps`` for Adam."""
+
+    def step(self) -> None:
+        """Apply the gradients of the backward passes since the last step; nothing to do where backward is fused."""
+
+    def bytes(self) -> TableBytes:
+        """Exact sizes of the tensors, by ``nbytes``."""
+        maps = (t for t in (self.map_rows, self.map_weights) if t is not None)
+        states = (t.nbytes for name, t in self.optimizer_state().items() if name != "steps")
+        return TableBytes(self.weight().nbytes, sum(states), sum(t.nbytes for t in maps))
+
+
+def _map_tensors(id_map: IdMap) -> tuple[Tensor | None, Tensor | None]:
+    """Int32 rows [N + 1, H] and float32 weights [N + 1, H], with the unseen id last.
+
+    The rows are None for the identity, the weights are None for one row of weight one.
+    """
+    unseen = np.array([id_map.num_ids])
+    weights = None
+    if id_map.rows_per_id > 1 or id_map.weights is not None:
+        known = np.ones_like(id_map.rows, np.float32) if id_map.weights is None else id_map.weights
+        weights = torch.from_numpy(np.concatenate([known, id_map.lookup_weights(unseen)]).astype(np.float32))
+    elif np.array_equal(id_map.rows[:, 0], np.arange(id_map.num_ids)):
+        return None, None
+    rows = np.concatenate([id_map.rows, id_map.lookup(unseen)])
+    return torch.from_numpy(rows.astype(np.int32)), weights
+
+
+def _check_offsets(offsets: Tensor, ids: int) -> None:
+    if offsets.ndim != 1 or offsets.dtype != torch.int64 or len(offsets) < 1:
+        raise ValueError(f"offsets must have shape [B + 1] and dtype int64, got {list(offsets.shape)} {offsets.dtype}")
+    if offsets[0] != 0 or offsets[-1] != ids:
+        raise ValueError(
+            f"offsets must run from 0 to the number of ids, {ids}, got {int(offsets[0])} to {int(offsets[-1])};"
+            " give B + 1 offsets, the last one included"
+        )
+    falls = torch.nonzero(offsets.diff() < 0)
+    if len(falls):
+        bag = int(falls[0])
+        raise ValueError(
+            f"offsets must not fall, but bag {bag} runs from {int(offsets[bag])} to {int(offsets[bag + 1])}"
+        )

@@ -1,0 +1,135 @@
+"""The inner loop of every table kernel: a sum of random rows, kept in vector registers, with software prefetch.
+
+Plain compiled loops reload and store the sum for each row and check for overlap; here LLVM is handed the loop with its
+accumulator as one vector, which is 2 to 4 times as fast on rows in cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+AHEAD = 16  # rows between a prefetch and its use
+LINE = 64  # bytes of a cache line
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
+
+
+def _emit_prefetch(builder: Any, address: Any) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _INT32, _INT32, _INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, keep, data = _INT32(0), _INT32(3), _INT32(1)
+    builder.call(function, [builder.inttoptr(address, cgutils.voidptr_t), read, keep, data])
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch_line(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address (``llvm.prefetch``)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _emit_prefetch(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _sum_block(
+    typing_context: Any, width: Any, weighted: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any,
+    weights: Any, start: Any, stop: Any, last: Any, out: Any,
+) -> Any:  # fmt: skip
+    """``width`` columns of the sum of rows ``start`` to ``stop``; see :func:`sum_rows`. Addresses are int64."""
+    if not (isinstance(width, types.IntegerLiteral) and isinstance(weighted, types.IntegerLiteral)):
+        return None
+    vector = ir.VectorType(ir.FloatType(), width.literal_value)
+    scaled, lines = bool(weighted.literal_value), range(0, width.literal_value * 4, LINE)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        table, row_bytes, index, index_bytes, weights, start, stop, last, out = args[2:]
+
+        def load(kind: Any, address: Any) -> Any:
+            return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
+
+        def row_address(i: Any) -> Any:
+            row = builder.zext(load(_INT32, builder.add(index, builder.mul(i, index_bytes))), _INT64)
+            return builder.add(table, builder.mul(row, row_bytes))
+
+        total = cgutils.alloca_once(builder, vector)
+        builder.store(ir.Constant(vector, [0.0] * vector.count), total)
+        with cgutils.for_range_slice(builder, start, stop, _INT64(1)) as (i, _):
+            ahead = builder.add(i, _INT64(AHEAD))
+            later = row_address(builder.select(builder.icmp_signed("<", ahead, last), ahead, last))
+            for line in lines:
+                _emit_prefetch(builder, builder.add(later, _INT64(line)))
+            values = load(vector, row_address(i))
+            if scaled:
+                scale = load(ir.FloatType(), builder.add(weights, builder.mul(i, _INT64(4))))
+                first = builder.insert_element(ir.Constant(vector, ir.Undefined), scale, _INT32(0))
+                same = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
+                values = builder.fmul(values, builder.shuffle_vector(first, first, same))
+            builder.store(builder.fadd(builder.load(total), values), total)
+        builder.store(builder.load(total), builder.inttoptr(out, vector.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    address = types.int64
+    return types.void(width, weighted, *[address] * 9), generate
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def sum_rows(
+    dim: int, table: int, index: int, index_bytes: int, weights: int, start: int, stop: int, last: int, out: int
+) -> None:
+    """Write the sum of ``table[index[i]]``, times ``weights[i]``, over i from ``start`` to ``stop``.
+
+    The order of the additions is the order of i. Nothing is checked: these are addresses.
+
+    Args:
+        dim: columns of the float32 table and of the result.
+        table: address of the table, C-contiguous.
+        index: address of the first int32 row index.
+        index_bytes: bytes from one index to the next.
+        weights: address of float32 weights, one for each index; 0 for ones.
+        start: first i.
+        stop: one past the last i.
+        last: highest i that may be read, for prefetching beyond ``stop``.
+        out: address of float32 [dim].
+    """
+    stride, column = dim * 4, 0
+    while column < dim:
+        at, to = table + column * 4, out + column * 4
+        if dim - column >= 64:
+            if weights:
+                _sum_block(64, 1, at, stride, index, index_bytes, weights, start, stop, last, to)
+            else:
+                _sum_block(64, 0, at, stride, index, index_bytes, weights, start, stop, last, to)
+            column += 64
+        elif dim - column >= 16:
+            if weights:
+                _sum_block(16, 1, at, stride, index, index_bytes, weights, start, stop, last, to)
+            else:
+                _sum_block(16, 0, at, stride, index, index_bytes, weights, start, stop, last, to)
+            column += 16
+        else:
+            if weights:
+                _sum_block(1, 1, at, stride, index, index_bytes, weights, start, stop, last, to)
+            else:
+                _sum_block(1, 0, at, stride, index, index_bytes, weights, start, stop, last, to)
+            column += 1
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def prefetch_row(table: int, row: int, row_bytes: int) -> None:
+    """Ask for the cache lines of one row of the table at an address."""
+    start = table + row * row_bytes
+    for line in range(0, row_bytes, LINE):
+        _prefetch_line(start + line)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def address_of(array: Any) -> Any:
+    """Address of an array's first element as int64."""
+    return np.int64(array.ctypes.data)
