@@ -102,9 +102,14 @@ class RunFiles:
         return path
 
     def write_config(self, config: Experiment) -> None:
-        """Write the resolved configuration as YAML."""
+        """Write the resolved configuration as YAML; ``recsys run`` takes it.
+
+        Of the dataset only what was set: a column that is null when set is another thing than one that is guessed.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_text(self.config_file, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        values = config.model_dump(mode="json")
+        values["dataset"] = config.dataset.model_dump(mode="json", exclude_unset=True)
+        write_text(self.config_file, yaml.safe_dump(values, sort_keys=False))
 
     def write_metrics(self, metrics: Metrics) -> None:
         """Write ``metrics.json``; the last file of a finished run."""
