@@ -1,0 +1,117 @@
+"""Write the tables of README.md and docs/ from benchmarks/results: ``python -m benchmarks.tables [--add RUN]``.
+
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``, where NAME is a file of benchmarks/results without
+``.json``, or ``benchmarks`` for one line per benchmark. ``--add RUN`` first copies a run's metrics.json there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/benchmarks.md")
+BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster")
+BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Json = dict[str, Any]
+
+
+def render(text: str, results: Path) -> str:
+    """``text`` with every table made anew from the JSON files in ``results``."""
+    return BLOCK.sub(lambda match: match[1] + table(match[2], results) + match[3], text)
+
+
+def table(name: str, results: Path) -> str:
+    """One table in Markdown, or a line that says how to measure it."""
+    if name == "benchmarks":
+        found = [json.loads(path.read_text("utf-8")) for path in map(results.joinpath, files()) if path.exists()]
+        return _summaries(found) if found else "Not measured yet: `make bench`.\n"
+    path = results / f"{name}.json"
+    if not path.exists():
+        command = f"recsys bench {name}" if name in BENCHMARKS else f"recsys run {name}"
+        return f"Not measured yet: `{command}`.\n"
+    result = json.loads(path.read_text("utf-8"))
+    return _variants(result) if "variants" in result else _rows(result)
+
+
+def files() -> list[str]:
+    """Names of the benchmarks' result files."""
+    return [f"{name}.json" for name in BENCHMARKS]
+
+
+def _variants(run: Json) -> str:
+    """An experiment's metrics.json: one line per variant and seed."""
+    data = run["dataset"]
+    lines = [_line("variant", "rows", "table MiB", "recall@20", "95 %", "NDCG@20", "train s"), _rule(7)]
+    for variant in run["variants"]:
+        metrics, interval = variant["metrics"], variant["ci95"].get("test/recall@20")
+        seeds = {other["seed"] for other in run["variants"]}
+        learned = variant["table_bytes"] > 0
+        lines.append(
+            _line(
+                variant["name"] + (f", seed {variant['seed']}" if len(seeds) > 1 else ""),
+                f"{variant['table_rows']:,}" if learned else "-",
+                f"{variant['table_bytes'] / 2**20:.2f}" if learned else "-",
+                f"{metrics['test/recall@20']:.4f}",
+                "[{:.4f}, {:.4f}]".format(*interval) if interval else "-",
+                f"{metrics['test/ndcg@20']:.4f}",
+                f"{variant['seconds']['train']:,.0f}",
+            )
+        )
+    facts = f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train']:,} training interactions"
+    return "".join(lines) + f"\n{facts}; data {data['hash'][:12]}; `{run['command']}`.\n"
+
+
+def _rows(bench: Json) -> str:
+    """One benchmark: one line per case."""
+    lines = [_line("case", "peer", "ours", "theirs", "unit", "ratio [min, max]", "of the limit"), _rule(7)]
+    for row in bench["rows"]:
+        ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        figures = (f"{row['ours']:,.4g}", f"{row['theirs']:,.4g}")
+        lines.append(_line(row["case"], row["peer"], *figures, row["unit"], ratio, _share(row["limit_fraction"])))
+    where = f"{bench['machine']['cpu']}, {bench['threads']} threads, {bench['date'][:10]}"
+    return "".join(lines) + f"\n{where}; `{bench['command']}`.\n"
+
+
+def _summaries(benches: list[Json]) -> str:
+    lines = [_line("benchmark", "peer", "ratio", "of the limit"), _rule(4)]
+    for bench in benches:
+        summary = bench["summary"]
+        lines.append(
+            _line(bench["name"], summary["peer"], f"{summary['ratio']:.2f}", _share(summary["limit_fraction"]))
+        )
+    return "".join(lines)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |\n"
+
+
+def _rule(columns: int) -> str:
+    return "|" + " --- |" * columns + "\n"
+
+
+def _share(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{fraction:.0%}"
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--add", type=Path, metavar="RUN", help="run directory whose metrics.json is to be shown")
+    run = parser.parse_args().add
+    results = ROOT / "benchmarks" / "results"
+    if run is not None:
+        experiment = json.loads((run / "metrics.json").read_text("utf-8"))["experiment"]
+        shutil.copyfile(run / "metrics.json", results / f"{experiment}.json")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(render(path.read_text("utf-8"), results), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

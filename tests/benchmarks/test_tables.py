@@ -1,0 +1,73 @@
+"""Tables in the documentation are the committed results, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.tables import PAGES, render
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+RUN = {
+    "experiment": "toy",
+    "dataset": {"name": "toy", "users": 1200, "items": 30, "train": 5000, "hash": "abcdef0123456789"},
+    "variants": [
+        {
+            "name": "mf-full",
+            "table_rows": 1232,
+            "table_bytes": 2**20,
+            "metrics": {"test/recall@20": 0.12345, "test/ndcg@20": 0.1},
+            "ci95": {"test/recall@20": [0.1, 0.2]},
+            "seconds": {"train": 61.4, "evaluate": 1.0},
+            "seed": 0,
+        },
+        {
+            "name": "popularity",
+            "table_rows": 0,
+            "table_bytes": 0,
+            "metrics": {"test/recall@20": 0.01, "test/ndcg@20": 0.005},
+            "ci95": {},
+            "seconds": {"train": 0.1, "evaluate": 1.0},
+            "seed": 0,
+        },
+    ],
+    "command": "recsys run toy",
+}
+BENCH = {
+    "name": "auc",
+    "summary": {"peer": "scikit-learn 1.9", "ratio": 7.126, "limit_fraction": 0.5},
+    "rows": [
+        {
+            "case": "a|b", "peer": "scikit-learn 1.9", "ours": 12345.678, "theirs": 2.0, "unit": "s", "ratio": 7.126,
+            "low": 6.0, "high": 8.0, "limit_fraction": None,
+        }
+    ],
+    "machine": {"cpu": "Some CPU"},
+    "threads": 2,
+    "date": "2026-01-02T03:04:05",
+    "command": "recsys bench auc",
+}  # fmt: skip
+
+
+def test_tables_show_what_the_json_says_and_are_stable(tmp_path: Path) -> None:
+    (tmp_path / "toy.json").write_text(json.dumps(RUN))
+    (tmp_path / "auc.json").write_text(json.dumps(BENCH))
+    blocks = "".join(
+        f"<!-- table {name} -->\nold\n<!-- end -->\n" for name in ("toy", "auc", "benchmarks", "topk", "x")
+    )
+    page = render(f"before\n{blocks}after\n", tmp_path)
+    assert "| mf-full | 1,232 | 1.00 | 0.1235 | [0.1000, 0.2000] | 0.1000 | 61 |" in page
+    assert "| popularity | - | - | 0.0100 | - | 0.0050 | 0 |" in page
+    assert "toy: 1,200 users, 30 items, 5,000 training interactions; data abcdef012345; `recsys run toy`." in page
+    assert "| a/b | scikit-learn 1.9 | 1.235e+04 | 2 | s | 7.13 [6.00, 8.00] | - |" in page
+    assert "| auc | scikit-learn 1.9 | 7.13 | 50% |" in page
+    assert "Not measured yet: `recsys bench topk`." in page and "Not measured yet: `recsys run x`." in page
+    assert "old" not in page and page.startswith("before\n") and page.endswith("after\n")
+    assert render(page, tmp_path) == page
+
+
+def test_the_pages_show_the_committed_results() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text("utf-8")
+        assert render(text, ROOT / "benchmarks" / "results") == text, f"{page} is old: python -m benchmarks.tables"
