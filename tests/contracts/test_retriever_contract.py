@@ -1,0 +1,129 @@
+"""What every retriever must do: rank a checkerboard right, agree with itself, and come back from disk unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec, build_table
+from recsys.checkpoint import Model, load_model, save_model
+from recsys.losses import Loss, LossName
+from recsys.models.item_knn import ItemKnn
+from recsys.models.mf import MatrixFactorization, Similarity
+from recsys.models.popularity import Popularity
+from recsys.retriever import Retriever, VectorRetriever
+from recsys.rng import generator
+from recsys.samplers import NegativeSampling
+from recsys.settings import FitSettings
+from recsys.trainer import fit
+
+USERS, ITEMS = 40, 30
+
+
+def checkerboard() -> tuple[csr_array, np.ndarray]:
+    """Users like the items of their colour; a third of the likes is hidden. Returns train and the whole truth."""
+    truth = np.add.outer(np.arange(USERS), np.arange(ITEMS)) % 2 == 0
+    hidden = np.random.default_rng(0).random(truth.shape) < 1 / 3
+    return csr_array((truth & ~hidden).astype(np.float32)), truth
+
+
+def full_map(count: int) -> IdMap:
+    return IdMap(np.arange(count)[:, None], count + 1, count, "full")
+
+
+def paired_map(count: int) -> IdMap:
+    """Four ids of one colour share a row: a compression that keeps what matters."""
+    return IdMap((np.arange(count) // 8 * 2 + np.arange(count) % 2)[:, None], count // 8 * 2 + 3, count // 8 * 2 + 2, "pair")
+
+
+def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] = full_map, size: int = 64) -> Model:
+    spec = OptimizerSpec("adagrad", lr=0.3)
+    users, items = (
+        build_table(make_map(n), 8, backend="torch", optimizer=spec, init_std=0.1, generator=generator(0, side))
+        for side, n in (("users", USERS), ("items", ITEMS))
+    )
+    model = MatrixFactorization(users, items, similarity=similarity)
+    shared = size > 1
+    settings = FitSettings(
+        Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax"),
+        NegativeSampling(count=16 if shared else 1, shared=shared),
+        batch_size=size,
+        epochs=60,
+    )
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
+RETRIEVERS: dict[str, Callable[[], Model]] = {
+    "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
+    "mf-bpr": lambda: mf("bpr", "dot"),
+    "mf-learn-bpr": lambda: mf("bpr", "dot", size=1),
+    "mf-sampled-softmax": lambda: mf("sampled_softmax", "cosine"),
+    "mf-in-batch-softmax": lambda: mf("in_batch_softmax", "cosine"),
+    "mf-directau": lambda: mf("directau", "cosine"),
+    "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
+}
+EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Model]:
+    return {}
+
+
+def model_of(trained: dict[str, Model], name: str) -> Model:
+    if name not in trained:
+        trained[name] = EVERY[name]()
+    return trained[name]
+
+
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_the_checkerboard_is_ranked_right(trained: dict[str, Model], name: str) -> None:
+    """Every item of the user's colour, the hidden ones too, scores above every item of the other colour."""
+    truth = checkerboard()[1]
+    scores = model_of(trained, name).scores(np.arange(USERS)).numpy()
+    worst_liked = np.where(truth, scores, np.inf).min(1)
+    best_other = np.where(truth, -np.inf, scores).max(1)
+    assert (worst_liked > best_other).all(), f"{(worst_liked <= best_other).sum()} users are ranked wrong"
+
+
+def test_popularity_cannot_rank_the_checkerboard_but_ranks_by_count(trained: dict[str, Model]) -> None:
+    train, _ = checkerboard()
+    scores = model_of(trained, "popularity").scores(np.arange(USERS)).numpy()
+    assert np.array_equal(scores, np.broadcast_to(train.toarray().sum(0), scores.shape))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_scores_do_not_depend_on_the_batch(trained: dict[str, Model], name: str) -> None:
+    model = model_of(trained, name)
+    assert isinstance(model, Retriever)
+    assert (model.num_users, model.num_items) == (USERS, ITEMS)
+    whole = model.scores(np.arange(USERS))
+    assert whole.shape == (USERS, ITEMS) and whole.dtype == torch.float32 and not whole.requires_grad
+    users = np.array([7, 3, 7, 39])
+    assert torch.allclose(model.scores(users), whole[users], atol=1e-6)
+    assert model.scores(users[:0]).shape == (0, ITEMS)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "item_knn"])
+def test_vectors_give_the_scores(trained: dict[str, Model], name: str) -> None:
+    model = model_of(trained, name)
+    assert isinstance(model, VectorRetriever)
+    users = np.array([5, 0, 31])
+    parts = [model.item_vectors(range(0, 11)), model.item_vectors(range(11, ITEMS))]
+    assert torch.allclose(model.user_vectors(users) @ torch.cat(parts).T, model.scores(users), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_saved_model_scores_the_same_bits(trained: dict[str, Model], name: str, tmp_path: Path) -> None:
+    model = model_of(trained, name)
+    save_model(model, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert type(again) is type(model)
+    assert torch.equal(again.scores(np.arange(USERS)), model.scores(np.arange(USERS)))

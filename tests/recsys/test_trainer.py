@@ -1,0 +1,225 @@
+"""The training loop on small planted data: selection, refit, clipping, precision, errors, repeatable bits."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec, build_table
+from recsys.evaluator import quick_metrics
+from recsys.losses import Loss
+from recsys.models.mf import MatrixFactorization
+from recsys.rng import generator
+from recsys.samplers import NegativeSampling
+from recsys.settings import EpochRecord, FitResult, FitSettings, Selection, TrainingDivergedError
+from recsys.trainer import fit
+
+USERS, ITEMS = 60, 48
+
+
+def planted(seed: int = 0) -> tuple[csr_array, csr_array]:
+    """Four groups of users, each with its own items; 20 % of the likes are validation."""
+    rng = np.random.default_rng(seed)
+    likes = (np.add.outer(np.arange(USERS), -np.arange(ITEMS)) % 4 == 0) & (rng.random((USERS, ITEMS)) < 0.7)
+    valid = likes & (rng.random(likes.shape) < 0.2)
+    return csr_array((likes & ~valid).astype(np.float32)), csr_array(valid.astype(np.float32))
+
+
+def make_model(optimizer: str = "adagrad", lr: float = 0.1, similarity: str = "cosine") -> MatrixFactorization:
+    spec = OptimizerSpec(optimizer, lr=lr)  # type: ignore[arg-type]
+    tables = (
+        build_table(
+            IdMap(np.arange(n)[:, None], n + 1, n, "full"),
+            8,
+            backend="torch",
+            optimizer=spec,
+            init_std=0.1,
+            generator=generator(0, side),
+        )
+        for side, n in (("users", USERS), ("items", ITEMS))
+    )
+    return MatrixFactorization(*tables, similarity=similarity)  # type: ignore[arg-type]
+
+
+SETTINGS = FitSettings(
+    Loss("sampled_softmax", temperature=0.3),
+    NegativeSampling(count=16),
+    batch_size=64,
+    epochs=12,
+    selection=Selection(every_epochs=2, patience=2, metric="recall@5"),
+)
+LEARN_BPR = dataclasses.replace(
+    SETTINGS, loss=Loss("bpr"), negatives=NegativeSampling(count=1, shared=False), batch_size=1
+)
+
+
+def with_selection(settings: FitSettings = SETTINGS, **changes: object) -> FitSettings:
+    return dataclasses.replace(settings, selection=dataclasses.replace(settings.selection, **changes))  # type: ignore[arg-type]
+
+
+def weights(model: MatrixFactorization) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def timeless(result: FitResult) -> list[tuple[object, ...]]:
+    return [(r.phase, r.epoch, r.step, r.loss, tuple(r.metrics.items())) for r in result.history]
+
+
+def assert_same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+VARIANTS = {
+    "adagrad": ("adagrad", "cosine", SETTINGS),
+    "adam": ("adam", "cosine", SETTINGS),
+    "rowwise_adagrad": ("rowwise_adagrad", "cosine", SETTINGS),
+    "in-batch": ("adagrad", "cosine", dataclasses.replace(SETTINGS, loss=Loss("in_batch_softmax", 0.3, logq=True))),
+    "directau": ("adagrad", "cosine", dataclasses.replace(SETTINGS, loss=Loss("directau"))),
+    "own negatives": (
+        "adagrad",
+        "cosine",
+        dataclasses.replace(SETTINGS, negatives=NegativeSampling(0.5, 8, shared=False, reject_positives=True)),
+    ),
+    "masked negatives": (
+        "adagrad",
+        "cosine",
+        dataclasses.replace(SETTINGS, negatives=NegativeSampling(1.0, 16, shared=True, reject_positives=True)),
+    ),
+    "learn-bpr": ("adagrad", "dot", dataclasses.replace(LEARN_BPR, epochs=40)),
+    "keep best": ("sgd", "cosine", with_selection(refit=False)),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_runs_have_the_same_bits_and_learn(name: str) -> None:
+    optimizer, similarity, settings = VARIANTS[name]
+    train, valid = planted()
+    runs = []
+    for _ in range(2):
+        model = make_model(optimizer, 1.0 if optimizer == "sgd" else 0.1, similarity)
+        runs.append((fit(model, train, valid, settings, seed=3), weights(model)))
+    assert timeless(runs[0][0]) == timeless(runs[1][0])
+    assert_same_bits(runs[0][1], runs[1][1])
+    other = make_model(optimizer, similarity=similarity)
+    assert timeless(fit(other, train, valid, settings, seed=4)) != timeless(runs[0][0])
+    best = max(record.metrics["recall@5"] for record in runs[0][0].history if record.metrics)
+    untrained = quick_metrics(make_model(optimizer, similarity=similarity), valid, train, ("recall@5",))
+    assert best > untrained["recall@5"] + 0.3
+
+
+def test_a_resume_after_any_epoch_has_the_same_bits(tmp_path: Path) -> None:
+    train, valid = planted()
+    settings = dataclasses.replace(SETTINGS, epochs=4, checkpoint_minutes=1e-9)
+    whole = make_model()
+    want = fit(whole, train, valid, settings, seed=0)
+    stops = 0
+
+    class Killed(Exception):
+        pass
+
+    def stop(record: EpochRecord) -> None:
+        raise Killed
+
+    while True:
+        model = make_model()
+        try:
+            got = fit(model, train, valid, settings, seed=0, checkpoint_dir=tmp_path, on_epoch=stop)
+            break
+        except Killed:
+            stops += 1
+    assert stops == len(want.history)
+    assert timeless(got) == timeless(want)
+    assert_same_bits(weights(model), weights(whole))
+
+
+def test_refit_trains_the_chosen_number_of_epochs_on_both_splits() -> None:
+    train, valid = planted()
+    model = make_model()
+    records: list[EpochRecord] = []
+    result = fit(model, train, valid, SETTINGS, seed=0, on_epoch=records.append)
+    assert records == result.history
+    refit = [r for r in result.history if r.phase == "refit"]
+    assert [r.epoch for r in refit] == list(range(1, result.best_epoch + 1))
+    scored = {r.epoch: r.metrics["recall@5"] for r in result.history if r.metrics}
+    assert result.best_epoch == max(scored, key=lambda epoch: (scored[epoch], -epoch))
+    assert refit[-1].step == result.best_epoch * -(-(train.nnz + valid.nnz) // SETTINGS.batch_size)
+    assert all(r.rss_mib > 10 and r.seconds > 0 and r.triples_per_second > 0 for r in result.history)
+    assert quick_metrics(model, valid, csr_array(valid.shape, dtype=np.float32), ("recall@20",))["recall@20"] > 0.9
+
+
+def test_without_refit_the_best_weights_come_back() -> None:
+    train, valid = planted()
+    model = make_model("sgd", lr=40.0)  # so large that quality goes up and down
+    settings = with_selection(dataclasses.replace(SETTINGS, epochs=30), refit=False, every_epochs=1, patience=4)
+    result = fit(model, train, valid, settings, seed=0)
+    values = [r.metrics["recall@5"] for r in result.history]
+    assert quick_metrics(model, valid, train, ("recall@5",))["recall@5"] == max(values)
+    assert result.best_epoch == 1 + values.index(max(values))
+    assert result.epochs_run == len(values) == result.best_epoch + 4, "patience stops four evaluations after the best"
+
+
+def test_without_validation_all_epochs_run() -> None:
+    result = fit(make_model(), planted()[0], None, SETTINGS, seed=0)
+    assert (result.best_epoch, result.epochs_run, len(result.history)) == (12, 12, 12)
+
+
+def test_max_minutes_ends_the_selection() -> None:
+    result = fit(make_model(), *planted(), with_selection(max_minutes=1e-9), seed=0)
+    assert (result.epochs_run, result.best_epoch) == (2, 2)
+
+
+def test_clipping_bounds_the_step() -> None:
+    train = csr_array(np.eye(USERS, ITEMS, dtype=np.float32))  # no row is used twice, so the step is the gradient
+    settings = dataclasses.replace(SETTINGS, loss=Loss("in_batch_softmax", 0.01), batch_size=99, epochs=1)
+    steps = []
+    for clip in (None, 0.25):
+        model = make_model("sgd", lr=1.0)
+        before = weights(model)
+        fit(model, train, None, dataclasses.replace(settings, gradient_clip_norm=clip), seed=0)
+        moved = [(weights(model)[name] - before[name]).square().sum() for name in before]
+        steps.append(float(torch.stack(moved).sum().sqrt()))
+    assert steps[0] > 1.0
+    assert steps[1] == pytest.approx(0.25, rel=1e-3)
+
+
+def test_bfloat16_learns_the_same() -> None:
+    train, valid = planted()
+    results = [fit(make_model(), train, valid, dataclasses.replace(SETTINGS, precision=p), seed=0) for p in ("float32", "bfloat16")]  # type: ignore[arg-type]
+    ends = [[r.metrics["recall@5"] for r in result.history if r.metrics][-1] for result in results]
+    assert ends[1] == pytest.approx(ends[0], abs=0.1)
+    assert results[0].history[0].loss != results[1].history[0].loss
+
+
+def test_divergence_says_where_and_what_to_try() -> None:
+    model = make_model("sgd", lr=1e30, similarity="dot")
+    settings = dataclasses.replace(SETTINGS, loss=Loss("bpr"))
+    with pytest.raises(TrainingDivergedError, match=r"the loss is (nan|inf) in epoch 1, step \d+ \(select\); try a smaller"):
+        fit(model, *planted(), settings, seed=0)
+
+
+def test_shapes_and_empty_train_are_refused() -> None:
+    train, valid = planted()
+    with pytest.raises(ValueError, match=r"valid must have the model's shape \(60, 48\) \(users, items\), got \(60, 47\)"):
+        fit(make_model(), train, valid[:, :47], SETTINGS, seed=0)
+    with pytest.raises(ValueError, match="train must have at least one interaction, got an empty matrix"):
+        fit(make_model(), csr_array((USERS, ITEMS), dtype=np.float32), None, SETTINGS, seed=0)
+
+
+def test_learn_bpr_lists_all_that_it_cannot_do() -> None:
+    settings = dataclasses.replace(
+        LEARN_BPR, negatives=NegativeSampling(count=4), gradient_clip_norm=1.0, precision="bfloat16"
+    )
+    with pytest.raises(ValueError, match="LearnBPR, which does not take") as error:
+        fit(make_model("adam"), *planted(), settings, seed=0)
+    for part in ("similarity: cosine", "gradient_clip_norm", "bfloat16", "count 4", "shared", "optimizer adam"):
+        assert part in str(error.value)
+    assert "set a larger train.batch_size" in str(error.value)
