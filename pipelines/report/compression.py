@@ -76,7 +76,8 @@ def cluster_facts(compression: Compression) -> list[tuple[str, str]]:
     for side in ("users", "items"):
         found = stability.get(side)
         if isinstance(found, dict) and "ari" in found:
-            text = f"ARI {_value(found['ari'])}, NMI {_value(found.get('nmi'))} over {stability.get('orders', '?')} node orders"
+            orders = stability.get("orders", "several")
+            text = f"ARI {_value(found['ari'])}, NMI {_value(found.get('nmi'))} over {orders} node orders"
             facts.append((f"Stability of {side}", text))
     return facts
 
@@ -134,7 +135,7 @@ def _histograms(side: str, histograms: dict[str, Json]) -> Panel:
         for name, h in histograms.items()
         for label, count in zip(labels, h["counts"], strict=False)
     ]
-    caption = f"Rows of the table by the number of {side} that use them. Even is good; a tall right end is a crowd in one row."
+    caption = f"Rows of the table by the number of {side} that use them. A bar far to the right is a crowd in one row."
     return Panel(
         f"buckets-{side}", f"Bucket sizes, {side}", figure.render(), caption, ("map", f"{side}_per_row", "rows"), rows
     )

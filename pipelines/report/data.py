@@ -214,7 +214,10 @@ class PerUser:
 
 
 def per_user_values(files: RunFiles, variants: Sequence[VariantRun], metric: str) -> PerUser | None:
-    """Align the per-user values of ``metric`` on common users; variants without the file or metric are left out."""
+    """Align the per-user values of ``metric`` on the users for whom every variant has a finite one.
+
+    Variants without the file or the metric are left out; None if none is left, or no user.
+    """
     frames: dict[str, list[pl.DataFrame]] = {}
     for variant in variants:
         loaded = [files.per_user(variant.name, result.seed) for result in variant.results]
@@ -226,6 +229,10 @@ def per_user_values(files: RunFiles, variants: Sequence[VariantRun], metric: str
     everything = [frame for found in frames.values() for frame in found]
     common = functools.reduce(np.intersect1d, [frame["user"].to_numpy() for frame in everything]).astype(np.int64)
     values = {name: np.stack([_column(frame, metric, common) for frame in found]) for name, found in frames.items()}
+    defined = np.isfinite(np.concatenate(list(values.values()))).all(axis=0)
+    common, values = common[defined], {name: rows[:, defined] for name, rows in values.items()}
+    if not common.size:
+        return None
     first = everything[0].sort("user")
     place = np.searchsorted(first["user"].to_numpy(), common)
     return PerUser(metric, common, first["raw_id"].gather(place).to_list(), values)

@@ -74,7 +74,8 @@ class Interactions:
         if self.order is not None:
             return self.order.get(user, np.empty(0, dtype=np.int64))
         items = _row(self.seen, user)
-        return items[np.argsort(self.popularity[items], kind="stable")]
+        rarest_first: npt.NDArray[np.int64] = items[np.argsort(self.popularity[items], kind="stable")]
+        return rarest_first
 
     def held_out(self, user: int) -> npt.NDArray[np.int64]:
         """Test items of the user."""
@@ -106,7 +107,7 @@ class Lists:
         place = int(np.searchsorted(users, user))
         if place == len(users) or users[place] != user:
             return empty
-        return items[place].to_numpy().astype(np.int64)[:length]
+        return np.asarray(items[place], dtype=np.int64)[:length]
 
     def _frame(self, variant: VariantRun) -> tuple[npt.NDArray[np.int64], pl.Series] | None:
         if variant.name not in self._frames:
@@ -156,7 +157,7 @@ def explorer(run: Run, dataset: Dataset | None) -> Json | None:
 
 
 def _extremes(difference: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Places of the users with the largest gains and the largest losses, largest first; users without either are left out."""
+    """Places of the users with the largest gains, then of those with the largest losses; no user without either."""
     gains = np.argsort(-difference, kind="stable")[:USERS_PER_SIDE]
     losses = np.argsort(difference, kind="stable")[:USERS_PER_SIDE]
     kept = [gains[difference[gains] > 0], losses[difference[losses] < 0]]

@@ -48,22 +48,21 @@ def pareto(run: Run) -> Panel | None:
     points = [
         (v, v.mean("table_bytes") / 2**20, v.metric(metric) or 0.0) for v in run.ranking if v.first.table_bytes > 0
     ]
-    flat = [v for v in run.ranking if v.first.table_bytes == 0]
     if not points:
         return None
     sizes = [mib for _, mib, _ in points]
     values = [run.interval(v, run.selection) or (v.metric(metric) or 0.0,) * 2 for v in run.ranking]
-    x = Scale(min(sizes) / 1.5, max(sizes) * 1.5, 58, 450, log=True)
+    x = Scale(min(sizes) / 1.5, max(sizes) * 1.5, 58, 720, log=True)
     y = _value_scale([v for pair in values for v in pair], 296, 34)
     figure = Figure(
         f"{run.selection} against table size",
         "; ".join(f"{v.name}: {value:.4f} at {mib:.2f} MiB" for v, mib, value in points),
-        _WIDTH,
+        900,
         350,
     )
     figure.axes(x, y, ("embedding tables, MiB (log scale)", run.selection), (words.tick, words.tick))
     _front(figure, [(x(mib), y(value)) for _, mib, value in points], x.end)
-    _reference_lines(figure, run, [v for v, _, _ in points if v.is_full], flat, y, (x.start, x.end))
+    _reference_lines(figure, run, x, y)
     _pareto_points(figure, run, points, x, y)
     rows: list[list[Cell]] = [
         [
@@ -92,20 +91,17 @@ def _front(figure: Figure, points: Sequence[tuple[float, float]], right: float) 
         figure.line([*best, (right, best[-1][1])], "front")
 
 
-def _reference_lines(
-    figure: Figure,
-    run: Run,
-    full: Sequence[VariantRun],
-    flat: Sequence[VariantRun],
-    y: Scale,
-    span: tuple[float, float],
-) -> None:
-    for variants, kind in ((full, "full"), (flat, "baseline")):
-        for variant in variants:
-            row = y(variant.metric(f"test/{run.selection}") or 0.0)
-            figure.line([(span[0], row), (span[1], row)], f"reference {kind}")
-            if kind == "baseline":
-                figure.text(span[0] + 6, row - 5, short(variant.name), style=f"series {style(variant.style)}")
+def _reference_lines(figure: Figure, run: Run, x: Scale, y: Scale) -> None:
+    """Lines across the figure at the full table and at the baselines, these with their names at the right end."""
+    labels = []
+    for variant in run.ranking:
+        if variant.is_compressed:
+            continue
+        row = y(variant.metric(f"test/{run.selection}") or 0.0)
+        figure.line([(x.start, row), (x.end, row)], f"reference {'full' if variant.is_full else 'baseline'}")
+        name = "full table" if variant.is_full else short(variant.name)
+        labels.append((row, name, style(variant.style)))
+    figure.end_labels(x.end, labels, y.end - 10, y.start)
 
 
 def _pareto_points(
@@ -224,8 +220,8 @@ def degree_distribution(degrees: dict[str, dict[int, int]]) -> Panel | None:
     series = [(side, points) for side, points in series if points]
     if not series:
         return None
-    x = Scale(1, max(2, max(points[-1][0] for _, points in series)), 58, 540, log=True)
-    y = Scale(0.8, max(2, max(n for _, points in series for _, n in points)), 296, 34, log=True)
+    x = Scale(1, max(2, *(points[-1][0] for _, points in series)), 58, 540, log=True)
+    y = Scale(0.8, max(2, *(n for _, points in series for _, n in points)), 296, 34, log=True)
     words_of = "; ".join(
         f"{side}: {sum(n for _, n in points):,}, at most {points[-1][0]:,} interactions" for side, points in series
     )

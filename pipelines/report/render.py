@@ -40,7 +40,8 @@ def render(template: str, **context: Any) -> str:
     )
     environment.filters |= {"embed": embed, "clip": clip}
     style, script = _source("style.css"), _source("report.js")
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    policy += "; base-uri 'none'; form-action 'none'"
     page = environment.get_template(template)
     return page.render(**context, style=Markup(style), script=Markup(script), policy=policy)
 

@@ -6,10 +6,8 @@ import dataclasses
 import itertools
 import math
 
-import numpy as np
-from recsys.significance import holm, paired_test
-
-from pipelines.report.data import PerUser, Run
+from pipelines.report.data import FloatArray, PerUser, Run
+from recsys.significance import holm, paired_test, seed_and_user_variance
 
 ALPHA = 0.05
 _DETECTABLE = 1.959964 + 0.841621  # two-sided 5 % level, 80 % power
@@ -65,10 +63,8 @@ def contrasts(run: Run, *, seed: int = 0) -> dict[tuple[str, str], Contrast]:
     names = [variant.name for variant in run.ranking if variant.name in per_user.values]
     pairs = list(itertools.combinations(names, 2))
     tests = [_contrast(per_user, a, b, seed) for a, b in pairs]
-    corrected = holm([test.p for test in tests]) if tests else []
-    return {
-        pair: dataclasses.replace(test, p_holm=float(p)) for pair, test, p in zip(pairs, tests, corrected, strict=True)
-    }
+    corrected = holm([test.p for test in tests])
+    return {pair: dataclasses.replace(test, p_holm=p) for pair, test, p in zip(pairs, tests, corrected, strict=True)}
 
 
 def _contrast(per_user: PerUser, a: str, b: str, seed: int) -> Contrast:
@@ -84,7 +80,7 @@ def _contrast(per_user: PerUser, a: str, b: str, seed: int) -> Contrast:
         relative_high=test.relative_high,
         p=test.p,
         p_holm=test.p,
-        users=len(per_user.users),
+        users=test.users,
     )
 
 
@@ -115,8 +111,10 @@ def spreads(run: Run) -> list[Spread]:
     per_user = run.per_user
     if per_user is None:
         return []
-    return [_spread(name, values) for name, values in per_user.values.items()]
+    return [_spread(name, values) for name, values in per_user.values.items() if values.shape[1] > 1]
 
 
-def _spread(name: str, values: np.ndarray) -> Spread:
-    raise NotImplementedError
+def _spread(name: str, values: FloatArray) -> Spread:
+    variance = seed_and_user_variance(values)
+    seeds = variance.num_seeds
+    return Spread(name, float(values.mean()), variance.users_error, variance.seeds_error if seeds > 1 else None, seeds)

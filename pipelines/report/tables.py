@@ -109,43 +109,51 @@ def spread_rows(run: Run) -> list[tuple[Spread, str]]:
 
 
 def slice_tables(run: Run) -> list[Json]:
-    """One table per slice: metric by group and variant, for the first metric that the slice has."""
+    """One table per slice with two groups or more: metric by group and variant, for the first metric of the slice.
+
+    A slice of which one group only has any pairs (no cold items, say) gives ``{"sentence": ...}``.
+    """
     with_slices = [v for v in run.ranking if v.evaluation is not None and v.evaluation.slices]
     if not with_slices:
         return []
     first = with_slices[0].evaluation
     assert first is not None
-    tables = []
+    tables: list[Json] = []
     for name, groups in first.slices.items():
         metric = next((m for group in groups for m in group.get("metrics", {})), None)
-        if metric is not None:
-            tables.append(_slice_table(name, metric, groups, with_slices))
+        filled = [group for group in groups if group.get("metrics", {}).get(metric) is not None]
+        if metric is not None and len(filled) > 1:
+            tables.append(_slice_table(name, metric, filled, with_slices))
+        elif filled:
+            title = name.replace("_", " ").capitalize()
+            tables.append({"sentence": f"{title}: everything held out {filled[0]['label']}."})
     return tables
 
 
 def _slice_table(name: str, metric: str, groups: list[Json], variants: list[VariantRun]) -> Json:
     labels = [str(group["label"]) for group in groups]
-    body = []
-    for variant in variants:
-        by_label = _mean_over_seeds(variant, name, metric)
-        body.append((variant.name, style(variant.style), [by_label.get(label) for label in labels]))
-    best = [max((v for row in body if (v := row[2][i]) is not None), default=None) for i in range(len(labels))]
-    counted = [_group_size(group) for group in groups]
-    csv: list[list[Cell]] = [
-        [row[0], label, value] for row in body for label, value in zip(labels, row[2], strict=True)
-    ]
+    found = [(v, _mean_over_seeds(v, name, metric)) for v in variants]
+    best = [max((values[label] for _, values in found if label in values), default=None) for label in labels]
     return {
         "key": f"slice-{name}",
         "name": name.replace("_", " "),
         "metric": metric,
-        "heads": list(zip(labels, counted, strict=True)),
+        "heads": [(label, _group_size(group)) for label, group in zip(labels, groups, strict=True)],
         "rows": [
-            (n, s, [(words.metric(v), v is not None and v == best[i]) for i, v in enumerate(values)])
-            for n, s, values in body
+            (
+                v.name,
+                style(v.style),
+                [_marked(values.get(label), top) for label, top in zip(labels, best, strict=True)],
+            )
+            for v, values in found
         ],
         "columns": ("variant", "group", metric),
-        "csv": csv,
+        "csv": [[v.name, label, values.get(label)] for v, values in found for label in labels],
     }
+
+
+def _marked(value: float | None, best: float | None) -> tuple[str, bool]:
+    return words.metric(value), value is not None and value == best
 
 
 def _mean_over_seeds(variant: VariantRun, name: str, metric: str) -> dict[str, float]:

@@ -35,7 +35,7 @@ def verdicts(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[Sentence]
 
 
 def banners(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[Sentence]:
-    """An alarm when a baseline is above every learned variant, a warning when it is above some or level with the best."""
+    """An alarm when a baseline is above every learned variant, a warning when above some or level with the best."""
     learned = [v for v in run.ranking if not v.is_baseline]
     baseline = next((v for v in run.ranking if v.is_baseline), None)
     if baseline is None or not learned:
@@ -44,8 +44,8 @@ def banners(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[Sentence]:
     beaten = [v for v in learned if _score(run, v) <= score]
     if len(beaten) == len(learned):
         text = Markup(
-            "<b>{}</b>, a simple baseline, beats every learned variant: {} {} against {} for {}{}. Nothing that was learned"
-            " here earns its cost."
+            "<b>{}</b>, a simple baseline, beats every learned variant: {} {} against {} for {}{}."
+            " Nothing that was learned here earns its cost."
         )
         evidence = _evidence(pairs.get((baseline.name, learned[0].name)))
         best = learned[0]

@@ -18,30 +18,30 @@ def interval(bounds: tuple[float | None, float | None] | None) -> str:
 
 
 def p_value(p: float) -> str:
-    """``p = .0004``: the leading zero says nothing; three decimals from .001 on, four below.
+    r"""``p = .0004``: the leading zero says nothing; three decimals from .001 on, four below.
 
     Example:
         >>> p_value(0.0004), p_value(0.2131), p_value(0.00001), p_value(1.0)
-        ('p = .0004', 'p = .213', 'p < .0001', 'p = 1')
+        ('p\xa0=\xa0.0004', 'p\xa0=\xa0.213', 'p\xa0<\xa0.0001', 'p\xa0=\xa01')
     """
     if p < 0.0001:
-        return "p < .0001"
+        return "p\xa0<\xa0.0001"
     if p >= 0.9995:
-        return "p = 1"
-    return f"p = {p:.{3 if p >= 0.001 else 4}f}".replace("0.", ".", 1)
+        return "p\xa0=\xa01"
+    return f"p\xa0=\xa0{p:.{3 if p >= 0.001 else 4}f}".replace("0.", ".", 1)
 
 
 def percent(fraction: float, *, signed: bool = False) -> str:
-    """Percent with three digits or so.
+    r"""Percent with three digits or so.
 
     Example:
         >>> percent(1.034, signed=True), percent(-0.0312, signed=True), percent(0.16)
-        ('+103 %', '−3.1 %', '16 %')
+        ('+103\xa0%', '−3.1\xa0%', '16\xa0%')
     """
     value = 100 * fraction
     digits = 0 if abs(value) >= 99.95 or (abs(value) >= 9.995 and not signed) else 1
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    return text.replace("-", "−") + " %"
+    return text.replace("-", "−") + "\xa0%"
 
 
 def percent_bounds(low: float, high: float) -> str:
