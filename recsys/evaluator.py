@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
+from recsys.catalogue_auc import catalogue_auc
 from recsys.intervals import bootstrap_means
-from recsys.metrics.auc import catalogue_auc
 from recsys.metrics.beyond_accuracy import coverage, gini, novelty
 from recsys.metrics.ranking import NAMES, hit_matrix, ndcg_curve, ranking_metrics, recall_curve
 from recsys.retriever import Retriever
@@ -87,7 +87,7 @@ def evaluate(
         ValueError: Shapes differ from the model's, nobody has a relevant item, a relevant item is masked, or a score
             is NaN or infinite.
     """
-    users, positives, masked = _judged(model, relevant, seen, train)
+    users, positives = _judged(model, relevant, seen, train)
     max_k = min(max(max_k, *ks), model.num_items)
     ks = sorted({min(k, max_k) for k in ks})
     items = exact_top_k(model, users, max(max_k, min(_KEPT_ITEMS, model.num_items)), seen).items
@@ -98,7 +98,7 @@ def evaluate(
     for k in ks:
         per_user[f"novelty@{k}"] = novelty(items[:, :k], item_counts, model.num_users)
     if auc:
-        per_user["auc"] = catalogue_auc(model, users, positives, masked)
+        per_user["auc"] = catalogue_auc(model, users, relevant, seen)
     metrics = {name: float(np.nanmean(values)) for name, values in per_user.items()}
     for k in ks:
         metrics[f"coverage@{k}"] = coverage(items[:, :k], model.num_items)
@@ -136,7 +136,7 @@ def quick_metrics(
         ValueError: As :func:`evaluate`, or a name is not ``metric@k`` with a metric of :mod:`recsys.metrics.ranking`.
     """
     lengths = {name: _length(name) for name in names}
-    users, positives, _ = _judged(model, relevant, seen, seen)
+    users, positives = _judged(model, relevant, seen, seen)
     top = exact_top_k(model, users, max(lengths.values()), seen)
     counts = np.diff(positives.indptr).astype(np.int64)
     values = ranking_metrics(hit_matrix(top.items, positives), counts, sorted(set(lengths.values())))
@@ -152,8 +152,8 @@ def _length(name: str) -> int:
 
 def _judged(
     model: Retriever, relevant: csr_array, seen: csr_array, train: csr_array
-) -> tuple[npt.NDArray[np.int64], csr_array, csr_array]:
-    """Users with a relevant item, their relevant and their seen rows, after checking that they fit."""
+) -> tuple[npt.NDArray[np.int64], csr_array]:
+    """Users with a relevant item and their rows of ``relevant``, after checking that all fit."""
     shape = (model.num_users, model.num_items)
     for name, matrix in (("relevant", relevant), ("seen", seen), ("train", train)):
         if matrix.shape != shape:
@@ -161,14 +161,14 @@ def _judged(
     users = np.flatnonzero(np.diff(relevant.indptr)).astype(np.int64)
     if not users.size:
         raise ValueError("no user has a relevant item: the split to evaluate is empty")
-    positives, masked = relevant[users], seen[users]
-    both = positives.multiply(masked).tocoo()
+    positives = relevant[users]
+    both = positives.multiply(seen[users]).tocoo()
     if both.nnz:
         raise ValueError(
             f"a relevant item must not be masked, but {both.nnz:,} pairs are both, first: user {users[both.row[0]]},"
             f" item {both.col[0]}; the splits overlap"
         )
-    return users, positives, masked
+    return users, positives
 
 
 def _intervals(

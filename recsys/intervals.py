@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +11,7 @@ from recsys.rng import generator
 
 FloatArray = npt.NDArray[np.float64]
 _BLOCK_RESAMPLES = 64
+_CACHED_USERS = 100_000
 
 
 def resampled_sums(values: FloatArray, resamples: int, seed: int) -> FloatArray:
@@ -22,16 +25,22 @@ def resampled_sums(values: FloatArray, resamples: int, seed: int) -> FloatArray:
     Returns:
         float64 [R, M].
     """
-    rng = generator(seed, "bootstrap")
-    num_users = len(values)
+    count = _cached_counts if len(values) <= _CACHED_USERS else _counts
     sums = np.empty((resamples, values.shape[1]))
-    for first in range(0, resamples, _BLOCK_RESAMPLES):
+    for block, first in enumerate(range(0, resamples, _BLOCK_RESAMPLES)):
         last = min(first + _BLOCK_RESAMPLES, resamples)
-        counts = np.empty((last - first, num_users))
-        for row in counts:
-            row[:] = np.bincount(rng.integers(0, num_users, num_users, dtype=np.int32), minlength=num_users)
-        sums[first:last] = counts @ values
+        sums[first:last] = count(len(values), seed, block)[: last - first].astype(np.float64) @ values
     return sums
+
+
+def _counts(num_users: int, seed: int, block: int) -> npt.NDArray[np.uint8]:
+    """How often each of 64 resamples draws each user, [64, num_users]."""
+    rng = generator(seed, "bootstrap", block)
+    drawn = (rng.integers(0, num_users, num_users, dtype=np.int32) for _ in range(_BLOCK_RESAMPLES))
+    return np.stack([np.bincount(users, minlength=num_users).astype(np.uint8) for users in drawn])
+
+
+_cached_counts = functools.lru_cache(maxsize=32)(_counts)
 
 
 def bootstrap_means(

@@ -60,8 +60,7 @@ def _products(builder: ir.IRBuilder, users: ir.Value, panel: ir.Value, dim: ir.V
     step = builder.phi(_INT64)
     sums = [[builder.phi(_VECTOR) for _ in range(_VECTORS)] for _ in range(USERS)]
     user = builder.gep(users, [builder.mul(step, _constant(USERS))])
-    item = builder.bitcast(builder.gep(panel, [builder.mul(step, _constant(ITEMS))]), _VECTOR.as_pointer())
-    items = [builder.load(builder.gep(item, [_constant(j)]), align=4) for j in range(_VECTORS)]
+    items = _load_vectors(builder, builder.gep(panel, [builder.mul(step, _constant(ITEMS))]))
     results = []
     for i in range(USERS):
         value = _splat(builder, builder.load(builder.gep(user, [_constant(i)]), align=4))
@@ -78,14 +77,19 @@ def _products(builder: ir.IRBuilder, users: ir.Value, panel: ir.Value, dim: ir.V
     return results
 
 
-def _at_least(builder: ir.IRBuilder, scores: list[ir.Value], threshold: ir.Value) -> ir.Value:
-    """Bit j of the 64 is set where score j >= threshold."""
+def _compare(builder: ir.IRBuilder, scores: list[ir.Value], relation: str, value: ir.Value) -> ir.Value:
+    """Bit j of the 64 is set where score j has the relation to the float ``value``."""
     bits: ir.Value = _constant(0)
-    limit = _splat(builder, threshold)
+    other = _splat(builder, value)
     for j, vector in enumerate(scores):
-        passing = builder.bitcast(builder.fcmp_ordered(">=", vector, limit), ir.IntType(_LANES))
-        bits = builder.or_(bits, builder.shl(builder.zext(passing, _INT64), _constant(j * _LANES)))
+        holds = builder.bitcast(builder.fcmp_ordered(relation, vector, other), ir.IntType(_LANES))
+        bits = builder.or_(bits, builder.shl(builder.zext(holds, _INT64), _constant(j * _LANES)))
     return bits
+
+
+def _load_vectors(builder: ir.IRBuilder, pointer: ir.Value) -> list[ir.Value]:
+    vectors = builder.bitcast(pointer, _VECTOR.as_pointer())
+    return [builder.load(builder.gep(vectors, [_constant(j)]), align=4) for j in range(_VECTORS)]
 
 
 @intrinsic  # type: ignore[misc]
@@ -113,10 +117,22 @@ def score_tile(typing: Any, users: Any, panel: Any, thresholds: Any, scores: Any
             for j, vector in enumerate(vectors):
                 builder.store(vector, builder.gep(out, [_constant(i * _VECTORS + j)]), align=4)
             threshold = builder.load(builder.gep(pointers[2], [_constant(i)]))
-            builder.store(_at_least(builder, vectors, threshold), builder.gep(pointers[4], [_constant(i)]))
+            builder.store(_compare(builder, vectors, ">=", threshold), builder.gep(pointers[4], [_constant(i)]))
         return context.get_dummy_value()
 
     return types.void(users, panel, thresholds, scores, passing), generate
+
+
+@intrinsic  # type: ignore[misc]
+def tile_wins(typing: Any, scores: Any, score: Any) -> Any:
+    """Twice how many of 64 contiguous float32 ``scores`` are below ``score``, plus how many are equal; int64."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        vectors = _load_vectors(builder, context.make_array(signature.args[0])(context, builder, args[0]).data)
+        below = builder.ctpop(_compare(builder, vectors, "<", args[1]))
+        return builder.add(below, builder.ctpop(_compare(builder, vectors, "<=", args[1])))
+
+    return types.int64(scores, types.float32), generate
 
 
 @intrinsic  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +13,7 @@ from recsys.intervals import resampled_sums
 from recsys.rng import generator
 
 FloatArray = npt.NDArray[np.float64]
-_BLOCK = 64
+_BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +111,27 @@ def paired_test(
 
 
 def _sign_flip_p(differences: FloatArray, permutations: int, seed: int) -> float:
-    """Users with difference 0 do not move the sum, so only the others are flipped, eight random bits a byte."""
+    """Eight users' flips are one random byte, and a table has the sum of every such byte."""
     moved = differences[differences != 0]
+    eights = np.zeros((-(-len(moved) // 8), 8))
+    eights.flat[: len(moved)] = moved
+    signs = 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) - 1
+    tables = eights @ signs.T
+    sums = np.zeros(permutations)
+    for block, first in enumerate(range(0, len(tables), _BLOCK)):
+        rng = generator(seed, "sign flips", block)
+        some = tables[first : first + _BLOCK]
+        _add_flips(some, rng.integers(0, 256, (len(some), permutations), dtype=np.uint8), sums)
     observed = abs(moved.sum()) - 1e-12 * np.abs(moved).sum()
-    rng = generator(seed, "sign flips")
-    reached = 0
-    for first in range(0, permutations, _BLOCK):
-        count = min(_BLOCK, permutations - first)
-        packed = rng.integers(0, 256, (count, -(-len(moved) // 8)), dtype=np.uint8)
-        kept = np.unpackbits(packed, axis=1, count=len(moved)).astype(np.float64)
-        reached += int((np.abs(2 * (kept @ moved) - moved.sum()) >= observed).sum())
-    return (1 + reached) / (1 + permutations)
+    return (1 + int((np.abs(sums) >= observed).sum())) / (1 + permutations)
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_flips(tables: FloatArray, flips: npt.NDArray[np.uint8], sums: FloatArray) -> None:
+    for row in range(len(tables)):
+        table = tables[row]
+        for j in range(len(sums)):
+            sums[j] += table[flips[row, j]]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

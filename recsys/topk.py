@@ -17,9 +17,9 @@ from recsys.selection import Catalogue, Heaps, Masks, best_first, empty_heaps, s
 
 Users = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
-_USERS_AT_ONCE = 16_384
-_BLOCK_USERS = 512
-_BLOCK_SCORES = 1 << 24
+USERS_AT_ONCE = 16_384
+BLOCK_USERS = 512
+BLOCK_SCORES = 1 << 24
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -128,18 +128,18 @@ def _part(heaps: Heaps, rows: slice) -> Heaps:
 def _from_vectors(model: VectorRetriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
     catalogue = catalogue_of(model)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for some in blocks(len(users), _USERS_AT_ONCE):
+        for some in blocks(len(users), USERS_AT_ONCE):
             vectors, part, chosen = finite_vectors(model, users[some], catalogue), _part(heaps, some), users[some]
 
             def select(rows: slice, vectors=vectors, part=part, chosen=chosen) -> None:
                 masks = masks_of(seen, chosen[rows])
                 select_from_vectors(vectors[rows], catalogue, masks, _part(part, rows))
 
-            list(pool.map(select, blocks(len(chosen), _BLOCK_USERS)))
+            list(pool.map(select, blocks(len(chosen), BLOCK_USERS)))
 
 
 def _from_scores(model: Retriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
-    for rows in blocks(len(users), max(1, _BLOCK_SCORES // max(1, model.num_items))):
+    for rows in blocks(len(users), max(1, BLOCK_SCORES // max(1, model.num_items))):
         with torch.no_grad():
             block = model.scores(users[rows]).detach().cpu().numpy()
         bad = select_from_scores(block, masks_of(seen, users[rows]), _part(heaps, rows))

@@ -1,61 +1,147 @@
-"""Exact area under the ROC curve."""
+r"""Exact area under the ROC curve of scored impressions; nothing is binned.
+
+.. math:: AUC = \frac{1}{P N} \sum_{p, n} [s_p > s_n] + [s_p = s_n] / 2
+
+is the probability that a positive outranks a negative (Hanley and McNeil 1982).
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
-
-from recsys.retriever import Retriever
 
 FloatArray = npt.NDArray[np.float64]
-_BLOCK_USERS = 256
+ScoreArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupAuc:
+    """AUC by group.
+
+    Attributes:
+        value: mean of the groups' AUCs weighted by impressions.
+        groups: groups with both classes.
+        skipped: groups with one class, which have no AUC.
+        impressions: rows in ``groups``.
+    """
+
+    value: float
+    groups: int
+    skipped: int
+    impressions: int
+
+
+def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
+    """Exact AUC; ties count half.
+
+    Without weights the positives and the negatives are sorted apart and merged, and the count is an integer.
+
+    Args:
+        labels: [n], 0 or 1 (or bool).
+        scores: float32 or float64 [n]; infinities are allowed.
+        weights: float [n], at least 0, or None.
+
+    Raises:
+        ValueError: Lengths differ, a label is not 0 or 1, a score is NaN, a weight is negative or NaN, or one class has
+            no weight.
+    """
+    positive, values = _checked(labels, scores)
+    if weights is not None:
+        return _weighted(positive, values, np.asarray(weights, dtype=np.float64))
+    up, down = values[positive], values[~positive]
+    if not len(up) or not len(down):
+        raise ValueError(f"AUC needs both classes, got {len(up):,} positives and {len(down):,} negatives")
+    up.sort()
+    down.sort()
+    return int(_wins(up, down)) / (2 * len(up) * len(down))
+
+
+def group_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) -> GroupAuc:
+    """Exact AUC within each group, weighted by impressions (Zhu et al. 2017, "Optimized cost per click", eq. 8).
+
+    Args:
+        labels: [n], 0 or 1 (or bool).
+        scores: float32 or float64 [n].
+        groups: int [n], for example user ids.
+
+    Raises:
+        ValueError: As :func:`roc_auc`, or no group has both classes.
+    """
+    positive, values = _checked(labels, scores)
+    ids = np.asarray(groups)
+    if ids.shape != positive.shape:
+        raise ValueError(f"groups must have one id per label, got {list(ids.shape)} for {list(positive.shape)} labels")
+    order = np.lexsort((values, ids))
+    starts = np.flatnonzero(np.diff(ids[order], prepend=ids[order[:1]] - 1))
+    aucs = _auc_of_runs(positive[order], values[order], np.append(starts, len(order)))
+    sizes, valid = np.diff(np.append(starts, len(order))), ~np.isnan(aucs)
+    if not valid.any():
+        raise ValueError(f"grouped AUC needs a group with both classes, but all {len(aucs):,} groups have one")
+    value = float((aucs[valid] * sizes[valid]).sum() / sizes[valid].sum())
+    return GroupAuc(value, int(valid.sum()), int((~valid).sum()), int(sizes[valid].sum()))
+
+
+def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], ScoreArray]:
+    given, values = np.asarray(labels), np.asarray(scores)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    if given.ndim != 1 or given.shape != values.shape:
+        raise ValueError(f"labels and scores must be one array each, got {list(given.shape)} and {list(values.shape)}")
+    positive = given if given.dtype == np.bool_ else given == 1
+    if given.dtype != np.bool_ and np.count_nonzero(given) != np.count_nonzero(positive):
+        bad = np.flatnonzero((given != 0) & (given != 1))[0]
+        raise ValueError(f"labels must be 0 or 1, but labels[{bad}] is {given[bad]}")
+    if np.isnan(values).any():
+        raise ValueError(f"scores must not be NaN, but scores[{np.flatnonzero(np.isnan(values))[0]}] is")
+    return positive, values
 
 
 @numba.njit(nogil=True, cache=True)
-def _auc_rows(block, relevant_indptr, relevant_indices, seen_indptr, seen_indices, out):
-    for row in range(block.shape[0]):
-        scores = block[row]
-        relevant = relevant_indices[relevant_indptr[row] : relevant_indptr[row + 1]]
-        seen = seen_indices[seen_indptr[row] : seen_indptr[row + 1]]
-        negatives = len(scores) - len(relevant) - len(seen)
-        if negatives == 0 or len(relevant) == 0:
-            out[row] = np.nan
-            continue
-        wins = 0
-        for item in relevant:
-            score = scores[item]
-            below, equal = 0, 0
-            for j in range(len(scores)):
-                below += scores[j] < score
-                equal += scores[j] == score
-            for other in seen:
-                below -= scores[other] < score
-                equal -= scores[other] == score
-            for other in relevant:
-                below -= scores[other] < score
-                equal -= scores[other] == score
-            wins += 2 * below + equal
-        out[row] = wins / (2.0 * len(relevant) * negatives)
+def _wins(up: ScoreArray, down: ScoreArray) -> int:
+    """Twice the won pairs plus the tied ones; both arrays ascend."""
+    wins, below, reached = 0, 0, 0
+    for score in up:
+        while below < len(down) and down[below] < score:
+            below += 1
+        reached = max(reached, below)
+        while reached < len(down) and down[reached] == score:
+            reached += 1
+        wins += below + reached
+    return wins
 
 
-def catalogue_auc(model: Retriever, users: npt.NDArray[np.int64], relevant: csr_array, seen: csr_array) -> FloatArray:
-    """Exact AUC of each user over the whole catalogue without the seen items; ties count half.
-
-    Args:
-        model: the retriever.
-        users: int64 [U].
-        relevant: csr [U, num_items], row u = the relevant items of ``users[u]``, none of them seen.
-        seen: csr [U, num_items], row u = the masked items of ``users[u]``.
-
-    Returns:
-        float64 [U], NaN where a user has no relevant or no negative item.
-    """
-    out = np.empty(len(users))
-    for first in range(0, len(users), _BLOCK_USERS):
-        rows = slice(first, min(first + _BLOCK_USERS, len(users)))
-        block = model.scores(users[rows]).numpy()
-        positive, masked = relevant[rows], seen[rows]
-        _auc_rows(block, positive.indptr, positive.indices, masked.indptr, masked.indices, out[rows])
+@numba.njit(nogil=True, cache=True)
+def _auc_of_runs(positive: npt.NDArray[np.bool_], values: ScoreArray, bounds: npt.NDArray[np.int64]) -> FloatArray:
+    """AUC of every run ``[bounds[g], bounds[g + 1])`` of ascending values, NaN for one class."""
+    out = np.full(len(bounds) - 1, np.nan)
+    for group in range(len(out)):
+        wins, ups, downs, j = 0, 0, 0, bounds[group]
+        while j < bounds[group + 1]:
+            tied_up, tied_down, score = 0, 0, values[j]
+            while j < bounds[group + 1] and values[j] == score:
+                tied_up += positive[j]
+                tied_down += not positive[j]
+                j += 1
+            wins += tied_up * (2 * downs + tied_down)
+            ups += tied_up
+            downs += tied_down
+        if ups and downs:
+            out[group] = wins / (2.0 * ups * downs)
     return out
+
+
+def _weighted(positive: npt.NDArray[np.bool_], values: ScoreArray, weights: FloatArray) -> float:
+    if weights.shape != positive.shape:
+        raise ValueError(f"weights must have one value per label, got {list(weights.shape)} for {len(positive)} labels")
+    if not (weights >= 0).all():
+        bad = np.flatnonzero(~(weights >= 0))[0]
+        raise ValueError(f"weights must be at least 0, but weights[{bad}] is {weights[bad]}")
+    _, places = np.unique(values, return_inverse=True)
+    up = np.bincount(places, weights * positive)
+    down = np.bincount(places, weights * ~positive)
+    if not up.sum() or not down.sum():
+        raise ValueError(f"AUC needs weight in both classes, got {up.sum()} positive and {down.sum()} negative")
+    return float((up * (np.cumsum(down) - down / 2)).sum() / (up.sum() * down.sum()))
