@@ -129,7 +129,7 @@ def _detectable(run: Run, pairs: dict[tuple[str, str], Contrast]) -> str:
     smallest = float(np.median([contrast.detectable for contrast in pairs.values()]))
     return (
         f"With these users, a difference of about {smallest:.4f} {run.selection} (median over the pairs) is found with"
-        " 80 % power at the 5 % level, before correction."
+        " 80\xa0% power at the 5\xa0% level, before correction."
     )
 
 

@@ -1,0 +1,213 @@
+"""Paired comparison of several runs on the users that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from pipelines.atomic import write_text
+from pipelines.errors import DataError, did_you_mean
+from pipelines.report import words
+from pipelines.report.data import PerUser, Run, VariantRun, per_user_values
+from pipelines.report.render import render
+from recsys.significance import holm, paired_test
+
+ALPHA = 0.05
+COLUMNS = (
+    "variant",
+    "run",
+    "value",
+    "against",
+    "value",
+    "difference",
+    "95 % interval",
+    "relative",
+    "Holm p",
+    "verdict",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedPair:
+    """Variant ``name`` of ``run`` against variant ``against`` of the reference run, on the same users.
+
+    Values are means over users and seeds; ``difference`` is this run minus the reference; ``p`` is corrected by Holm
+    over all pairs of the comparison.
+    """
+
+    run: str
+    name: str
+    value: float
+    against: str
+    against_value: float
+    difference: float
+    low: float
+    high: float
+    relative: float
+    p: float
+    users: int
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse`` or ``no difference shown``."""
+        if self.p >= ALPHA:
+            return "no difference shown"
+        return "better" if self.difference > 0 else "worse"
+
+    def cells(self) -> list[str]:
+        """The row as text, in the order of :data:`COLUMNS`."""
+        relative = words.percent(self.relative, signed=True) if self.relative == self.relative else "–"
+        return [
+            self.name,
+            self.run,
+            words.metric(self.value),
+            self.against,
+            words.metric(self.against_value),
+            f"{self.difference:+.4f}",
+            words.interval((self.low, self.high)),
+            relative,
+            words.p_value(self.p),
+            self.verdict,
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Every other run against the first one; ``str()`` gives a plain table, see also :meth:`markdown`, :meth:`html`."""
+
+    reference: str
+    metric: str
+    pairs: tuple[ComparedPair, ...]
+
+    def __str__(self) -> str:
+        rows = [list(COLUMNS), *(pair.cells() for pair in self.pairs)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([self.heading, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+    @property
+    def heading(self) -> str:
+        """What is compared, in a line."""
+        users = f"{min(pair.users for pair in self.pairs):,}"
+        return (
+            f"{self.metric} on test against run {self.reference}, {users} common users, paired sign-flip test,"
+            f" Holm over {len(self.pairs)} pairs"
+        )
+
+    def markdown(self) -> str:
+        """A GitHub table."""
+        rows = [list(COLUMNS), ["---"] * len(COLUMNS), *(pair.cells() for pair in self.pairs)]
+        lines = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        return "\n".join([self.heading, "", *lines, ""])
+
+    def html(self) -> str:
+        """A self-contained page."""
+        return render("compare.html", comparison=self, columns=COLUMNS)
+
+    def write(self, path: Path) -> None:
+        """Write ``path`` as HTML or Markdown by its suffix.
+
+        Raises:
+            DataError: The suffix is neither .html nor .md.
+        """
+        if path.suffix not in (".html", ".md"):
+            raise DataError(f"a comparison is written as .html or .md, got {path.name!r}")
+        write_text(path, self.html() if path.suffix == ".html" else self.markdown())
+
+
+def compare_runs(runs: list[Path], metric: str = "recall@20", out: Path | None = None) -> Comparison:
+    """Compare every run with the first: variants of the same name, and the best with the best.
+
+    Args:
+        runs: run directories on the same data, two or more.
+        metric: a per-user metric of the test split.
+        out: where to write the table, too (.html or .md); None for nowhere.
+
+    Raises:
+        DataError: Fewer than two runs, other data (dataset hash), an unknown metric, no common variant or user.
+    """
+    if len(runs) < 2:
+        raise DataError(f"a comparison needs two runs or more, got {len(runs)}")
+    loaded = [Run(path) for path in runs]
+    _check_same_data(loaded)
+    values = [_values(run, metric) for run in loaded]
+    labels = _labels(loaded)
+    found = [
+        _pair(labels[i], values[i], name, values[0], against)
+        for i in range(1, len(loaded))
+        for name, against in _matches(loaded[i], values[i], loaded[0], values[0])
+    ]
+    corrected = holm([pair.p for pair in found])
+    pairs = tuple(dataclasses.replace(pair, p=p) for pair, p in zip(found, corrected, strict=True))
+    comparison = Comparison(labels[0], metric, pairs)
+    if out is not None:
+        comparison.write(out)
+    return comparison
+
+
+def _check_same_data(runs: list[Run]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        if run.results.dataset.hash != first.results.dataset.hash:
+            raise DataError(
+                f"runs must be on the same data to share users, but {first.files.directory} has dataset hash"
+                f" {first.results.dataset.hash[:12]} ({first.results.dataset.name}) and {run.files.directory} has"
+                f" {run.results.dataset.hash[:12]} ({run.results.dataset.name}); run both on one dataset configuration"
+            )
+
+
+def _labels(runs: list[Run]) -> list[str]:
+    """Directory names; numbered where two runs have the same one."""
+    names = [run.files.directory.name for run in runs]
+    return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
+
+
+def _values(run: Run, metric: str) -> PerUser:
+    values = per_user_values(run.files, run.variants, metric)
+    if values is None:
+        known = {name for v in run.variants for name in _per_user_metrics(run, v)}
+        raise DataError(
+            f"{run.files.directory} has no per-user values of {metric!r} on test; {did_you_mean(metric, sorted(known))}"
+        )
+    return values
+
+
+def _per_user_metrics(run: Run, variant: VariantRun) -> list[str]:
+    frame = run.files.per_user(variant.name, variant.first.seed)
+    return [] if frame is None else frame.columns[2:]
+
+
+def _matches(run: Run, values: PerUser, reference: Run, reference_values: PerUser) -> list[tuple[str, str]]:
+    """Variants of the same name, then the best learned one against the best learned one if that is another pair."""
+    same = [(name, name) for name in values.values if name in reference_values.values]
+    bests = (_best(run, values), _best(reference, reference_values))
+    return list(dict.fromkeys([*same, bests]))
+
+
+def _best(run: Run, values: PerUser) -> str:
+    learned = {v.name for v in run.variants if not v.is_baseline}
+    names = [name for name in values.values if name in learned] or list(values.values)
+    return max(names, key=lambda name: float(values.mean(name).mean()))
+
+
+def _pair(label: str, mine: PerUser, name: str, theirs: PerUser, against: str) -> ComparedPair:
+    place = {user: i for i, user in enumerate(theirs.users.tolist())}
+    shared = [i for i, user in enumerate(mine.users.tolist()) if user in place]
+    if not shared:
+        raise DataError(f"run {label} and the reference have no evaluated user in common")
+    a = mine.mean(name)[shared]
+    b = theirs.mean(against)[[place[user] for user in mine.users[shared].tolist()]]
+    test = paired_test(a, b, 0)
+    return ComparedPair(
+        run=label,
+        name=name,
+        value=float(a.mean()),
+        against=against,
+        against_value=float(b.mean()),
+        difference=test.difference,
+        low=test.low,
+        high=test.high,
+        relative=test.relative,
+        p=test.p,
+        users=test.users,
+    )
