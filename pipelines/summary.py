@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,12 +16,12 @@ def summary(files: RunFiles) -> None:
     """Print the results of a run, the best variant first."""
     found = files.metrics()
     shown = [name for name in ("recall@20", "ndcg@20") if any(f"test/{name}" in v.metrics for v in found.variants)]
-    table = Table(title=f"{found.experiment}: {found.dataset.name}, test split", title_justify="left")
-    table.add_column("variant")
-    for name in shown:
-        table.add_column(f"{name} [95 %]", justify="right")
-    for name in ("rows", "MiB", "epochs", "training"):
-        table.add_column(name, justify="right")
+    table = Table(title=f"{found.experiment}: {found.dataset.name}, test split", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("variant", no_wrap=True)
+    for place, name in enumerate(shown):
+        table.add_column(name if place else f"{name} [95 %]", justify="right", no_wrap=True)
+    for name in ("rows", "MiB", "training"):
+        table.add_column(name, justify="right", no_wrap=True)
     order = sorted(found.variants, key=lambda variant: -variant.metrics.get(f"test/{shown[0]}" if shown else "", 0.0))
     for variant in order:
         table.add_row(*_row(variant, shown))
@@ -38,11 +39,11 @@ def _row(variant: VariantResult, shown: list[str]) -> list[str]:
     cells = [f"{variant.name} (seed {variant.seed})" if variant.seed else variant.name]
     for name in shown:
         value, interval = variant.metrics.get(f"test/{name}"), variant.ci95.get(f"test/{name}")
-        band = f" \\[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+        band = f" \\[{interval[0]:.3f}, {interval[1]:.3f}]" if interval and name == shown[0] else ""
         cells.append("-" if value is None else f"{value:.4f}{band}")
     rows = f"{variant.table_rows:,}" if variant.table_rows else "-"
     mib = f"{variant.table_bytes / 2**20:.2f}" if variant.table_bytes else "-"
-    return [*cells, rows, mib, str(variant.epochs or "-"), duration(variant.seconds.get("train", 0.0))]
+    return [*cells, rows, mib, duration(variant.seconds.get("train", 0.0))]
 
 
 def _some_user(files: RunFiles, variants: list[VariantResult]) -> str | None:

@@ -21,7 +21,7 @@ dataset:
 budget: {{rows: 40%}}
 evaluate: {{k: [5, 20], max_k: 30, bootstrap: 100}}
 model: {{name: mf, dim: 8, negatives: {{count: 16}}, optimizer: {{name: adam, lr: 0.05}}}}
-train: {{epochs: 4, batch_size: 64, eval_every_epochs: 1, patience: 2, checkpoint_minutes: 0.00001}}
+train: {{epochs: 8, batch_size: 64, eval_every_epochs: 2, patience: 4, checkpoint_minutes: 0.001}}
 tracking: {{enabled: false}}
 variants:
   - {{name: popularity, model: {{name: popularity}}}}
@@ -39,7 +39,7 @@ def write_tiny(directory: Path) -> Path:
     generator = np.random.Generator(np.random.Philox(7))
     lines = ["user,item"]
     for user in range(USERS):
-        liked = generator.permutation(ITEMS // GROUPS)[:6] * GROUPS + user % GROUPS
+        liked = generator.permutation(ITEMS // GROUPS)[:8] * GROUPS + user % GROUPS
         other = generator.integers(0, ITEMS, 2)
         lines += [f"u{user},i{item}" for item in np.unique(np.concatenate([liked, other]))]
     (data / "interactions.csv").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,204 @@
+"""The command line, from the outside: exit codes, messages, the last line of stdout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import load_file
+from tiny_experiment import ITEMS, USERS, env, recsys, write_tiny
+
+from pipelines.run_files import RunFiles
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a finished run of the tiny experiment."""
+    directory = tmp_path_factory.mktemp("cli")
+    write_tiny(directory)
+    done = recsys(directory, "run", "tiny.yaml")
+    assert done.returncode == 0, done.stderr
+    (directory / "stdout").write_text(done.stdout)
+    (directory / "stderr").write_text(done.stderr)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    """The run directory, relative to ``place``."""
+    return Path((place / "stdout").read_text().splitlines()[-1])
+
+
+def test_run_prints_a_table_a_next_command_and_the_run_directory_last(place: Path, run: Path) -> None:
+    shown = (place / "stdout").read_text()
+    assert run.parent == Path("runs")
+    assert run.name.startswith("tiny-")
+    for variant in ("popularity", "item-knn", "mf-full", "mf-graphhash", "mf-modulo"):
+        assert variant in shown
+    assert f"recsys recommend {run} --user" in shown
+    assert "data: tiny, 60 users, 40 items" in (place / "stderr").read_text()
+
+
+def test_the_run_directory_has_every_file(place: Path, run: Path) -> None:
+    files = RunFiles(place / run)
+    found = files.metrics()
+    assert [(v.name, v.seed) for v in found.variants] == [
+        (name, 0) for name in ("popularity", "item-knn", "mf-full", "mf-graphhash", "mf-modulo")
+    ]
+    assert found.command == "recsys run tiny.yaml"
+    assert found.versions["torch"]
+    assert files.report_file.stat().st_size > 10_000
+    assert "finished in" in files.log_file.read_text()
+    compression = files.compression()
+    assert compression is not None
+    assert set(compression.maps) == {"full", "graphhash", "modulo"}
+    assert files.config().experiment == "tiny"
+    for variant in found.variants:
+        assert files.evaluation(variant.name, 0) is not None
+        assert files.per_user(variant.name, 0) is not None
+        assert files.top_items(variant.name, 0) is not None
+    rows = {variant.name: variant.table_rows for variant in found.variants}
+    assert rows["mf-graphhash"] == rows["mf-modulo"] < rows["mf-full"]
+    assert found.variants[2].table_bytes == rows["mf-full"] * 8 * 4
+
+
+def test_models_learn_the_planted_groups(place: Path, run: Path) -> None:
+    recall = {v.name: v.metrics["test/recall@5"] for v in RunFiles(place / run).metrics().variants}
+    assert recall["mf-full"] > 1.5 * recall["popularity"]
+
+
+def test_a_rerun_computes_nothing_and_finds_the_same(place: Path, run: Path) -> None:
+    before = RunFiles(place / run).metrics()
+    done = recsys(place, "run", "tiny.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "epoch" not in done.stderr
+    after = RunFiles(place / run).metrics()
+    assert after.variants == before.variants
+
+
+def test_the_resolved_configuration_is_the_same_experiment(place: Path, run: Path) -> None:
+    done = recsys(place, "run", str(run / "config.yaml"), "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{run}\n"
+
+
+def test_recommend_shows_titles_and_json(place: Path, run: Path) -> None:
+    done = recsys(place, "recommend", str(run), "--user", "u3", "--variant", "mf-graphhash", "--k", "4", "--json")
+    found = json.loads(done.stdout)
+    assert (found["variant"], found["user"], found["fallback"]) == ("mf-graphhash", "u3", False)
+    assert len(found["items"]) == 4
+    history = {item["id"] for item in found["history"]}
+    assert not history & {item["id"] for item in found["items"]}
+    assert len(history) == found["history_size"]
+    assert all(item["title"] == f"Title <{item['id'][1:]}>" for item in found["items"])
+    scores = [item["score"] for item in found["items"]]
+    assert scores == sorted(scores, reverse=True)
+    text = recsys(place, "recommend", run.name, "--user", "u3").stdout
+    assert "history of user u3:" in text
+    assert "recommends:" in text
+
+
+def test_an_unknown_user_gets_popular_items_and_a_suggestion(place: Path, run: Path) -> None:
+    done = recsys(place, "recommend", str(run), "--user", "u333", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["fallback"], found["variant"]) == (0, True, "popularity")
+    assert "did you mean u33" in found["note"]
+    assert len(found["items"]) == 10
+
+
+def test_export_writes_vectors_whose_products_are_the_scores(place: Path, run: Path) -> None:
+    done = recsys(place, "export", str(run), "--variant", "mf-full", "--out", "vectors")
+    assert done.returncode == 0, done.stderr
+    out = place / "vectors"
+    vectors = load_file(out / "vectors.safetensors")
+    assert vectors["users"].shape == (USERS, 8)
+    assert vectors["items"].shape == (ITEMS, 8)
+    users, items = pl.read_parquet(out / "users.parquet"), pl.read_parquet(out / "items.parquet")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["variant"], manifest["dim"], manifest["score"]) == ("mf-full", 8, "inner product")
+    told = recsys(place, "recommend", str(run), "--user", "u3", "--variant", "mf-full", "--k", "1", "--json")
+    best = json.loads(told.stdout)["items"][0]
+    user = users["raw_id"].to_list().index("u3")
+    item = items["raw_id"].to_list().index(best["id"])
+    assert np.isclose(vectors["users"][user] @ vectors["items"][item], best["score"], atol=1e-6)
+    again = recsys(place, "export", str(run), "--variant", "mf-full", "--out", "vectors")
+    assert (again.returncode, again.stderr.splitlines()[0][:28]) == (2, "error: vectors is there alre")
+
+
+def test_report_is_built_anew(place: Path, run: Path) -> None:
+    page = place / run / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    done = recsys(place, "report", str(run))
+    assert done.stdout.strip() == str(run / "report.html")
+    assert page.read_bytes() == before
+
+
+ERRORS = {
+    ("run", "tinny.yaml"): "no such file or packaged configuration",
+    ("validate", "tiny.yaml", "train.epoch=1"): "train.epoch: unknown key; did you mean `epochs`?",
+    ("recommend", "runs/tinny", "--user", "u1"): "is not a run directory (it has no metrics.json)",
+    ("recommend", "RUN", "--user", "u1", "--variant", "mf-ful"): "has no variant 'mf-ful'; did you mean `mf-full`?",
+    ("export", "RUN", "--variant", "item-knn", "--out", "x"): "variant item-knn (item_knn) has no vectors",
+    ("bench", "topkk"): "unknown benchmark 'topkk'; did you mean `topk`?",
+    ("ls", "modles"): "unknown kind 'modles'; did you mean `models`?",
+    ("cp", "quickstart", "tiny.yaml"): "tiny.yaml is there already; give another name: recsys cp quickstart FILE",
+}
+
+
+@pytest.mark.parametrize("arguments", ERRORS, ids=" ".join)
+def test_mistakes_end_in_one_message_and_exit_code_2(place: Path, run: Path, arguments: tuple[str, ...]) -> None:
+    done = recsys(place, *(str(run) if word == "RUN" else word for word in arguments))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert ERRORS[arguments] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(place: Path) -> None:
+    done = recsys(place, "run", "tinny.yaml", RECSYS_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_validate_tells_plan_and_memory(place: Path) -> None:
+    done = recsys(place, "validate", "tiny.yaml")
+    assert done.returncode == 0, done.stderr
+    for part in ("tiny: no mistakes found", "memory: about", "mf-graphhash: mf, graphhash, dim 8", "runs/tiny-"):
+        assert part in done.stdout
+
+
+def test_ls_and_cp(place: Path) -> None:
+    listed = recsys(place, "ls").stdout
+    for name in ("quickstart", "gowalla_graphhash", "anime", "double_graphhash", "sampled_softmax", "ndcg@k"):
+        assert name in listed
+    copied = recsys(place, "cp", "quickstart", "mine.yaml")
+    assert copied.stdout == "mine.yaml\n"
+    assert (place / "mine.yaml").read_text().startswith("# recsys run quickstart")
+    assert recsys(place, "cp", "quickstart").stdout == "quickstart.yaml\n"
+
+
+COMMANDS = ("run", "validate", "ls", "cp", "compare", "report", "recommend", "export", "doctor", "bench")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(tmp_path: Path, name: str) -> None:
+    done = recsys(tmp_path, name, "--help")
+    assert done.returncode == 0
+    assert f"\n    recsys {name}" in done.stdout
+
+
+def test_help_imports_nothing_of_weight() -> None:
+    code = (
+        "import sys\nfrom pipelines.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'polars', 'numpy', 'pydantic', 'rich', 'yaml', 'mlflow', 'numba'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=env(), capture_output=True)
