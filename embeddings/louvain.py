@@ -56,7 +56,7 @@ def _normalised_adjacency(graph: sparse.csr_array) -> sparse.csr_matrix:
     users, items = graph.shape
     transposed = graph.T.tocsr()
     indices = np.concatenate([graph.indices + np.int32(users), transposed.indices])
-    indptr = np.concatenate([graph.indptr, graph.nnz + transposed.indptr[1:]])
+    indptr = np.concatenate([graph.indptr, graph.nnz + transposed.indptr[1:].astype(np.int64)])
     data = np.full(2 * graph.nnz, 1 / (2 * graph.nnz))
     return sparse.csr_matrix((data, indices, indptr), shape=(users + items, users + items))
 
