@@ -11,7 +11,7 @@ def test_both_sides_find_the_planted_groups() -> None:
     row = compare("planted", planted(40_000), 50.0, "louvain", 1, machine)
     assert row.quality["same_clusters"]
     assert row.quality["rows"] == row.quality["peer_rows"]
-    assert row.quality["modularity"] == row.quality["peer_modularity"] > 0.5
+    assert row.quality["modularity"] == row.quality["peer_modularity"] > 0.3
     assert row.unit == "s"
     assert row.limit is not None
     assert row.limit < row.ours
