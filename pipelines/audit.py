@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -110,16 +111,19 @@ def _time_order(dataset: Dataset, frame: pl.DataFrame) -> Check:
 
 
 def _cold(side: Side, size: int, raw: pl.DataFrame, frame: pl.DataFrame) -> Check:
-    held_out = (frame["split"] > 0).to_numpy()
-    index = frame[side].to_numpy()
-    seen = np.zeros(size, dtype=np.bool_)
-    wanted = seen.copy()
-    seen[index[~held_out]] = True
-    wanted[index[held_out]] = True
-    cold = np.flatnonzero(wanted & ~seen)
+    earliest = _earliest_split(frame[side].to_numpy(), frame["split"].to_numpy(), size)
+    cold = np.flatnonzero((earliest == 1) | (earliest == 2))
     names = ", ".join(raw["raw_id"].gather(cold[:EXAMPLES]).to_list())
     detail = f"{cold.size:,} {side}s of validation or test never occur in training"
     return Check(f"cold_{side}s", None, int(cold.size), detail + (f", first {names}" if names else ""))
+
+
+@numba.njit(cache=True)
+def _earliest_split(index: npt.NDArray[Any], split: npt.NDArray[Any], size: int) -> npt.NDArray[np.uint8]:
+    earliest = np.full(size, 3, dtype=np.uint8)
+    for row in range(len(index)):
+        earliest[index[row]] = min(earliest[index[row]], split[row])
+    return earliest
 
 
 def _pair(dataset: Dataset, user: int, item: int) -> str:

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from pipelines import config
 from pipelines.errors import DataError
-from pipelines.ingest.events import Array, Events
-from recsys.rng import generator
+from pipelines.ingest.events import Array, Events, degrees
 
 TRAIN, VALID, TEST = 0, 1, 2
 Split = npt.NDArray[np.uint8]
@@ -46,14 +45,12 @@ def assign_splits(events: Events, settings: config.Split) -> tuple[Split, Facts]
             split = _leave_last_n(events, settings, facts)
         case "user_ratio":
             facts |= {"valid": settings.valid, "test": settings.test}
-            counts = np.bincount(events.user, minlength=len(events.users))
+            counts = degrees(events.user, len(events.users))
             split = _tails(events, settings, facts, _share(counts, settings.valid), _share(counts, settings.test))
         case _:
             split = _random_ratio(events, settings, facts)
-    present = [
-        np.bincount(events.user[split == code], minlength=len(events.users)) > 0 for code in (TRAIN, VALID, TEST)
-    ]
-    for name, users in zip(("train", "valid", "test"), present, strict=True):
+    for code, name in enumerate(("train", "valid", "test")):
+        users = degrees(events.user[split == code], len(events.users)) > 0
         facts[f"users_without_{name}"] = int(np.count_nonzero(~users))
         if not users.any():
             raise DataError(
@@ -87,7 +84,7 @@ def _given(events: Events, settings: config.Split, facts: Facts) -> Split:
         events.users,
         events.items,
     )
-    counts = np.bincount(train.user, minlength=len(train.users))
+    counts = degrees(train.user, len(train.users))
     split[rows] = _tails(train, settings, facts, _share(counts, settings.valid), np.zeros_like(counts))
     return split
 
@@ -113,7 +110,7 @@ def _leave_last_n(events: Events, settings: config.Split, facts: Facts) -> Split
     if _order_column(events) is None:
         raise DataError("split.method leave_last_n needs a timestamp or position column; set `columns.timestamp`")
     facts["n"] = settings.n
-    counts = np.bincount(events.user, minlength=len(events.users))
+    counts = degrees(events.user, len(events.users))
     facts["users_with_too_few"] = int(np.count_nonzero(counts < 2 * settings.n + 1))
     wanted = np.full_like(counts, settings.n)
     return _tails(events, settings, facts, wanted, wanted)
@@ -121,13 +118,19 @@ def _leave_last_n(events: Events, settings: config.Split, facts: Facts) -> Split
 
 def _random_ratio(events: Events, settings: config.Split, facts: Facts) -> Split:
     facts |= {"valid": settings.valid, "test": settings.test}
-    order = generator(settings.seed, "split").permutation(len(events))
+    order = _random(settings).permutation(len(events))
     test = int(len(events) * settings.test + 0.5)
     valid = int(len(events) * settings.valid + 0.5)
     split = np.zeros(len(events), dtype=np.uint8)
     split[order[:test]] = TEST
     split[order[test : test + valid]] = VALID
     return split
+
+
+def _random(settings: config.Split) -> np.random.Generator:
+    from recsys.rng import generator  # brings torch, which splits by time do without
+
+    return generator(settings.seed, "split")
 
 
 def _needed(events: Events, name: str, method: str) -> Array:
@@ -145,8 +148,8 @@ def _tails(events: Events, settings: config.Split, facts: Facts, valid: Array, t
     key = _order_column(events)
     facts["order"] = "random" if key is None else "timestamp" if "timestamp" in events.columns else "position"
     if key is None:
-        key = generator(settings.seed, "split").integers(0, 2**62, size=len(events))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(events.user, minlength=len(events.users)))])
+        key = _random(settings).integers(0, 2**62, size=len(events))
+    starts = np.concatenate([[0], np.cumsum(degrees(events.user, len(events.users)))])
     split: Split = _tail_kernel(starts, key.astype(np.int64), valid, test)
     return split
 

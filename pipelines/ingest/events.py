@@ -164,8 +164,37 @@ def _counting_order(codes: Array, count: int, order: Array) -> Array:
     return result
 
 
-def canonical_order(events: Events) -> Array:
-    """Rows by (user, item), rows of one pair in reading order: two stable counting sorts, int32 [n]."""
-    by_item = _counting_order(events.item, len(events.items), np.empty(0, dtype=np.int32))
-    order: Array = _counting_order(events.user, len(events.users), by_item)
-    return order
+@numba.njit(cache=True)
+def degrees(codes: Int32, size: int) -> npt.NDArray[np.int64]:
+    """Events of every index: int64 [size]. NumPy's bincount would copy the codes to int64 first."""
+    counts = np.zeros(size, dtype=np.int64)
+    for code in codes:
+        counts[code] += 1
+    return counts
+
+
+def sort_canonically(events: Events) -> None:
+    """Sort in place by (user, item), rows of one pair in reading order.
+
+    User, item and row number are packed into one int64 where they fit, so that the sort needs no indirection and the
+    ids come out of the keys; else two stable counting sorts give the order.
+    """
+    item_bits, row_bits = len(events.items).bit_length(), len(events).bit_length()
+    if len(events.users).bit_length() + item_bits + row_bits > 63:
+        by_item = _counting_order(events.item, len(events.items), np.empty(0, dtype=np.int32))
+        events.take(_counting_order(events.user, len(events.users), by_item))
+        return
+    keys = events.user.astype(np.int64)
+    keys <<= item_bits
+    keys |= events.item
+    keys <<= row_bits
+    keys |= np.arange(len(events), dtype=np.int32)
+    keys.sort()
+    events.user = (keys >> (item_bits + row_bits)).astype(np.int32)
+    if events.columns:
+        order = (keys & ((1 << row_bits) - 1)).astype(np.int32)
+        for name in events.columns:
+            events.columns[name] = events.columns[name][order]
+    keys >>= row_bits
+    keys &= (1 << item_bits) - 1
+    events.item = keys.astype(np.int32)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipelines import config
 from pipelines.errors import DataError
-from pipelines.ingest.events import Array, Events, canonical_order
+from pipelines.ingest.events import Array, Events, degrees, sort_canonically
 
 Step = dict[str, Any]
 
@@ -36,7 +36,7 @@ def apply_filters(events: Events, settings: config.Filters) -> list[Step]:
         high = np.inf if settings.max_rating is None else settings.max_rating
         events.take((rating >= np.float32(low)) & (rating <= np.float32(high)))
         _done(steps, f"rating in [{low:g}, {high:g}]", events)
-    events.take(canonical_order(events))
+    sort_canonically(events)
     if settings.deduplicate != "none":
         keep = _one_per_pair(events, settings.deduplicate)
         if not keep.all():
@@ -56,8 +56,8 @@ def apply_filters(events: Events, settings: config.Filters) -> list[Step]:
 
 
 def _count(step: str, events: Events) -> Step:
-    users = np.bincount(events.user, minlength=len(events.users))
-    items = np.bincount(events.item, minlength=len(events.items))
+    users = degrees(events.user, len(events.users))
+    items = degrees(events.item, len(events.items))
     return {
         "step": step,
         "events": len(events),
@@ -74,8 +74,8 @@ def _done(steps: list[Step], step: str, events: Events) -> None:
 
 
 def _within(events: Events, least: tuple[int, int], most: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    users = np.bincount(events.user, minlength=len(events.users))
-    items = np.bincount(events.item, minlength=len(events.items))
+    users = degrees(events.user, len(events.users))
+    items = degrees(events.item, len(events.items))
     good_users = (users >= least[0]) & (users <= most[0])
     good_items = (items >= least[1]) & (items <= most[1])
     keep: npt.NDArray[np.bool_] = good_users[events.user] & good_items[events.item]
@@ -84,8 +84,8 @@ def _within(events: Events, least: tuple[int, int], most: tuple[int, int]) -> np
 
 def _core(events: Events, least: tuple[int, int]) -> int:
     """Peel users and items below their minimum until none is left; returns the rounds, the last changes nothing."""
-    users = np.bincount(events.user, minlength=len(events.users))
-    items = np.bincount(events.item, minlength=len(events.items))
+    users = degrees(events.user, len(events.users))
+    items = degrees(events.item, len(events.items))
     alive = np.ones(len(events), dtype=np.bool_)
     rounds = 1
     while _peel(events.user, events.item, users, items, alive, *least):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,10 +57,12 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
     with atomic_directory(out) as temporary:
         users, user_facts = entity_table("user", events.users, settings.users, source)
         items, item_facts = entity_table("item", events.items, settings.items, source)
-        write_events(temporary, events, split, users, items)
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            hashes = beside.submit(content_hashes, events, split, users, items)
+            write_events(temporary, events, split, users, items)
+            train_hash, content_hash = hashes.result()
         if bad.counts:
             bad.frame().write_parquet(temporary / QUARANTINE, compression="zstd")
-        train_hash, content_hash = content_hashes(events, split, users, items)
         manifest = Manifest(
             name=settings.name,
             num_users=len(users),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.dataset import INTERACTIONS, ITEMS, USERS
-from pipelines.ingest.events import Events
+from pipelines.ingest.events import Events, degrees
 
 ROW_GROUP = 1 << 20
 
@@ -36,9 +36,9 @@ def content_hashes(
     user, item = events.user[train], events.item[train]
     repeats = np.flatnonzero((np.diff(user) == 0) & (np.diff(item) == 0)) + 1
     user, item = np.delete(user, repeats), np.delete(item, repeats)
-    degrees = np.bincount(user, minlength=len(users))
+    counts = degrees(user, len(users))
     graph = hashlib.sha256(f"{len(users)}x{len(items)}".encode())
-    graph.update(np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64).data)
+    graph.update(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64).data)
     graph.update(np.ascontiguousarray(item).data)
     whole = hashlib.blake2b(digest_size=32)
     for name, array in {"user": events.user, "item": events.item, **events.columns, "split": split}.items():
