@@ -43,9 +43,9 @@ def paired_map(count: int) -> IdMap:
 
 
 def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] = full_map, size: int = 64) -> Model:
-    spec = OptimizerSpec("adagrad", lr=0.3)
+    spec = OptimizerSpec("adagrad", lr=0.3, weight_decay=0.01 if similarity == "dot" else 0.0)
     users, items = (
-        build_table(make_map(n), 8, backend="torch", optimizer=spec, init_std=0.1, generator=generator(0, side))
+        build_table(make_map(n), 4, backend="torch", optimizer=spec, init_std=0.1, generator=generator(0, side))
         for side, n in (("users", USERS), ("items", ITEMS))
     )
     model = MatrixFactorization(users, items, similarity=similarity)
@@ -54,7 +54,7 @@ def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] 
         Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax"),
         NegativeSampling(count=16 if shared else 1, shared=shared),
         batch_size=size,
-        epochs=60,
+        epochs=40,
     )
     fit(model, checkerboard()[0], None, settings, seed=0)
     return model
