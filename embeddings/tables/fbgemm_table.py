@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,11 @@ class FbgemmTable(Table):
 
     Raises:
         ModuleNotFoundError: FBGEMM is missing or does not load.
-        ValueError: FBGEMM lacks the optimizer or its weight decay on the CPU, or ``dim`` is not a multiple of 4.
+        ValueError: FBGEMM lacks the optimizer or weight decay on the CPU, or ``dim`` is not a multiple of 4.
     """
+
+    embedding: Tensor
+    sum: Tensor
 
     def __init__(
         self, id_map: IdMap, dim: int, optimizer: OptimizerSpec, *, init_std: float, generator: np.random.Generator
@@ -42,14 +46,11 @@ class FbgemmTable(Table):
         super().__init__(id_map, dim, optimizer)
         _check_supported(dim, optimizer)
         configs, common, training = _import_fbgemm()
-        mode = training.WeightDecayMode
         operator = training.SplitTableBatchedEmbeddingBagsCodegen(
             [(self.num_rows, dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
             optimizer=getattr(configs.EmbOptimType, _OPTIMIZERS[optimizer.name]),
             learning_rate=optimizer.lr,
             eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            weight_decay_mode=mode.L2 if optimizer.weight_decay else mode.NONE,
             bounds_check_mode=common.BoundsCheckMode.NONE,
         )
         self._operator = [operator]  # in a list, so that its own buffers stay out of state_dict
@@ -79,10 +80,10 @@ def _check_supported(dim: int, optimizer: OptimizerSpec) -> None:
             f"FBGEMM has no {optimizer.name} on the CPU; use the torch back end (backend: torch), or one of"
             f" {', '.join(_OPTIMIZERS)}"
         )
-    if optimizer.weight_decay and optimizer.name != "rowwise_adagrad":
+    if optimizer.weight_decay:
         raise ValueError(
-            f"FBGEMM ignores weight decay under {optimizer.name}, got {optimizer.weight_decay}; use the torch back end"
-            " (backend: torch), rowwise_adagrad, or weight_decay 0"
+            f"FBGEMM ignores weight decay on the CPU, got {optimizer.weight_decay}; use the torch back end"
+            " (backend: torch), or weight_decay 0"
         )
     if dim % 4:
         raise ValueError(
@@ -92,12 +93,15 @@ def _check_supported(dim: int, optimizer: OptimizerSpec) -> None:
 
 def _import_fbgemm() -> tuple[Any, Any, Any]:
     """FBGEMM's modules of optimizers, locations and the operator."""
-    names = ("split_embedding_configs", "split_table_batched_embeddings_ops_common")
+    stem = "split_table_batched_embeddings_ops"
+    names = ("split_embedding_configs", f"{stem}_common", f"{stem}_training")
     try:
-        configs, common = (importlib.import_module(f"fbgemm_gpu.{name}") for name in names)
-        return configs, common, importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_training")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it warns of optional operators that it lacks
+            configs, common, training = (importlib.import_module(f"fbgemm_gpu.{name}") for name in names)
     except (ImportError, OSError, RuntimeError) as error:
         raise ModuleNotFoundError(
             f"backend fbgemm needs fbgemm-gpu-cpu 1.8.0 beside torch 2.13.0 ({type(error).__name__}: {error});"
             f" run `{INSTALL}`, or use backend torch"
         ) from error
+    return configs, common, training

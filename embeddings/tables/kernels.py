@@ -7,7 +7,9 @@ the result does not depend on the number of threads.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -24,10 +26,22 @@ Pairs = npt.NDArray[np.uint64]
 MAX_DIGIT = 11  # bits sorted in one pass
 CHUNKS = 16  # pieces of work; more than threads, so that they balance
 KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2}
+LOOKUPS_PER_THREAD = 2048  # below this, waking a thread takes longer than its work
 _HALF = np.uint64(32)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@contextlib.contextmanager
+def threads_for(lookups: int) -> Iterator[None]:
+    """Run the kernels inside on as many threads as ``lookups`` rows keep busy; results do not depend on it."""
+    available = numba.get_num_threads()
+    numba.set_num_threads(max(1, min(available, lookups // LOOKUPS_PER_THREAD)))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(available)
+
+
+@numba.njit(parallel=True, cache=True)
 def find_rows(ids: Longs, map_rows: Ints | None, num_ids: int, unseen_row: int, out: Ints) -> None:
     """Write the rows of each id; an id outside ``[0, num_ids)`` has the rows of the map's last line.
 
@@ -48,7 +62,7 @@ def find_rows(ids: Longs, map_rows: Ints | None, num_ids: int, unseen_row: int, 
                 out[i * map_rows.shape[1] + h] = map_rows[source, h]
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def pool_rows(table: Floats, rows: Ints, weights: Floats | None, offsets: Longs | None, out: Floats) -> None:
     """Sum the rows of each bag into ``out``.
 
@@ -69,14 +83,14 @@ def pool_rows(table: Floats, rows: Ints, weights: Floats | None, offsets: Longs 
             sum_rows(dim, at, index, 4, scales, start, stop, len(rows) - 1, to + bag * dim * 4)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _pack(rows: Ints, out: Pairs) -> None:
     """Out [M]: the row in the high half, the position in the low half."""
     for i in numba.prange(len(rows)):
         out[i] = np.uint64(rows[i]) << _HALF | np.uint64(i)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _pack_bags(rows: Ints, offsets: Longs, out: Pairs) -> None:
     """Out [M]: the row in the high half, the bag in the low half."""
     for bag in numba.prange(len(offsets) - 1):
@@ -84,7 +98,7 @@ def _pack_bags(rows: Ints, offsets: Longs, out: Pairs) -> None:
             out[i] = np.uint64(rows[i]) << _HALF | np.uint64(bag)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _radix_pass(pairs: Pairs, shift: int, bits: int, parts: int, out: Pairs) -> None:
     """Stable counting sort by ``bits`` bits from bit ``shift`` on, in ``parts`` pieces at once."""
     size = len(pairs)
@@ -106,7 +120,7 @@ def _radix_pass(pairs: Pairs, shift: int, bits: int, parts: int, out: Pairs) -> 
             counts[part, digit] += 1
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _bags_and_weights(pairs: Pairs, bag_of: Longs | None, weights: Floats, out: Floats) -> None:
     """Replace positions by bags, and write each position's weight to ``out`` [M]."""
     for i in numba.prange(len(pairs)):
@@ -150,7 +164,7 @@ def group_by_row(
     return pairs, sorted_weights
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _starts(pairs: Pairs, begin: int, end: int) -> Any:
     """Where rows begin in ``pairs[begin:end]``, and where the last one ends, even if beyond: int64 [groups + 1]."""
     starts = np.empty(end - begin + 1, np.int64)
@@ -166,7 +180,7 @@ def _starts(pairs: Pairs, begin: int, end: int) -> Any:
     return starts[: groups + 1]
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "nsz"})  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
 def _mean_square(gradient: Floats) -> Any:
     total = np.float32(0)
     for d in range(len(gradient)):
@@ -174,7 +188,7 @@ def _mean_square(gradient: Floats) -> Any:
     return total / np.float32(len(gradient))
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _update_row(table: Floats, state: Floats, row: Any, gradient: Floats, kind: int, lr: Any, eps: Any) -> None:
     """Formulas of :class:`embeddings.tables.spec.OptimizerSpec`."""
     if kind == 0:
@@ -191,7 +205,7 @@ def _update_row(table: Floats, state: Floats, row: Any, gradient: Floats, kind: 
             table[row, d] -= lr * gradient[d] / (np.sqrt(state[row, d]) + eps)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def update_rows(
     table: Floats, state: Floats, pairs: Pairs, weights: Floats | None, gradients: Floats,
     kind: int, lr: Any, eps: Any, weight_decay: Any,
@@ -230,7 +244,7 @@ def update_rows(
             _update_row(table, state, row, total, kind, lr, eps)
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def update_adam(
     table: Floats, exp_avg: Floats, exp_avg_sq: Floats, pairs: Pairs, weights: Floats | None, gradients: Floats,
     betas: Any, step_size: Any, correction: Any, eps: Any, weight_decay: Any,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
-from embeddings.tables.kernels import find_rows
+from embeddings.tables.kernels import find_rows, threads_for
 from embeddings.tables.spec import OptimizerSpec, TableBytes
 
 VECTORS_AT_ONCE = 1 << 16
@@ -96,7 +96,8 @@ class Table(nn.Module, abc.ABC):
             _check_offsets(offsets, len(ids))
         rows = torch.empty(len(ids) * self.rows_per_id, dtype=torch.int32)
         map_rows = None if self.map_rows is None else self.map_rows.numpy()
-        find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
+        with threads_for(len(rows) // 8):  # a row index is far less work than a row
+            find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
         if self.map_weights is None:
             return Bags(rows, None, offsets)
         known = (ids >= 0) & (ids < self.num_ids)

@@ -34,6 +34,11 @@ class TorchTable(Table):
         generator: draws it.
     """
 
+    sum: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    steps: Tensor
+
     def __init__(
         self, id_map: IdMap, dim: int, optimizer: OptimizerSpec, *, init_std: float, generator: np.random.Generator
     ) -> None:
@@ -45,7 +50,7 @@ class TorchTable(Table):
 
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
-        pooled: Tensor = _Pool.apply(self.embedding, self, bags)
+        pooled: Tensor = _Pool.apply(self.embedding, self, bags)  # type: ignore[no-untyped-call]
         return pooled
 
     def weight(self) -> Tensor:
@@ -63,20 +68,22 @@ class TorchTable(Table):
             return
         bags, gradients = _joined(self._pending)
         self._pending.clear()
-        pairs, weights = kernels.group_by_row(
-            bags.rows.numpy(), _array(bags.weights), _array(bags.offsets), self.num_rows
-        )
-        if self.optimizer.name == "adam":
-            self._step_adam(pairs, weights, gradients.numpy())
-            return
-        spec, table = self.optimizer, self.weight().numpy()
-        state = self.sum.numpy().reshape(self.num_rows, -1) if spec.name != "sgd" else np.zeros((1, 1), np.float32)
+        with kernels.threads_for(self.num_rows if self.optimizer.name == "adam" else len(bags.rows)):
+            pairs, weights = kernels.group_by_row(
+                bags.rows.numpy(), _array(bags.weights), _array(bags.offsets), self.num_rows
+            )
+            update = self._update_adam if self.optimizer.name == "adam" else self._update_touched
+            update(pairs, weights, gradients.numpy())
+
+    def _update_touched(self, pairs: kernels.Pairs, weights: kernels.Floats | None, gradients: kernels.Floats) -> None:
+        spec = self.optimizer
+        state = np.zeros((1, 1), np.float32) if spec.name == "sgd" else self.sum.numpy().reshape(self.num_rows, -1)
         kernels.update_rows(
-            table, state, pairs, weights, gradients.numpy(), kernels.KINDS[spec.name],
+            self.weight().numpy(), state, pairs, weights, gradients, kernels.KINDS[spec.name],
             np.float32(spec.lr), np.float32(spec.eps), np.float32(spec.weight_decay),
         )  # fmt: skip
 
-    def _step_adam(self, pairs: kernels.Pairs, weights: kernels.Floats | None, gradients: kernels.Floats) -> None:
+    def _update_adam(self, pairs: kernels.Pairs, weights: kernels.Floats | None, gradients: kernels.Floats) -> None:
         self.steps += 1
         spec, steps = self.optimizer, int(self.steps)
         b1, b2 = spec.betas
@@ -121,13 +128,14 @@ class _Pool(torch.autograd.Function):
         """Float32 [B, D]."""
         ctx.table, ctx.bags = table, bags
         out = torch.empty(bags.count, table.dim)
-        kernels.pool_rows(
-            embedding.detach().numpy(), bags.rows.numpy(), _array(bags.weights), _array(bags.offsets), out.numpy()
-        )
+        with kernels.threads_for(len(bags.rows)):
+            kernels.pool_rows(
+                embedding.detach().numpy(), bags.rows.numpy(), _array(bags.weights), _array(bags.offsets), out.numpy()
+            )
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         """Keep [B, D] for :meth:`TorchTable.step`."""
         ctx.table._pending.append((ctx.bags, gradient.contiguous()))

@@ -21,13 +21,12 @@ _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 def _emit_prefetch(builder: Any, address: Any) -> None:
     kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _INT32, _INT32, _INT32])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
     read, keep, data = _INT32(0), _INT32(3), _INT32(1)
     builder.call(function, [builder.inttoptr(address, cgutils.voidptr_t), read, keep, data])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _prefetch_line(typing_context: Any, address: Any) -> Any:
+def _type_prefetch_line(typing_context: Any, address: Any) -> Any:
     """Ask for the cache line at an address (``llvm.prefetch``)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -37,8 +36,10 @@ def _prefetch_line(typing_context: Any, address: Any) -> Any:
     return types.void(types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _sum_block(
+_prefetch_line: Any = intrinsic(_type_prefetch_line)
+
+
+def _type_sum_block(
     typing_context: Any, width: Any, weighted: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any,
     weights: Any, start: Any, stop: Any, last: Any, out: Any,
 ) -> Any:  # fmt: skip
@@ -58,7 +59,7 @@ def _sum_block(
             row = builder.zext(load(_INT32, builder.add(index, builder.mul(i, index_bytes))), _INT64)
             return builder.add(table, builder.mul(row, row_bytes))
 
-        total = cgutils.alloca_once(builder, vector)
+        total = cgutils.alloca_once(builder, vector)  # type: ignore[no-untyped-call]
         builder.store(ir.Constant(vector, [0.0] * vector.count), total)
         with cgutils.for_range_slice(builder, start, stop, _INT64(1)) as (i, _):
             ahead = builder.add(i, _INT64(AHEAD))
@@ -79,9 +80,12 @@ def _sum_block(
     return types.void(width, weighted, *[address] * 9), generate
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+_sum_block: Any = intrinsic(_type_sum_block)
+
+
+@numba.njit(cache=True)
 def sum_rows(
-    dim: int, table: int, index: int, index_bytes: int, weights: int, start: int, stop: int, last: int, out: int
+    dim: Any, table: Any, index: Any, index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any, out: Any
 ) -> None:
     """Write the sum of ``table[index[i]]``, times ``weights[i]``, over i from ``start`` to ``stop``.
 
@@ -121,15 +125,15 @@ def sum_rows(
             column += 1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def prefetch_row(table: int, row: int, row_bytes: int) -> None:
+@numba.njit(cache=True)
+def prefetch_row(table: Any, row: Any, row_bytes: Any) -> None:
     """Ask for the cache lines of one row of the table at an address."""
     start = table + row * row_bytes
     for line in range(0, row_bytes, LINE):
         _prefetch_line(start + line)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def address_of(array: Any) -> Any:
     """Address of an array's first element as int64."""
     return np.int64(array.ctypes.data)
