@@ -107,9 +107,9 @@ def _headline(run: Run, pairs: dict[tuple[str, str], Contrast]) -> Sentence:
     pair = _headline_pair(run)
     if pair is None:
         only = run.ranking[0]
-        text = Markup("Only <b>{}</b> was evaluated: {} {} {}. There is nothing to compare it with.")
-        bounds = words.interval(run.interval(only, run.selection))
-        return Sentence("plain", text.format(only.name, run.selection, words.metric(_score(run, only)), bounds))
+        text = Markup("Only <b>{}</b> was evaluated: {} {}. There is nothing to compare it with.")
+        value = f"{words.metric(_score(run, only))} {words.interval(run.interval(only, run.selection))}".rstrip()
+        return Sentence("plain", text.format(only.name, run.selection, value))
     return _comparison(run, pair[0], pair[1], pairs)
 
 

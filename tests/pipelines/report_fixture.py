@@ -109,15 +109,24 @@ def write_dataset(directory: Path, *, timestamps: bool = True) -> Dataset:
     )
     counts = {name: frame.filter(pl.col("split") == i).height for i, name in enumerate(SPLITS)}
     manifest = Manifest(
-        name="planted", num_users=NUM_USERS, num_items=NUM_ITEMS, counts=counts, source="synthetic", source_hash="5" * 64,
-        content_hash="c" * 64, train_hash="7" * 64, columns=[name for name in frame.columns if name == "timestamp"],
-        filters=[{"filter": "<i>min_rating</i>", "rows": 20_000}], split={"method": "global_time", "test_cut": 1_600_000_030},
-        quarantine={}, entities={},
+        name="planted",
+        num_users=NUM_USERS,
+        num_items=NUM_ITEMS,
+        counts=counts,
+        source="synthetic",
+        source_hash="5" * 64,
+        content_hash="c" * 64,
+        train_hash="7" * 64,
+        columns=[name for name in frame.columns if name == "timestamp"],
+        filters=[{"filter": "<i>min_rating</i>", "rows": 20_000}],
+        split={"method": "global_time", "test_cut": 1_600_000_030},
+        quarantine={},
+        entities={},
         leak_audit=[
             {"name": "overlap_train_test", "passed": True, "count": 0, "detail": "no pair is in two splits"},
             {"name": "events_after_cut", "passed": False, "count": 3, "detail": "<script>alert('audit')</script>"},
         ],
-    )  # fmt: skip
+    )
     (directory / "manifest.json").write_text(json.dumps(manifest.model_dump(mode="json")))
     return Dataset.open(directory)
 
@@ -149,9 +158,12 @@ def write_run(
     if any(v.compressor not in (None, "full") for v in variants):
         files.write_compression(_compression(variants))
     facts = DatasetFacts(
-        name="planted", users=NUM_USERS, items=NUM_ITEMS, hash=data_hash,
+        name="planted",
+        users=NUM_USERS,
+        items=NUM_ITEMS,
+        hash=data_hash,
         **{str(name): count for name, count in dataset.manifest.counts.items()},
-    )  # fmt: skip
+    )
     files.write_metrics(
         Metrics(
             experiment="planted <b>experiment</b>",
@@ -174,20 +186,30 @@ def _result(
         goal = metrics["recall@20"]
         history = [
             Epoch(
-                epoch=e, step=e * 100, seconds=0.4, loss=0.7 * float(np.exp(-e / 9)) + 0.1 + 0.02 * planted.noise,
-                triples_per_second=250_000 + 1000 * e, rss_mib=700.0 + e,
+                epoch=e,
+                step=e * 100,
+                seconds=0.4,
+                loss=0.7 * float(np.exp(-e / 9)) + 0.1 + 0.02 * planted.noise,
+                triples_per_second=250_000 + 1000 * e,
+                rss_mib=700.0 + e,
                 metrics={"recall@20": goal * (1 - float(np.exp(-e / 7)))} if e % 5 == 0 else {},
             )
             for e in range(1, epochs + 1)
-        ]  # fmt: skip
+        ]
         files.write_history(planted.name, seed, history)
     return VariantResult(
-        name=planted.name, model=planted.model, compressor=planted.compressor, table_rows=planted.rows,
-        table_bytes=planted.rows * 64 * 4, optimizer_bytes=planted.rows * 64 * 8,
+        name=planted.name,
+        model=planted.model,
+        compressor=planted.compressor,
+        table_rows=planted.rows,
+        table_bytes=planted.rows * 64 * 4,
+        optimizer_bytes=planted.rows * 64 * 8,
         metrics={f"test/{name}": value for name, value in metrics.items()},
         ci95={f"test/{name}": value for name, value in ci95.items()},
-        seconds={"train": 0.4 * epochs, "evaluate": 0.3}, epochs=epochs, seed=seed,
-    )  # fmt: skip
+        seconds={"train": 0.4 * epochs, "evaluate": 0.3},
+        epochs=epochs,
+        seed=seed,
+    )
 
 
 def _config(variants: tuple[Planted, ...], seeds: tuple[int, ...]) -> Experiment:
@@ -225,16 +247,37 @@ def _compression(variants: tuple[Planted, ...]) -> Compression:
             continue
         counts = [0, 40, 12, 9, 3, 1] if "graph" in v.compressor else [2, 10, 25, 20, 0, 0]
         side = {
-            "ids": 500, "seen_ids": 500, "rows": v.rows, "rows_used": v.rows - 2, "rows_per_id": 1,
+            "ids": 500,
+            "seen_ids": 500,
+            "rows": v.rows,
+            "rows_used": v.rows - 2,
+            "rows_per_id": 1,
             "bucket": {"min": 0, "median": 4.0, "mean": 6.1, "max": 29, "gini": 0.41},
             "histogram": {"edges": [0, 1, 2, 4, 8, 16, 32], "counts": counts},
-            "shared_ids": 480, "distinct_embeddings": 66, "colliding_ids": 470, "shared_interactions": 0.93,
-        }  # fmt: skip
+            "shared_ids": 480,
+            "distinct_embeddings": 66,
+            "colliding_ids": 470,
+            "shared_interactions": 0.93,
+        }
         maps[v.compressor] = {"users": side, "items": side}
     return Compression(
         budget={"rows": "16%", "user_rows": 66, "item_rows": 67},
-        clustering={"algorithm": "louvain", "resolution": 12.5, "modularity": 0.412, "num_user_clusters": 66, "num_item_clusters": 67, "seconds": 0.8},
-        stability={"orders": 5, "users": {"ari": 0.81, "ari_min": 0.77, "nmi": 0.9}, "items": {"ari": 0.79, "ari_min": 0.7, "nmi": 0.88}},
+        clustering={
+            "algorithm": "louvain",
+            "resolution": 12.5,
+            "modularity": 0.412,
+            "num_user_clusters": 66,
+            "num_item_clusters": 67,
+            "seconds": 0.8,
+        },
+        stability={
+            "orders": 5,
+            "users": {"ari": 0.81, "ari_min": 0.77, "nmi": 0.9},
+            "items": {"ari": 0.79, "ari_min": 0.7, "nmi": 0.88},
+        },
         maps=maps,
-        worst_buckets=tuple(WorstBucket(side="items", row=r, size=29 - r, titles=HOSTILE_TITLES[r : r + 5], compressor="graphhash") for r in range(3)),
-    )  # fmt: skip
+        worst_buckets=tuple(
+            WorstBucket(side="items", row=r, size=29 - r, titles=HOSTILE_TITLES[r : r + 5], compressor="graphhash")
+            for r in range(3)
+        ),
+    )

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from report_fixture import Planted, write_dataset, write_run
+
+from pipelines.compare import compare_runs
+from pipelines.errors import DataError
+from pipelines.run_files import RunFiles
+from recsys.significance import holm, paired_test
+
+FIRST = (
+    Planted("popularity", "popularity", None, 3.0),
+    Planted("full", "mf", "full", 0.5, 820),
+    Planted("modulo", "mf", "modulo", 2.0, 133),
+)
+SECOND = (
+    Planted("popularity", "popularity", None, 3.0),
+    Planted("full", "mf", "full", 1.2, 820),
+    Planted("graphhash", "mf", "graphhash", 0.2, 133),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compare")
+    dataset = write_dataset(root / "data")
+    return [
+        write_run(root / "first-1", dataset, FIRST, seeds=(0,)),
+        write_run(root / "second-2", dataset, SECOND, seeds=(0,)),
+        write_run(root / "third|3", dataset, FIRST[:2], seeds=(0,), data_hash="d" * 64),
+    ]
+
+
+def test_same_names_and_the_best_are_compared_with_the_first_run(runs):
+    comparison = compare_runs(runs[:2])
+    found = {(pair.name, pair.against): pair for pair in comparison.pairs}
+    assert list(found) == [("popularity", "popularity"), ("full", "full"), ("graphhash", "full")]
+    assert found["popularity", "popularity"].difference == 0
+    assert found["popularity", "popularity"].verdict == "no difference shown"
+    assert found["full", "full"].verdict == "worse"
+    assert found["graphhash", "full"].verdict == "better"
+    values = [RunFiles(run).per_user("full", 0)["recall@20"].to_numpy() for run in runs[:2]]
+    full = found["full", "full"]
+    assert full.difference == pytest.approx(values[1].mean() - values[0].mean())
+    assert full.low < full.difference < full.high < 0
+    assert full.users == len(values[0])
+
+
+def test_p_values_are_holm_corrected_over_the_comparison(runs):
+    comparison = compare_runs(runs[:2], "ndcg@10")
+    raw = []
+    for pair in comparison.pairs:
+        a = RunFiles(runs[1]).per_user(pair.name, 0)["ndcg@10"].to_numpy()
+        b = RunFiles(runs[0]).per_user(pair.against, 0)["ndcg@10"].to_numpy()
+        raw.append(paired_test(a, b, 0).p)
+    assert [pair.p for pair in comparison.pairs] == holm(raw)
+
+
+def test_only_common_users_count(runs, tmp_path):
+    files = RunFiles(runs[1])
+    frame = files.per_user("full", 0)
+    some = frame.sample(fraction=1.0, shuffle=True, seed=1).head(300)
+    partial = RunFiles(tmp_path / "partial")
+    partial.write_metrics(
+        files.metrics().model_copy(update={"variants": tuple(v for v in files.metrics().variants if v.name == "full")})
+    )
+    partial.write_per_user(
+        "full", 0, some["user"].to_numpy(), some["raw_id"].to_list(), {"recall@20": some["recall@20"].to_numpy()}
+    )
+    (pair,) = compare_runs([runs[0], partial.directory]).pairs
+    assert pair.users == 300
+    reference = RunFiles(runs[0]).per_user("full", 0)
+    theirs = reference.filter(np.isin(reference["user"].to_numpy(), some["user"].to_numpy()))["recall@20"]
+    assert pair.against_value == pytest.approx(theirs.mean())
+    assert pair.value == pytest.approx(some["recall@20"].mean())
+
+
+def test_the_table_is_plain_text_markdown_and_html(runs, tmp_path):
+    comparison = compare_runs(runs[:2], out=tmp_path / "table.md")
+    text, markdown = str(comparison), (tmp_path / "table.md").read_text()
+    assert text.splitlines()[0] == (
+        "recall@20 on test against run first-1, 500 common users, paired sign-flip test, Holm over 3 pairs"
+    )
+    assert "graphhash" in text
+    assert "better" in text
+    assert markdown == comparison.markdown()
+    assert {line.count("|") for line in markdown.splitlines()[2:]} == {11}
+    compare_runs(runs[:2], out=tmp_path / "table.html")
+    page = (tmp_path / "table.html").read_text()
+    assert "second-2" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_other_data_is_refused(runs):
+    with pytest.raises(DataError, match=r"same data .*first-1 has dataset hash cccccccccccc .*has dddddddddddd"):
+        compare_runs([runs[0], runs[2]])
+
+
+def test_one_run_is_refused(runs):
+    with pytest.raises(DataError, match="a comparison needs two runs or more, got 1"):
+        compare_runs(runs[:1])
+
+
+def test_an_unknown_metric_offers_the_known_ones(runs):
+    with pytest.raises(DataError, match=r"no per-user values of 'recal@20' on test; did you mean recall@20"):
+        compare_runs(runs[:2], "recal@20")
+
+
+def test_an_unknown_suffix_is_refused(runs, tmp_path):
+    with pytest.raises(DataError, match=r"written as \.html or \.md, got 'table.csv'"):
+        compare_runs(runs[:2], out=tmp_path / "table.csv")
+
+
+def test_runs_without_a_common_user_are_refused(runs, tmp_path):
+    files = RunFiles(tmp_path / "others")
+    metrics = RunFiles(runs[0]).metrics()
+    files.write_metrics(metrics.model_copy(update={"variants": metrics.variants[:1]}))
+    files.write_per_user("popularity", 0, np.array([900_000]), ["x"], {"recall@20": np.array([1.0])})
+    with pytest.raises(DataError, match="run others and the reference have no evaluated user in common"):
+        compare_runs([runs[0], files.directory])

@@ -1,0 +1,387 @@
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_fixture import DEFAULT, HOSTILE_TITLES, NUM_USERS, Planted, write_dataset, write_run
+
+from pipelines import report as report_package
+from pipelines.report import build_report
+from pipelines.report.render import embed
+from pipelines.run_files import DatasetFacts, Metrics, RunError, RunFiles, VariantResult
+from recsys.significance import holm, paired_test
+
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+TAGS = """a b
+bdi body button code dd details div dl dt figcaption figure h1 h2 h3 h4 head header html label li main meta nav
+noscript ol option p pre script section select small span strong style sub summary table tbody td th thead title tr
+ul svg g line rect text circle polyline polygon"""
+
+
+@dataclasses.dataclass
+class Element:
+    tag: str
+    attributes: dict
+    text: str = ""
+
+
+class Page(HTMLParser):
+    """Elements in document order, each with all the text inside it."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self._open = [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(Element(tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(self.elements[-1])
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append(Element(tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open[-1].tag == tag, f"</{tag}> closes <{self._open[-1].tag}>"
+        self._open.pop()
+
+    def handle_data(self, data):
+        for element in self._open:
+            element.text += data
+
+    def find(self, tag=None, css=None, **attributes):
+        return [
+            e
+            for e in self.elements
+            if (tag is None or e.tag == tag)
+            and (css is None or css in (e.attributes.get("class") or "").split())
+            and all(e.attributes.get(name) == value for name, value in attributes.items())
+        ]
+
+    def data(self, key):
+        (block,) = self.find("script", id=f"data-{key}")
+        return json.loads(block.text)
+
+
+def plain(text):
+    return " ".join(text.replace("\xa0", " ").replace("−", "-").split())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def dataset(root):
+    return write_dataset(root / "data")
+
+
+@pytest.fixture(scope="module")
+def run(root, dataset):
+    return write_run(root / "run", dataset)
+
+
+@pytest.fixture(scope="module")
+def report(run, dataset):
+    return build_report(run, dataset)
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return Page(report.read_text(encoding="utf-8"))
+
+
+def build(root, dataset, name, variants, seeds=(0,)):
+    path = build_report(write_run(root / name, dataset, variants, seeds), dataset)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def headline(page):
+    return plain(page.find("p", css="headline")[0].text)
+
+
+def mean_values(run, name, metric="recall@20", seeds=(0, 1)):
+    return np.mean([RunFiles(run).per_user(name, seed)[metric].to_numpy() for seed in seeds], axis=0)
+
+
+def test_the_report_is_one_small_file_that_fetches_nothing(report, page):
+    assert report.stat().st_size < 6 * 2**20
+    for element in page.elements:
+        for name in ("src", "href", "action", "srcset", "data", "poster", "xlink:href"):
+            assert element.attributes.get(name, "#").startswith("#"), element
+    (style,) = page.find("style")
+    assert "url(" not in style.text
+    assert "@import" not in style.text
+    script = page.find("script")[-1].text
+    assert not re.search(r"\b(fetch|XMLHttpRequest|import|eval|innerHTML|insertAdjacentHTML|document\.write)\b", script)
+
+
+def test_the_security_policy_allows_exactly_this_style_and_script(page):
+    (policy,) = [m.attributes["content"] for m in page.find("meta") if m.attributes.get("http-equiv")]
+    hashed = [
+        "'sha256-" + base64.b64encode(hashlib.sha256(element.text.encode()).digest()).decode() + "'"
+        for element in (page.find("style")[0], page.find("script")[-1])
+    ]
+    assert policy == (
+        f"default-src 'none'; style-src {hashed[0]}; script-src {hashed[1]}; base-uri 'none'; form-action 'none'"
+    )
+    assert not [element for element in page.elements if "style" in element.attributes]
+
+
+def test_nothing_from_the_data_becomes_markup(page, dataset):
+    assert {element.tag for element in page.elements} <= set(TAGS.split())
+    handlers = [e for e in page.elements if any(name.startswith("on") for name in e.attributes)]
+    assert handlers == []
+    scripts = page.find("script")
+    assert all(script.attributes.get("type") == "application/json" for script in scripts[:-1])
+    assert scripts[-1].text == (Path(report_package.__file__).parent / "templates/report.js").read_text(
+        encoding="utf-8"
+    )
+    for script in scripts[:-1]:
+        json.loads(script.text)
+        assert not set("<>&\u2028\u2029") & set(script.text)
+    shown = {e.text for e in page.find("bdi")} | set(page.data("explorer")["titles"])
+    short = [title for title in HOSTILE_TITLES if len(title) <= 120]
+    assert len(shown & set(short)) >= 5, "the fixture must bring hostile titles into the page"
+    assert max(map(len, shown)) <= 120
+    assert page.find("h1")[0].text == "planted <b>experiment</b>"
+    assert "<script>alert('audit')</script>" in page.find("section", id="data")[0].text
+    assert page.find("pre")[0].text == "recsys run planted.yaml 'x=</script><script>alert(9)</script>'"
+
+
+def test_embedded_json_cannot_leave_its_element():
+    value = ["</script><!--", "a & b", "\u2028\u2029", "\\u003c"]
+    text = str(embed(value))
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == value
+    with pytest.raises(ValueError, match="Out of range float values"):
+        embed(float("nan"))
+
+
+def test_headline_compares_the_best_compressed_variants_of_two_families(page, run):
+    a, b = mean_values(run, "double-graphhash"), mean_values(run, "frequency")
+    found = re.fullmatch(
+        r"double-graphhash beats frequency by \+([\d.]+) % recall@20 \[([\d.]+), ([\d.]+)\],"
+        r" p (=|<) (\.\d+), (\d+) users\.",
+        headline(page),
+    )
+    gain, low, high = (float(found[i]) for i in (1, 2, 3))
+    assert gain == pytest.approx(100 * (a.mean() / b.mean() - 1), abs=0.06)
+    assert low < gain < high
+    assert float(found[5]) < 0.01
+    assert int(found[6]) == len(a) == NUM_USERS
+
+
+def test_findings_speak_of_the_full_table_and_the_baseline(page, run):
+    findings = [plain(p.text) for p in page.find("p", css="finding")]
+    kept = 100 * mean_values(run, "double-graphhash").mean() / mean_values(run, "full").mean()
+    assert findings[0].startswith(
+        f"In 16 % of the full table's bytes, double-graphhash keeps {kept:.0f} % of the recall@20 of full"
+    )
+    assert findings[1].startswith("full beats item-knn by +")
+
+
+def test_p_values_are_holm_corrected_over_all_pairs(page, run):
+    table = page.data("tests")
+    names = [v.name for v in DEFAULT]
+    assert len(table["rows"]) == len(names) * (len(names) - 1) // 2
+    tests = [paired_test(mean_values(run, better), mean_values(run, worse), 0) for better, worse, *_ in table["rows"]]
+    assert [row[6] for row in table["rows"]] == [test.p for test in tests]
+    assert [row[7] for row in table["rows"]] == holm([test.p for test in tests])
+    assert all(row[2] > 0 for row in table["rows"]), "the better variant comes first"
+
+
+def test_a_difference_that_is_noise_is_not_called_a_win(root, dataset):
+    variants = (Planted("modulo", "mf", "modulo", 1.0, 133), Planted("frequency", "mf", "frequency", 1.0, 133))
+    page = build(root, dataset, "noise", variants)
+    assert headline(page).startswith("No difference shown between ")
+    assert [mark.text for mark in page.find("span", css="mark")] == ["best", "tied with best"]
+
+
+@pytest.mark.parametrize(("noise", "tone"), [(0.1, "alarm"), (1.0, "warning"), (4.0, None)])
+def test_banner_when_a_baseline_wins(root, dataset, noise, tone):
+    variants = (
+        Planted("item-knn", "item_knn", None, noise),
+        Planted("full", "mf", "full", 0.35, 820),
+        Planted("modulo", "mf", "modulo", 2.0, 133),
+    )
+    page = build(root, dataset, f"banner-{tone}", variants)
+    banners = page.find("div", css="banner")
+    assert [banner.attributes["class"] for banner in banners] == ([f"banner {tone}"] if tone else [])
+    if tone == "alarm":
+        assert banners[0].attributes["role"] == "alert"
+        assert "item-knn, a simple baseline, beats every learned variant: recall@20 0." in plain(banners[0].text)
+    if tone == "warning":
+        assert "beats 1 of 2 learned variants: modulo." in plain(banners[0].text)
+
+
+def test_a_minimal_run_gives_sentences_instead_of_parts(root):
+    result = VariantResult(name="only", model="mf", compressor="full", metrics={"test/recall@20": 0.25})
+    facts = DatasetFacts(name="d", users=3, items=4, train=5, hash="h")
+    RunFiles(root / "minimal").write_metrics(Metrics(experiment="e", dataset=facts, variants=(result,)))
+    page = Page(build_report(root / "minimal").read_text(encoding="utf-8"))
+    assert headline(page) == "Only only was evaluated: recall@20 0.2500. There is nothing to compare it with."
+    absent = " ".join(plain(p.text) for p in page.find("p", css="absent"))
+    for words in ("no trade-off", "no curves", "paired test", "no heat map", "no slices", "trained by epochs",
+                  "No variant compresses", "explorer needs", "Samples need", "no leak audit", "no command"):  # fmt: skip
+        assert words in absent, words
+
+
+def test_without_the_dataset_users_are_not_shown_by_index(run, root):
+    copy = shutil.copytree(run, root / "without-dataset")
+    page = Page(build_report(copy).read_text(encoding="utf-8"))
+    assert page.find(id="explorer") == []
+    assert "one of them is not there" in page.find("section", id="users")[0].text
+
+
+def test_one_seed_says_that_seed_variance_is_unknown(root, dataset):
+    page = build(root, dataset, "one-seed", DEFAULT[2:4])
+    assert "one seed: unknown" in page.find("section", id="tests")[0].text
+    assert "means over seeds" not in page.find("section", id="verdict")[0].text
+
+
+def test_the_same_input_gives_the_same_bytes(run, dataset, report):
+    first = report.read_bytes()
+    assert build_report(run, dataset).read_bytes() == first
+
+
+def test_parity_runs_are_labelled(run, root, dataset, page):
+    assert page.find("p", css="parity") == []
+    copy = RunFiles(shutil.copytree(run, root / "parity"))
+    copy.write_metrics(copy.metrics().model_copy(update={"selected_on": "test"}))
+    labelled = Page(build_report(copy.directory, dataset).read_text(encoding="utf-8"))
+    assert "Epochs were selected on the test split" in plain(labelled.find("p", css="parity")[0].text)
+
+
+def test_figures_have_words_and_data(page, run):
+    for svg in page.find("svg", role="img"):
+        assert len(svg.attributes["aria-label"]) > 40, svg
+    buttons = {button.attributes["data-csv"] for button in page.find("button", css="download")}
+    assert {"pareto", "curve-recall", "curve-ndcg", "learning-metric", "learning-loss", "heat", "tests", "degrees",
+            "buckets-users", "buckets-items", "slice-user_activity", "metrics"} <= buttons  # fmt: skip
+    for key in buttons:
+        table = page.data(key)
+        assert table["rows"]
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}, key
+    curve = RunFiles(run).evaluation("full", 0).curves["recall"].mean
+    other = RunFiles(run).evaluation("full", 1).curves["recall"].mean
+    rows = [row for row in page.data("curve-recall")["rows"] if row[0] == "full"]
+    assert [row[2] for row in rows] == pytest.approx([(a + b) / 2 for a, b in zip(curve, other, strict=True)])
+    assert len(rows) == 100
+
+
+def test_the_heat_map_holds_every_variant(page, run):
+    heat = page.data("heat-map")
+    assert {v["name"] for v in heat["variants"]} == {v.name for v in DEFAULT}
+    cells = [e for e in page.find("g") if "cell" in e.attributes["class"]]
+    assert len(cells) == 100
+    best = heat["variants"][0]["values"]
+    for cell in cells:
+        value = best[int(cell.attributes["data-row"])][int(cell.attributes["data-column"])]
+        assert (value is None) == (cell.attributes["class"] == "cell none")
+
+
+def test_the_explorer_shows_the_largest_differences_and_true_hits(page, run, dataset):
+    explorer = page.data("explorer")
+    first = explorer["pairs"][0]
+    assert (first["a"], first["b"]) == ("double-graphhash", "frequency")
+    difference = mean_values(run, "double-graphhash") - mean_values(run, "frequency")
+    shown = [user["a"] - user["b"] for user in first["users"]]
+    assert shown[0] == pytest.approx(difference.max(), abs=2e-4)
+    assert min(shown) == pytest.approx(difference.min(), abs=2e-4)
+    titles, relevant = dataset.item_titles(), dataset.matrix("test")
+    for user in first["users"][:5]:
+        number = dataset.user_index(user["id"])
+        mine = {titles[item][:100] for item in relevant[[number]].indices}
+        for title, hit in user["lists"][0]:
+            assert (explorer["titles"][title][:100] in mine) == bool(hit)
+        newest = dataset.frame("train", "valid").filter(user=number).sort("timestamp", descending=True)["item"][0]
+        assert explorer["titles"][user["history"][0]][:100] == titles[newest][:100]
+
+
+def test_histories_without_times_start_with_the_rarest_item(root):
+    dataset = write_dataset(root / "timeless", timestamps=False)
+    page = build(root, dataset, "timeless-run", DEFAULT[2:5])
+    explorer = page.data("explorer")
+    assert not explorer["newest_first"]
+    popularity = np.bincount(dataset.matrix("train", "valid").indices)
+    by_title = dict(zip((title[:100] for title in dataset.item_titles()), popularity, strict=True))
+    counts = [by_title[explorer["titles"][i][:100]] for i in explorer["pairs"][0]["users"][0]["history"]]
+    assert counts == sorted(counts)
+
+
+def test_the_leak_audit_shows_failures(page):
+    results = [(td.attributes["class"], td.text) for td in page.find("td") if td.text in ("pass", "FAIL")]
+    assert results == [("pass", "pass"), ("fail", "FAIL")]
+
+
+def test_every_section_is_in_the_contents(page):
+    links = [
+        a.attributes["href"].removeprefix("#") for a in page.find("nav") + page.find("a") if "href" in a.attributes
+    ]
+    for target in links:
+        assert page.find(id=target), target
+    ids = [e.attributes["id"] for e in page.elements if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_missing_run_is_an_error(root):
+    with pytest.raises(RunError, match=r"metrics\.json does not exist"):
+        build_report(root / "nowhere")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PROBE = """
+const pick = (id, value) => {
+  const e = document.getElementById(id);
+  e.value = value;
+  e.dispatchEvent(new Event("change"));
+};
+const list = document.getElementById("explorer-users");
+list.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
+const second = list.getAttribute("aria-activedescendant");
+list.dispatchEvent(new KeyboardEvent("keydown", { key: "End" }));
+const last = list.getAttribute("aria-activedescendant");
+pick("heat-b", "1");
+const classes = [...document.querySelectorAll("#heat .cell")].map((cell) => cell.getAttribute("class"));
+document.getElementById("theme").click();
+const probe = {
+  second,
+  last,
+  options: list.children.length,
+  bad: document.querySelectorAll("img, #explorer script").length,
+  difference: classes.every((c) => /^cell (none|d[0-8])$/.test(c)),
+  theme: document.documentElement.dataset.theme,
+  selected: document.querySelectorAll("[aria-selected=true]").length,
+  caption: document.getElementById("heat-caption").textContent,
+};
+document.title = "PROBE" + JSON.stringify(probe);
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium; what the page holds is tested without it")
+def test_the_page_works_by_keyboard_in_a_browser(report, tmp_path):
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report.read_text(encoding="utf-8"))
+    copy = tmp_path / "probe.html"
+    copy.write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom",
+               f"--user-data-dir={tmp_path / 'profile'}", copy.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    probe = json.loads(Page(done.stdout).find("title")[0].text.removeprefix("PROBE"))
+    assert probe["second"] == "explorer-user-1"
+    assert probe["last"] == f"explorer-user-{probe['options'] - 1}"
+    assert probe["selected"] == 1
+    assert probe["difference"]
+    assert probe["bad"] == 0
+    assert probe["theme"] in ("light", "dark")
+    assert probe["caption"].startswith("full minus double-graphhash")
