@@ -29,6 +29,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 MISSING = ("", "nan", "null", "none", "na", "n/a")
 INTEGER = re.compile(r"^-?(0|[1-9]\d*)$")
+ZEROS = re.compile(r"^0\d+$")
 DIVISORS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -115,7 +116,7 @@ def _id_kind(file: str, column: str, values: pl.Series, wanted: str) -> Kind:
     present = [text for text in values.cast(pl.String).to_list() if text is not None and text.lower() not in MISSING]
     whole = sum(bool(INTEGER.match(text.strip())) for text in present)
     if values.dtype == pl.String and whole < len(present) and whole > 0.5 * len(present):
-        zeros = any(text.startswith("0") and text != "0" for text in present)
+        zeros = any(ZEROS.match(text) for text in present)
         return "string" if zeros else "integer"
     return "integer" if present and whole == len(present) else "string"
 

@@ -17,7 +17,7 @@ from pipelines.errors import DataError
 from pipelines.ingest.check import BadRows, exact, fast
 from pipelines.ingest.plan import MISSING, Plan
 
-CHUNK = 32 << 20
+CHUNK = 16 << 20
 LONGEST_RECORD = 256 << 20
 UNDECODED = re.compile("[\udc80-\udcff]")
 FAST_DTYPES: dict[str, type[pl.DataType]] = {

@@ -1,0 +1,75 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.atomic import atomic_directory, atomic_path, write_bytes, write_json, write_text
+
+
+def test_files_are_written_with_their_directories(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a" / "b", b"x")
+    write_text(tmp_path / "t", "é")
+    write_json(tmp_path / "j", {"a": [1, None]})
+    assert (tmp_path / "a" / "b").read_bytes() == b"x"
+    assert (tmp_path / "t").read_text(encoding="utf-8") == "é"
+    assert json.loads((tmp_path / "j").read_text()) == {"a": [1, None]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "j", "t"]
+
+
+def test_nan_is_not_json_and_the_old_file_stays(tmp_path: Path) -> None:
+    write_json(tmp_path / "j", 1)
+    with pytest.raises(ValueError, match="Out of range float values are not JSON"):
+        write_json(tmp_path / "j", float("nan"))
+    assert (tmp_path / "j").read_text() == "1\n"
+
+
+def test_a_failed_block_leaves_the_old_content_alone(tmp_path: Path) -> None:
+    write_text(tmp_path / "f", "old")
+    with pytest.raises(RuntimeError, match="stop"), atomic_path(tmp_path / "f") as path:
+        path.write_text("half")
+        raise RuntimeError("stop")
+    with atomic_directory(tmp_path / "d") as path:
+        (path / "x").write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), atomic_directory(tmp_path / "d") as path:
+        (path / "x").write_text("half")
+        raise RuntimeError("stop")
+    assert (tmp_path / "f").read_text() == "old"
+    assert (tmp_path / "d" / "x").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "f"]
+
+
+def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with atomic_directory(tmp_path / "d") as path:
+            (path / "sub").mkdir()
+            (path / "sub" / name).write_text(name)
+    assert [path.name for path in (tmp_path / "d" / "sub").iterdir()] == ["two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from pipelines.atomic import atomic_directory
+with atomic_directory(Path(sys.argv[1])) as path:
+    (path / "x").write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_directory(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "d") as path:
+        (path / "x").write_text("old")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "d")], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    assert (tmp_path / "d" / "x").read_text() == "old"
