@@ -20,6 +20,7 @@ from recsys.topk import exact_top_k
 
 FloatArray = npt.NDArray[np.float64]
 _KEPT_ITEMS = 50
+_SLICE_K = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,23 +95,24 @@ def evaluate(
     counts = np.diff(positives.indptr).astype(np.int64)
     item_counts = np.bincount(train.indices, minlength=model.num_items).astype(np.int64)
     hits = hit_matrix(items[:, :max_k], positives)
-    per_user = ranking_metrics(hits, counts, ks)
-    for k in ks:
-        per_user[f"novelty@{k}"] = novelty(items[:, :k], item_counts, model.num_users)
+    k = min(_SLICE_K, max_k)
+    per_user = ranking_metrics(hits, counts, sorted({*ks, k}))
+    at_k = {name: per_user[name] for name in (f"recall@{k}", f"ndcg@{k}")}
+    per_user = {name: values for name, values in per_user.items() if int(name.partition("@")[2]) in ks}
+    for length in ks:
+        per_user[f"novelty@{length}"] = novelty(items[:, :length], item_counts, model.num_users)
     if auc:
         per_user["auc"] = catalogue_auc(model, users, relevant, seen)
     metrics = {name: float(np.nanmean(values)) for name, values in per_user.items()}
-    for k in ks:
-        metrics[f"coverage@{k}"] = coverage(items[:, :k], model.num_items)
-        metrics[f"gini@{k}"] = gini(items[:, :k], model.num_items)
+    for length in ks:
+        metrics[f"coverage@{length}"] = coverage(items[:, :length], model.num_items)
+        metrics[f"gini@{length}"] = gini(items[:, :length], model.num_items)
     curves, ci95 = _intervals(per_user, recall_curve(hits, counts), ndcg_curve(hits, counts), bootstrap, seed)
-    k = min(20, max_k)
-    at_k = ranking_metrics(hits, counts, [k])
     lists = Lists(
         items=items[:, :k],
         hits=hits[:, :k],
         relevant=positives,
-        per_user={name: at_k[name] for name in (f"recall@{k}", f"ndcg@{k}")},
+        per_user=at_k,
         user_counts=np.diff(train.indptr)[users].astype(np.int64),
         item_counts=item_counts,
     )
@@ -178,7 +180,7 @@ def _intervals(
     max_k = recall.shape[1]
     columns = [np.nan_to_num(values, nan=float(np.nanmean(values))) for values in per_user.values()]
     values = np.concatenate([recall, ndcg, np.stack(columns, axis=1)], axis=1)
-    low, high = bootstrap_means(values, resamples, seed)
+    low, high = bootstrap_means(values.astype(np.float32), resamples, seed)
     curves = {}
     for place, name in enumerate(("recall", "ndcg")):
         part = slice(place * max_k, (place + 1) * max_k)

@@ -153,3 +153,14 @@ def lowest_bit(typing: Any, bits: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), generate
+
+
+@intrinsic  # type: ignore[misc]
+def tile_between(typing: Any, scores: Any, low: Any, high: Any) -> Any:
+    """Bit j of a uint64 is set where ``low <= scores[j] <= high``, for 64 contiguous float32 scores."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        vectors = _load_vectors(builder, context.make_array(signature.args[0])(context, builder, args[0]).data)
+        return builder.and_(_compare(builder, vectors, ">=", args[1]), _compare(builder, vectors, "<=", args[2]))
+
+    return types.uint64(scores, types.float32, types.float32), generate

@@ -13,11 +13,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from recsys.microkernel import ITEMS, USERS, lowest_bit, score_tile
+from recsys.microkernel import ITEMS, USERS, lowest_bit, score_tile, tile_between
 
 _EMPTY = np.iinfo(np.int64).min
 _LAST_ITEM = np.iinfo(np.int32).max
-_CHUNK = 64
+_LARGEST = np.finfo(np.float32).max
 _TILE_PANELS = 8
 _Keys = npt.NDArray[np.int64]
 _Int = npt.NDArray[np.int32]
@@ -95,7 +95,7 @@ def _is_masked(masks: Masks, row: int, item: int) -> bool:
 
 
 @numba.njit(nogil=True, cache=True, forceinline=True)
-def _offer(heaps: Heaps, masks: Masks, row: int, pair: tuple[np.float32, int]) -> None:
+def offer(heaps: Heaps, masks: Masks, row: int, pair: tuple[np.float32, int]) -> None:
     """Replace the worst pair of a row's heap by (score, item) if that is better and not masked."""
     keys = heaps.keys[row]
     key = _key(pair[0], pair[1])
@@ -122,21 +122,23 @@ def select_from_scores(block: _Float, masks: Masks, heaps: Heaps) -> int:
     Returns:
         The first row with a NaN or infinite score, or -1.
     """
+    rest = np.empty(ITEMS, dtype=np.float32)
     for row in range(block.shape[0]):
         scores = block[row]
-        for first in range(0, len(scores), _CHUNK):
-            last = min(first + _CHUNK, len(scores))
-            worst = heaps.worst[row]
-            passing, finite = 0, 0
-            for j in range(first, last):
-                passing += scores[j] > worst
-                finite += scores[j] - scores[j] == 0
-            if finite < last - first:
+        for first in range(0, len(scores), ITEMS):
+            tile = scores[first : first + ITEMS]
+            every = ~np.uint64(0) >> np.uint64(ITEMS - len(tile))
+            if len(tile) < ITEMS:
+                rest[:] = np.nan
+                rest[: len(tile)] = tile
+                tile = rest
+            if tile_between(tile, -_LARGEST, _LARGEST) != every:
                 return row
-            if passing:
-                for j in range(first, last):
-                    if scores[j] > heaps.worst[row]:
-                        _offer(heaps, masks, row, (scores[j], j))
+            bits = tile_between(tile, np.nextafter(heaps.worst[row], _LARGEST), _LARGEST)  # a later tie loses
+            while bits != 0:
+                j = lowest_bit(bits)
+                bits &= bits - np.uint64(1)
+                offer(heaps, masks, row, (tile[j], first + j))
     return -1
 
 
@@ -161,7 +163,7 @@ def _select_group(vectors: _Float, group: _Keys, tile: Any, masks: Masks, heaps:
                 j = lowest_bit(bits)
                 bits &= bits - np.uint64(1)
                 if items[p * ITEMS + j] >= 0 and scores[i, j] >= heaps.worst[row]:
-                    _offer(heaps, masks, row, (scores[i, j], items[p * ITEMS + j]))
+                    offer(heaps, masks, row, (scores[i, j], items[p * ITEMS + j]))
             worst[i] = heaps.worst[row]
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-_BLOCK_ITEMS = 1024
+from recsys.selection import Heaps, Masks, best_first, empty_heaps, offer
+
+_BLOCK_ITEMS = 256
 
 
 class ItemKnn:
@@ -31,23 +36,33 @@ class ItemKnn:
 
     @classmethod
     def fit(cls, train: csr_array, neighbours: int = 100, shrinkage: float = 10.0) -> ItemKnn:
-        """Find the neighbours of every item of ``train`` [users, items]; memory is one block of similarities."""
-        binary = csr_array((np.ones(train.nnz, np.float32), train.indices, train.indptr), shape=train.shape)
-        items = binary.T.tocsr()
-        norms = np.sqrt(np.diff(items.indptr)).astype(np.float32)
-        blocks = [
-            _neighbour_block(items, binary, norms, first, neighbours, shrinkage)
-            for first in range(0, train.shape[1], _BLOCK_ITEMS)
-        ]
-        counts, columns, values = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        similarity = csr_array((values, columns, indptr), shape=(train.shape[1], train.shape[1]))
+        """Find the neighbours of every item of ``train`` [users, items]; beside them, memory is one row of counts.
+
+        Raises:
+            ValueError: ``neighbours`` < 1 or ``shrinkage`` < 0.
+        """
+        if neighbours < 1 or not shrinkage >= 0:
+            raise ValueError(f"ItemKnn needs neighbours >= 1 and shrinkage >= 0, got {neighbours} and {shrinkage}")
+        num_items = train.shape[1]
+        history = csr_array((np.ones(train.nnz, np.float32), train.indices, train.indptr), shape=train.shape)
+        heaps = empty_heaps(num_items, min(neighbours, max(1, num_items - 1)))
+        by_item = history.T.tocsr()
+        arguments = (_rows(by_item), _rows(history), np.float32(shrinkage))
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            spans = [(first, min(first + _BLOCK_ITEMS, num_items)) for first in range(0, num_items, _BLOCK_ITEMS)]
+            list(pool.map(lambda span: _find_neighbours(*arguments, span, heaps), spans))
+        found, values = best_first(heaps)
+        kept = found >= 0
+        indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+        similarity = csr_array((values[kept], found[kept], indptr), shape=(num_items, num_items))
         similarity.sort_indices()
-        return cls(binary, similarity)
+        return cls(history, similarity)
 
     def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Float32 [len(users), num_items]."""
-        return torch.from_numpy((self.history[users] @ self.similarity).toarray())
+        out = np.zeros((len(users), self.num_items), dtype=np.float32)
+        _add_scores(_rows(self.history[users]), _rows(self.similarity), self.similarity.data, out)
+        return torch.from_numpy(out)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors for a safetensors file, see :meth:`from_state`."""
@@ -70,22 +85,41 @@ class ItemKnn:
         return cls(matrix("history", num_users), matrix("similarity", num_items))
 
 
-def _neighbour_block(
-    items: csr_array,
-    train: csr_array,
-    norms: npt.NDArray[np.float32],
-    first: int,
-    neighbours: int,
-    shrinkage: float,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Counts, columns and values of the best ``neighbours`` similarities of items ``[first, first + block)``."""
-    block = (items[first : first + _BLOCK_ITEMS] @ train).tocoo()
-    keep = block.row + first != block.col
-    row, column = block.row[keep], block.col[keep].astype(np.int32)
-    value = block.data[keep] / (norms[row + first] * norms[column] + np.float32(shrinkage))
-    order = np.lexsort((column, -value, row))
-    row, column, value = row[order], column[order], value[order]
-    counts = np.bincount(row, minlength=block.shape[0])
-    rank = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    best = rank < neighbours
-    return np.minimum(counts, neighbours), column[best], value[best]
+def _rows(matrix: csr_array) -> Masks:
+    return Masks(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32))
+
+
+@numba.njit(nogil=True, cache=True)
+def _find_neighbours(
+    by_item: Masks, history: Masks, shrinkage: np.float32, span: tuple[int, int], heaps: Heaps
+) -> None:
+    """Offer every item of ``span`` the items that share a user with it."""
+    num_items = len(by_item.indptr) - 1
+    nothing = Masks(np.zeros(num_items + 1, np.int64), np.zeros(0, np.int32))
+    common = np.zeros(num_items, np.int32)
+    touched = np.empty(num_items, np.int32)
+    for item in range(span[0], span[1]):
+        count = 0
+        for user in by_item.indices[by_item.indptr[item] : by_item.indptr[item + 1]]:
+            for other in history.indices[history.indptr[user] : history.indptr[user + 1]]:
+                if common[other] == 0:
+                    touched[count] = other
+                    count += 1
+                common[other] += 1
+        users = by_item.indptr[item + 1] - by_item.indptr[item]
+        for other in touched[:count]:
+            if other != item:
+                product = np.float64(users) * (by_item.indptr[other + 1] - by_item.indptr[other])
+                similarity = np.float32(common[other] / (np.sqrt(product) + shrinkage))
+                offer(heaps, nothing, item, (similarity, other))
+            common[other] = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_scores(
+    history: Masks, similarity: Masks, values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]
+) -> None:
+    for row in range(len(out)):
+        for item in history.indices[history.indptr[row] : history.indptr[row + 1]]:
+            for j in range(similarity.indptr[item], similarity.indptr[item + 1]):
+                out[row, similarity.indices[j]] += values[j]
