@@ -26,20 +26,20 @@ class Recommender(PythonModel):
         self.users = {raw: index for index, raw in enumerate(self.catalogue.user_ids)}
 
     def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Recommend.
 
         Args:
             context: unused.
-            model_input: a frame with a column ``user_id``, or a list of raw user ids.
+            model_input: a frame with a column ``user_id``, raw ids as text.
             params: ``k``, how many items (default 10).
 
         Returns:
             One row per user: ``user_id``, and the lists ``items`` (raw ids), ``titles`` and ``scores``, best first;
             a user the model does not know gets empty lists.
         """
-        raw = [str(user) for user in (model_input["user_id"] if hasattr(model_input, "columns") else model_input)]
+        raw = [str(user) for user in model_input["user_id"]]
         known = np.array([self.users[user] for user in raw if user in self.users], dtype=np.int64)
         top = exact_top_k(self.model, known, int((params or {}).get("k", 10)), self.catalogue.seen)
         lists = iter(zip(top.items, top.scores, strict=True))

@@ -15,6 +15,7 @@ import os
 import queue
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
+MLFLOW_ADVICE = ".*(Any type hint is inferred as AnyType|An input example was not provided)"
 SQLITE = "sqlite:///"
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -150,6 +152,7 @@ class _Mlflow:
         with _outages(), _one_at_a_time(state.uri):
             self._client = mlflow.MlflowClient(state.uri)
             self._experiment_id = self._experiment()
+            mlflow.set_experiment(experiment_id=self._experiment_id)
 
     def __enter__(self) -> Self:
         return self
@@ -198,7 +201,7 @@ class _Mlflow:
         if found := self._client.get_experiment_by_name(name):
             return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(name))
+            return str(self._client.create_experiment(name, _artifact_location(self._state.uri, name)))
         except MlflowException:
             if found := self._client.get_experiment_by_name(name):
                 return str(found.experiment_id)
@@ -287,6 +290,7 @@ class _Mlflow:
 
     def _model(self, name: str, run_id: str, checkpoint: str, dataset: str) -> None:
         """A pyfunc model from code: the checkpoint's safetensors, ids, titles and seen items as artefacts."""
+        warnings.filterwarnings("ignore", MLFLOW_ADVICE, UserWarning)
         import mlflow.pyfunc
         from mlflow.models import Model
 
@@ -340,6 +344,13 @@ def _outages() -> Iterator[None]:
         if error.error_code in {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"}:
             raise _OutageError(_first_line(error)) from error
         raise
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Beside an sqlite file, not in the working directory as MLflow would have it; None leaves it to a server."""
+    if not uri.startswith(SQLITE):
+        return None
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlruns" / experiment).as_uri()
 
 
 def _first_line(error: Exception) -> str:
