@@ -43,8 +43,8 @@ RECBOLE = [
     "ray==2.6.3",
 ]
 DIM = 64
-SETTINGS = FitSettings(Loss("bpr"), NegativeSampling(count=1, shared=False), batch_size=1, epochs=200)
-OPTIMIZER = OptimizerSpec("sgd", lr=0.05, weight_decay=0.01)
+SETTINGS = FitSettings(Loss("bpr"), NegativeSampling(count=1, shared=False), batch_size=1, epochs=160, lr_decay=0.05)
+OPTIMIZER = OptimizerSpec("sgd", lr=0.1, weight_decay=0.01)
 BYTES_PER_TRIPLE = 6 * DIM * 4
 """Three rows read and written."""
 

@@ -52,7 +52,7 @@ class BprStep:
 def bpr_epoch(
     users: BprTable, items: BprTable, indptr: Ints, indices: Ints, step: BprStep, rng: np.random.Generator
 ) -> float:
-    """One pass of LearnBPR over all interactions in random order, one uniform negative each (Rendle et al. 2009, fig. 4).
+    """One pass of LearnBPR over all interactions, one uniform negative each (Rendle et al. 2009, fig. 4).
 
     The result depends on ``rng`` only, not on the number of threads.
 
@@ -135,9 +135,7 @@ def _draw(state: Any, bound: int) -> Any:
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
-def _block(
-    users: Any, items: Any, pair_users: Any, pair_items: Any, candidates: Any, step: Any, state: Any
-) -> float:
+def _block(users: Any, items: Any, pair_users: Any, pair_items: Any, candidates: Any, step: Any, state: Any) -> float:
     """Plain sequential SGD over one pair of blocks, in an order shuffled in place (Fisher-Yates)."""
     user_rows, user_weight, user_state = users
     item_rows, item_weight, item_state = items
@@ -167,8 +165,19 @@ def _block(
                 item_weight[i, d] = wi + lr * (pull * wu - decay * wi)
                 item_weight[j, d] = wj - lr * (pull * wu + decay * wj)
         else:
-            _adagrad(user_weight[u], item_weight[i], item_weight[j], user_state[u], item_state[i], item_state[j],
-                     pull, kind, lr, decay, eps)
+            _adagrad(
+                user_weight[u],
+                item_weight[i],
+                item_weight[j],
+                user_state[u],
+                item_state[i],
+                item_state[j],
+                pull,
+                kind,
+                lr,
+                decay,
+                eps,
+            )
     return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,12 +47,14 @@ class LearnBpr:
         spec = model.users.optimizer
         assert spec.name != "adam"
         self._step = BprStep(spec.name, spec.lr, spec.weight_decay, spec.eps)
+        self._fall = (1.0 - settings.lr_decay) / max(settings.epochs - 1, 1)
 
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
         """Train one epoch, unless it is done; yields (0, interactions, mean loss)."""
         if first_step == 0:
             rng = generator(self._seed, "learn_bpr", phase, epoch)
-            loss = bpr_epoch(self._users, self._items, self._indptr, self._indices, self._step, rng)
+            step = dataclasses.replace(self._step, lr=self._step.lr * (1.0 - self._fall * epoch))
+            loss = bpr_epoch(self._users, self._items, self._indptr, self._indices, step, rng)
             yield 0, self.count, loss
 
 

@@ -24,6 +24,10 @@ class Objective:
     """
 
     def __init__(self, model: MatrixFactorization, train: csr_array, settings: FitSettings, *, seed: int) -> None:
+        if settings.lr_decay != 1.0:
+            raise ValueError(
+                f"train.lr_decay {settings.lr_decay} is for LearnBPR (loss bpr, train.batch_size 1); set it to 1 here"
+            )
         self.count = int(train.nnz)
         self.steps_per_epoch = -(-self.count // settings.batch_size)
         self._model = model
@@ -32,9 +36,7 @@ class Objective:
         self._users = np.repeat(np.arange(train.shape[0], dtype=np.int64), np.diff(train.indptr))
         self._items = train.indices.astype(np.int64)
         self._log_q = torch.from_numpy(log_popularity(train))
-        self._sampler = (
-            NegativeSampler(train, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
-        )
+        self._sampler = NegativeSampler(train, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
 
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
         """Train on the batches of an epoch from ``first_step`` on.

@@ -160,6 +160,6 @@ def epoch_order(count: int, *, seed: int, phase: str, epoch: int) -> IntArray:
 
 
 def log_popularity(train: csr_array) -> FloatArray:
-    """Log share of the training interactions, float32 [items]; items without any get the share of half an interaction."""
+    """Log share of the training interactions, float32 [items]; an item without any counts as half an interaction."""
     counts = np.maximum(np.bincount(train.indices, minlength=train.shape[1]), 0.5)
     return np.log(counts / max(train.nnz, 1)).astype(np.float32)

@@ -44,6 +44,7 @@ class FitSettings:
         gradient_clip_norm: bound on the norm of a step's gradient by the looked-up vectors, all of them together.
         precision: "bfloat16" runs the score products under autocast; it pays on CPUs with AMX or AVX512-BF16 only.
         checkpoint_minutes: between checkpoints.
+        lr_decay: share of the learning rate that is left in epoch ``epochs``, falling linearly; for LearnBPR only.
     """
 
     loss: Loss = dataclasses.field(default_factory=lambda: Loss("sampled_softmax"))
@@ -54,6 +55,7 @@ class FitSettings:
     gradient_clip_norm: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_minutes: float = 1.0
+    lr_decay: float = 1.0
 
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""

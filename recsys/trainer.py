@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 

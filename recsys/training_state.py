@@ -48,7 +48,8 @@ def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[st
                 raise CheckpointError(f"{path} is safetensors but not a training state of this program; {remedy}")
             if metadata.get("version") != str(_VERSION):
                 raise CheckpointError(
-                    f"{path} has training state version {metadata.get('version')}, this program reads {_VERSION}; {remedy}"
+                    f"{path} has training state version {metadata.get('version')}, this program reads {_VERSION};"
+                    f" {remedy}"
                 )
             facts: dict[str, Any] = json.loads(metadata["facts"])
             if facts.get("fingerprint") != fingerprint:

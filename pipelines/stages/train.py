@@ -164,6 +164,7 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
         gradient_clip_norm=train.gradient_clip_norm,
         precision=train.precision,
         checkpoint_minutes=train.checkpoint_minutes,
+        lr_decay=train.lr_decay,
     )
 
 

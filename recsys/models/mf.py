@@ -30,7 +30,7 @@ class MatrixFactorization(nn.Module):
     def __init__(self, users: Table, items: Table, *, similarity: Similarity = "dot") -> None:
         super().__init__()
         if users.dim != items.dim:
-            raise ValueError(f"the two tables must have one dimension, got {users.dim} for users, {items.dim} for items")
+            raise ValueError(f"the tables must have one dimension, got {users.dim} for users, {items.dim} for items")
         self.users = users
         self.items = items
         self.similarity: Similarity = similarity

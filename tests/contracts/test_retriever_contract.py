@@ -39,7 +39,9 @@ def full_map(count: int) -> IdMap:
 
 def paired_map(count: int) -> IdMap:
     """Four ids of one colour share a row: a compression that keeps what matters."""
-    return IdMap((np.arange(count) // 8 * 2 + np.arange(count) % 2)[:, None], count // 8 * 2 + 3, count // 8 * 2 + 2, "pair")
+    return IdMap(
+        (np.arange(count) // 8 * 2 + np.arange(count) % 2)[:, None], count // 8 * 2 + 3, count // 8 * 2 + 2, "pair"
+    )
 
 
 def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] = full_map, size: int = 64) -> Model:

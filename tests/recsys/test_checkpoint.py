@@ -50,7 +50,7 @@ def test_a_truncated_state_is_refused(state: Path, keep: int) -> None:
 def test_a_pickle_is_never_loaded(state: Path) -> None:
     for write in (lambda: torch.save({"a": torch.ones(2)}, state), lambda: state.write_bytes(b"\x80\x04K\x01.")):
         write()
-        with pytest.raises(CheckpointError, match="a pickle or torch.save archive, which is never loaded"):
+        with pytest.raises(CheckpointError, match=r"a pickle or torch\.save archive, which is never loaded"):
             read_state(state, "f" * 64)
 
 
@@ -145,6 +145,9 @@ def test_kill_9_at_random_moments_changes_no_bit(name: str, tmp_path: Path) -> N
         kills += 1
         seconds = float(rng.uniform(0.02, 0.12)) * (1 + kills / 8)  # ever later, so that it ends on a slow machine too
     assert kills >= 2
-    with safetensors.safe_open(tmp_path / "whole", "pt") as one, safetensors.safe_open(tmp_path / "resumed", "pt") as two:
+    with (
+        safetensors.safe_open(tmp_path / "whole", "pt") as one,
+        safetensors.safe_open(tmp_path / "resumed", "pt") as two,
+    ):
         assert one.metadata() == two.metadata()
         assert all(torch.equal(one.get_tensor(key), two.get_tensor(key)) for key in one.keys())  # noqa: SIM118

@@ -133,7 +133,9 @@ def test_directau_closed_form() -> None:
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "bpr": lambda u, p, n: bpr(u, p, Negatives(n)),
     "sampled_softmax": lambda u, p, n: sampled_softmax(u, p, Negatives(n), temperature=0.4, logq=False),
-    "in_batch_softmax": lambda u, p, n: in_batch_softmax(u, p, torch.tensor([0, 1, 2, 3, 1, 5, 6]), None, temperature=2),
+    "in_batch_softmax": lambda u, p, n: in_batch_softmax(
+        u, p, torch.tensor([0, 1, 2, 3, 1, 5, 6]), None, temperature=2
+    ),
     "directau": lambda u, p, n: directau(u, p, gamma=0.8),
 }
 
@@ -172,9 +174,9 @@ def test_the_named_loss_calls_its_function(name: str) -> None:
 
 def test_messages() -> None:
     u = torch.ones(2, 2)
-    with pytest.raises(ValueError, match="bpr loss needs sampled negatives, got None; give the trainer a sampler"):
+    with pytest.raises(ValueError, match=r"bpr loss needs sampled negatives, got None; give the trainer a sampler"):
         Loss("bpr")(u, u, torch.arange(2))
-    with pytest.raises(ValueError, match="logq needs negatives.log_q, got None; draw them with NegativeSampler"):
+    with pytest.raises(ValueError, match=r"logq needs negatives\.log_q, got None; draw them with NegativeSampler"):
         sampled_softmax(u, u, Negatives(u), temperature=1.0, logq=True)
     with pytest.raises(ValueError, match="needs at least 2 rows, got 1"):
         directau(u[:1], u[:1], gamma=1.0)

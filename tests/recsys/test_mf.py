@@ -36,5 +36,5 @@ def test_an_unknown_user_gets_the_unseen_row() -> None:
 
 
 def test_tables_of_different_dimension_are_refused() -> None:
-    with pytest.raises(ValueError, match="one dimension, got 4 for users, 3 for items"):
+    with pytest.raises(ValueError, match="have one dimension, got 4 for users, 3 for items"):
         MatrixFactorization(table(5), table(6, dim=3))

@@ -94,7 +94,9 @@ def test_a_draw_depends_on_seed_and_counters_only() -> None:
 def test_a_user_with_everything_is_named() -> None:
     dense = np.ones((3, 4), dtype=np.float32)
     dense[[0, 2], [0, 1]] = 0.0
-    with pytest.raises(ValueError, match=r"user 1 has all 4 items that can be drawn \(1 such users\); drop these users"):
+    with pytest.raises(
+        ValueError, match=r"user 1 has all 4 items that can be drawn \(1 such users\); drop these users"
+    ):
         sampler(csr_array(dense), reject_positives=True)
 
 

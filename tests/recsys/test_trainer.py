@@ -56,7 +56,7 @@ SETTINGS = FitSettings(
     selection=Selection(every_epochs=2, patience=2, metric="recall@5"),
 )
 LEARN_BPR = dataclasses.replace(
-    SETTINGS, loss=Loss("bpr"), negatives=NegativeSampling(count=1, shared=False), batch_size=1
+    SETTINGS, lr_decay=0.5, loss=Loss("bpr"), negatives=NegativeSampling(count=1, shared=False), batch_size=1
 )
 
 
@@ -74,8 +74,8 @@ def timeless(result: FitResult) -> list[tuple[object, ...]]:
 
 def assert_same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
     assert one.keys() == two.keys()
-    for name in one:
-        assert torch.equal(one[name], two[name]), name
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
 
 
 VARIANTS = {
@@ -123,18 +123,18 @@ def test_a_resume_after_any_epoch_has_the_same_bits(tmp_path: Path) -> None:
     want = fit(whole, train, valid, settings, seed=0)
     stops = 0
 
-    class Killed(Exception):
+    class StopError(Exception):
         pass
 
     def stop(record: EpochRecord) -> None:
-        raise Killed
+        raise StopError
 
     while True:
         model = make_model()
         try:
             got = fit(model, train, valid, settings, seed=0, checkpoint_dir=tmp_path, on_epoch=stop)
             break
-        except Killed:
+        except StopError:
             stops += 1
     assert stops == len(want.history)
     assert timeless(got) == timeless(want)
@@ -193,7 +193,10 @@ def test_clipping_bounds_the_step() -> None:
 
 def test_bfloat16_learns_the_same() -> None:
     train, valid = planted()
-    results = [fit(make_model(), train, valid, dataclasses.replace(SETTINGS, precision=p), seed=0) for p in ("float32", "bfloat16")]  # type: ignore[arg-type]
+    results = [
+        fit(make_model(), train, valid, dataclasses.replace(SETTINGS, precision=p), seed=0)
+        for p in ("float32", "bfloat16")
+    ]  # type: ignore[arg-type]
     ends = [[r.metrics["recall@5"] for r in result.history if r.metrics][-1] for result in results]
     assert ends[1] == pytest.approx(ends[0], abs=0.1)
     assert results[0].history[0].loss != results[1].history[0].loss
@@ -202,13 +205,17 @@ def test_bfloat16_learns_the_same() -> None:
 def test_divergence_says_where_and_what_to_try() -> None:
     model = make_model("sgd", lr=1e30, similarity="dot")
     settings = dataclasses.replace(SETTINGS, loss=Loss("bpr"))
-    with pytest.raises(TrainingDivergedError, match=r"the loss is (nan|inf) in epoch 1, step \d+ \(select\); try a smaller"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"loss is (nan|inf) in epoch 1, step \d+ \(select\); try a smaller"
+    ):
         fit(model, *planted(), settings, seed=0)
 
 
 def test_shapes_and_empty_train_are_refused() -> None:
     train, valid = planted()
-    with pytest.raises(ValueError, match=r"valid must have the model's shape \(60, 48\) \(users, items\), got \(60, 47\)"):
+    with pytest.raises(
+        ValueError, match=r"valid must have the model's shape \(60, 48\) \(users, items\), got \(60, 47\)"
+    ):
         fit(make_model(), train, valid[:, :47], SETTINGS, seed=0)
     with pytest.raises(ValueError, match="train must have at least one interaction, got an empty matrix"):
         fit(make_model(), csr_array((USERS, ITEMS), dtype=np.float32), None, SETTINGS, seed=0)
@@ -223,3 +230,18 @@ def test_learn_bpr_lists_all_that_it_cannot_do() -> None:
     for part in ("similarity: cosine", "gradient_clip_norm", "bfloat16", "count 4", "shared", "optimizer adam"):
         assert part in str(error.value)
     assert "set a larger train.batch_size" in str(error.value)
+
+
+def test_lr_decay_reaches_its_share_in_the_last_epoch_and_is_refused_elsewhere() -> None:
+    train, _ = planted()
+    ends = []
+    for decay in (1.0, 1e-9):
+        model, states = make_model("sgd", 0.05, "dot"), []
+        settings = dataclasses.replace(LEARN_BPR, epochs=3, lr_decay=decay)
+        fit(model, train, None, settings, seed=0, on_epoch=lambda _, m=model, s=states: s.append(weights(m)))  # type: ignore[misc]
+        moves = [(states[k]["users.embedding"] - states[k - 1]["users.embedding"]).norm() for k in (1, 2)]
+        ends.append(float(moves[1] / moves[0]))
+    assert ends[0] > 0.5
+    assert ends[1] < 1e-6
+    with pytest.raises(ValueError, match=r"train.lr_decay 0.5 is for LearnBPR \(loss bpr, train.batch_size 1\); set"):
+        fit(make_model(), train, None, dataclasses.replace(SETTINGS, lr_decay=0.5), seed=0)
