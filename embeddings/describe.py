@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from embeddings.clustering import Algorithm, CoClustering, co_cluster
 from embeddings.graph import canonical, gini, log_histogram
@@ -170,6 +169,8 @@ def _cluster_shuffled(
 
 
 def _agreement(labelings: list[IntArray]) -> dict[str, float]:
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score  # slow to import, rarely needed
+
     pairs = [(a[a >= 0], b[a >= 0]) for a, b in itertools.combinations(labelings, 2)]
     rand = [float(adjusted_rand_score(a, b)) for a, b in pairs]
     information = [float(normalized_mutual_info_score(a, b)) for a, b in pairs]
