@@ -60,8 +60,7 @@ class Manifest(BaseModel):
 
 def graph_hash(graph: csr_array) -> str:
     """SHA-256 of a binary bipartite graph: shape and sorted edges, whatever the index type or the values."""
-    graph = csr_array(graph)
-    graph.sort_indices()
+    graph = csr_array(graph).sorted_indices()
     digest = hashlib.sha256(f"{graph.shape[0]}x{graph.shape[1]}".encode())
     digest.update(np.ascontiguousarray(graph.indptr, dtype=np.int64).data)
     digest.update(np.ascontiguousarray(graph.indices, dtype=np.int32).data)

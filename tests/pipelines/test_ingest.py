@@ -236,7 +236,7 @@ def test_a_crowded_item_is_dropped(tmp_path: Path) -> None:
 
 def test_rating_filter_needs_ratings(tmp_path: Path) -> None:
     write(tmp_path / "e.csv", frame().drop("rating"))
-    with pytest.raises(DataError, match="min_rating and max_rating need a rating column; set `columns.rating`"):
+    with pytest.raises(DataError, match=r"min_rating and max_rating need a rating column; set `columns.rating`"):
         run(tmp_path / "e.csv", tmp_path / "out", filters={"min_rating": 3})
 
 

@@ -50,7 +50,7 @@ def test_quarantine_sets_aside_what_fail_reports(kind: str, tmp_path: Path) -> N
 
 def test_quarantine_of_every_row_says_so(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_bytes(b"user_id,item_id\n,1\n,2\n")
-    with pytest.raises(DataError, match="all 2 rows are bad: e.csv, row 1"):
+    with pytest.raises(DataError, match=r"all 2 rows are bad: e.csv, row 1"):
         ingest(config.Dataset(name="q", source=str(tmp_path / "e.csv"), on_error="quarantine"), tmp_path / "out")
 
 

@@ -18,7 +18,10 @@ from pathlib import Path
 from pipelines import config
 from pipelines.ingest import ingest
 settings = config.Dataset(
-    name="big", source=sys.argv[1], filters=config.Filters(user_core=5, item_core=5), split=config.Split(method="global_time")
+    name="big",
+    source=sys.argv[1],
+    filters=config.Filters(user_core=5, item_core=5),
+    split=config.Split(method="global_time"),
 )
 start = time.perf_counter()
 ingest(settings, Path(sys.argv[2]))
