@@ -52,9 +52,10 @@ def run(
     A rerun does only what changed; a killed run goes on where it was. The last line of stdout is the run directory.
     """
     from pipelines.config_loader import load_experiment
-    from pipelines.runner import run_experiment
 
     experiment = load_experiment(config, overrides or [])
+    from pipelines.runner import run_experiment  # after the check, for it takes seconds
+
     typer.echo(run_experiment(experiment, command=_command(), quiet=quiet))
 
 
@@ -62,9 +63,11 @@ def run(
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Check an experiment without running it: every mistake at once, the data, and the memory that it will need."""
     from pipelines.config_loader import load_experiment
+
+    experiment = load_experiment(config, overrides or [])
     from pipelines.validate import describe
 
-    typer.echo(describe(load_experiment(config, overrides or [])))
+    typer.echo(describe(experiment))
 
 
 @app.command("ls", epilog=_examples("recsys ls", "recsys ls compressors"))

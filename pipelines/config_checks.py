@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pipelines.config import Budget, Dataset, Experiment, Mf, Variant
 from pipelines.config_problems import did_you_mean
 from pipelines.errors import DataError
-from pipelines.ingest.source import resolve
 
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 """Ranking metrics that can select an epoch; written with a cut-off, as ``recall@20``."""
@@ -34,6 +33,8 @@ def check(experiment: Experiment) -> Iterator[Finding]:
 
 def check_source(dataset: Dataset) -> Iterator[Finding]:
     """Yield a finding if the files of a dataset are not there."""
+    from pipelines.ingest.source import resolve  # imports polars; a mistyped file name is told without it
+
     try:
         resolve(dataset)
     except DataError as error:

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_experiment import ITEMS, USERS, env, recsys, write_tiny
 
+from pipelines.config_problems import ConfigError
 from pipelines.run_files import RunFiles
 
 
@@ -161,10 +162,10 @@ def test_mistakes_end_in_one_message_and_exit_code_2(place: Path, run: Path, arg
     assert "Traceback" not in done.stderr
 
 
-def test_debug_shows_the_traceback(place: Path) -> None:
-    done = recsys(place, "run", "tinny.yaml", RECSYS_DEBUG="1")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
+def test_debug_shows_the_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_DEBUG", "1")
+    with pytest.raises(ConfigError, match="no such file"):
+        recsys(place, "run", "tinny.yaml")
 
 
 def test_validate_tells_plan_and_memory(place: Path) -> None:
@@ -192,6 +193,13 @@ def test_every_command_has_help_with_an_example(tmp_path: Path, name: str) -> No
     done = recsys(tmp_path, name, "--help")
     assert done.returncode == 0
     assert f"\n    recsys {name}" in done.stdout
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "run", "tinny.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=env(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: 1 mistake in the configuration:")
 
 
 def test_help_imports_nothing_of_weight() -> None:
