@@ -63,7 +63,7 @@ class ComparedPair:
             words.metric(self.value),
             self.against,
             words.metric(self.against_value),
-            f"{self.difference:+.4f}",
+            words.difference(self.difference),
             words.interval((self.low, self.high)),
             relative,
             words.p_value(self.p),

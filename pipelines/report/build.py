@@ -16,7 +16,7 @@ from pipelines.report.explorer import explorer, samples
 from pipelines.report.figures import Cell
 from pipelines.report.render import render
 from pipelines.report.stats import Contrast, contrasts
-from pipelines.report.verdict import banners, verdicts
+from pipelines.report.verdict import banners, leak_banner, verdicts
 from pipelines.run_schema import Compression
 
 Json = dict[str, Any]
@@ -54,11 +54,13 @@ def build_report(run_dir: Path, dataset: Dataset | None = None) -> Path:
     """
     run = Run(run_dir)
     pairs = contrasts(run)
+    manifest = run.files.dataset()
     context = (
         _header(run, pairs)
+        | {"banners": leak_banner(manifest) + banners(run, pairs)}
         | _results(run, pairs)
         | _compression(run.files.compression())
-        | _data(run, run.files.dataset(), dataset)
+        | _data(run, manifest, dataset)
         | {"explorer": explorer(run, dataset), "samples": samples(run, dataset)}
     )
     write_text(run.files.report_file, render("report.html", run=run, sections=SECTIONS, **context))
@@ -73,7 +75,6 @@ def _header(run: Run, pairs: dict[tuple[str, str], Contrast]) -> Context:
         "title": f"{run.results.experiment}: recsys report",
         "data_line": f"{data.name}: {counts}. {run.results.finished}".strip(),
         "verdicts": verdicts(run, pairs),
-        "banners": banners(run, pairs),
         "verdict_note": several
         + "Brackets: 95 % bootstrap interval. p: sign-flip permutation test on the same users,"
         + f" Holm-corrected over all {len(pairs)} pairs of variants."
@@ -184,7 +185,7 @@ def _flat(value: Any) -> str:
 def _check(check: Json) -> Json:
     return {
         "name": str(check.get("name", "")).replace("_", " "),
-        "passed": bool(check.get("passed", False)),
+        "result": "fact" if check.get("passed") is None else ("pass" if check["passed"] else "FAIL"),
         "count": _flat(check.get("count", "")),
         "detail": _flat(check.get("detail", "")),
     }

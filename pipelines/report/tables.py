@@ -97,10 +97,10 @@ def _matrix_cell(pairs: dict[tuple[str, str], Contrast], row: str, column: str, 
     low, high = sorted((sign * contrast.low, sign * contrast.high))
     tone = ("win" if wins else "loss") if contrast.is_significant else "tie"
     title = (
-        f"{row} - {column}: {difference:+.4f} {metric} [{low:.4f}, {high:.4f}],"
+        f"{row} - {column}: {words.difference(difference)} {metric} [{low:.4f}, {high:.4f}],"
         f" Holm {words.p_value(contrast.p_holm)}, {contrast.users:,} users"
     )
-    return MatrixCell(tone, f"{difference:+.4f}".replace("-", "−"), title)
+    return MatrixCell(tone, words.difference(difference), title)
 
 
 def spread_rows(run: Run) -> list[tuple[Spread, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from markupsafe import Markup
 
@@ -16,10 +16,11 @@ Tone = Literal["win", "tie", "plain", "warning", "alarm"]
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A finding; ``text`` is safe markup."""
+    """A finding; ``text`` is safe markup, ``title`` a heading for a banner."""
 
     tone: Tone
     text: Markup
+    title: str = ""
 
 
 def verdicts(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[Sentence]:
@@ -40,27 +41,48 @@ def banners(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[Sentence]:
     baseline = next((v for v in run.ranking if v.is_baseline), None)
     if baseline is None or not learned:
         return []
-    score = _score(run, baseline)
-    beaten = [v for v in learned if _score(run, v) <= score]
-    if len(beaten) == len(learned):
-        text = Markup(
-            "<b>{}</b>, a simple baseline, beats every learned variant: {} {} against {} for {}{}."
-            " Nothing that was learned here earns its cost."
-        )
-        evidence = _evidence(pairs.get((baseline.name, learned[0].name)))
-        best = learned[0]
-        values = (words.metric(score), words.metric(_score(run, best)))
-        return [Sentence("alarm", text.format(baseline.name, run.selection, values[0], values[1], best.name, evidence))]
+    if _score(run, baseline) > _score(run, learned[0]):
+        return [_alarm(run, baseline, learned[0], pairs)]
     found = []
+    beaten = [v.name for v in learned if _score(run, v) < _score(run, baseline)]
     if beaten:
-        names = ", ".join(v.name for v in beaten)
         text = Markup("<b>{}</b>, a simple baseline ({} {}), beats {} of {} learned variants: {}.")
-        found.append(text.format(baseline.name, run.selection, words.metric(score), len(beaten), len(learned), names))
-    contrast = pairs.get((learned[0].name, baseline.name))
+        value = words.metric(_score(run, baseline))
+        found.append(text.format(baseline.name, run.selection, value, len(beaten), len(learned), ", ".join(beaten)))
+    contrast = pairs.get((learned[0].name, baseline.name)) or pairs.get((baseline.name, learned[0].name))
     if contrast is not None and not contrast.is_significant:
         text = Markup("The best learned variant, <b>{}</b>, is not significantly better than <b>{}</b>{}.")
         found.append(text.format(learned[0].name, baseline.name, _evidence(contrast)))
-    return [Sentence("warning", text) for text in found]
+    return [Sentence("warning", text, "Caution") for text in found]
+
+
+def _alarm(run: Run, baseline: VariantRun, best: VariantRun, pairs: dict[tuple[str, str], Contrast]) -> Sentence:
+    contrast = pairs.get((baseline.name, best.name))
+    unsure = contrast is not None and not contrast.is_significant
+    text = Markup("<b>{}</b>, a simple baseline, {} every learned variant: {} {} against {} for {}{}. {}")
+    return Sentence(
+        "alarm",
+        text.format(
+            baseline.name,
+            "is ahead of" if unsure else "beats",
+            run.selection,
+            words.metric(_score(run, baseline)),
+            words.metric(_score(run, best)),
+            best.name,
+            _evidence(contrast),
+            "The difference may be chance." if unsure else "Nothing that was learned here earns its cost.",
+        ),
+        "A simple baseline wins",
+    )
+
+
+def leak_banner(manifest: dict[str, Any]) -> list[Sentence]:
+    """An alarm when a check of the leak audit in ``dataset.json`` failed."""
+    failed = [str(check.get("name", "")) for check in manifest.get("leak_audit", []) if check.get("passed") is False]
+    if not failed:
+        return []
+    text = Markup("No number below can be trusted: {} failed. See <a href='#data'>the audit</a>.")
+    return [Sentence("alarm", text.format(", ".join(failed)), "The leak audit failed")]
 
 
 def main_pairs(run: Run, limit: int = 4) -> list[tuple[VariantRun, VariantRun]]:
@@ -132,7 +154,7 @@ def gain(contrast: Contrast, metric: str) -> Markup:
         text = f"{words.percent(contrast.relative, signed=True)} {metric} "
         text += words.percent_bounds(contrast.relative_low, contrast.relative_high)
     else:
-        text = f"{contrast.difference:+.4f} {metric} {words.interval((contrast.low, contrast.high))}"
+        text = f"{words.difference(contrast.difference)} {metric} {words.interval((contrast.low, contrast.high))}"
     return Markup('<span class="nums">{}, {}, {:,} users</span>').format(
         text, words.p_value(contrast.p_holm), contrast.users
     )

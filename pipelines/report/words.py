@@ -10,6 +10,16 @@ def metric(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
+def difference(value: float) -> str:
+    """Four decimals with a sign; zero has none.
+
+    Example:
+        >>> difference(0.01234), difference(-0.5), difference(-0.00001)
+        ('+0.0123', '−0.5000', '0.0000')
+    """
+    return "0.0000" if abs(value) < 0.00005 else f"{value:+.4f}".replace("-", "−")
+
+
 def interval(bounds: tuple[float | None, float | None] | None) -> str:
     """``[0.1203, 0.1251]``, empty if undefined."""
     if bounds is None or bounds[0] is None or bounds[1] is None:
