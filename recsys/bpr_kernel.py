@@ -92,7 +92,7 @@ def _random_blocks(rows: int, rng: np.random.Generator) -> npt.NDArray[np.int8]:
     return block
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _group(indptr: Any, indices: Any, user_block: Any, item_block: Any) -> Any:
     """Counting sort of the interactions by (user block, item block)."""
     ends = np.zeros(BLOCKS * BLOCKS + 1, np.int64)
@@ -110,7 +110,7 @@ def _group(indptr: Any, indices: Any, user_block: Any, item_block: Any) -> Any:
     return pair_users, pair_items, ends
 
 
-@numba.njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, parallel=True)
 def _strata(users: Any, items: Any, pairs: Any, candidates: Any, step: Any, seeds: Any, losses: Any) -> None:
     for stratum in range(BLOCKS):
         for block in numba.prange(BLOCKS):
@@ -124,7 +124,7 @@ def _strata(users: Any, items: Any, pairs: Any, candidates: Any, step: Any, seed
                 )
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _draw(state: Any, bound: int) -> Any:
     """Next splitmix64 state (Steele et al. 2014) and an integer in [0, bound) from its upper half."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
@@ -134,7 +134,7 @@ def _draw(state: Any, bound: int) -> Any:
     return state, np.int64(((z >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _block(users: Any, items: Any, pair_users: Any, pair_items: Any, candidates: Any, step: Any, state: Any) -> float:
     """Plain sequential SGD over one pair of blocks, in an order shuffled in place (Fisher-Yates)."""
     user_rows, user_weight, user_state = users
@@ -152,7 +152,7 @@ def _block(users: Any, items: Any, pair_users: Any, pair_items: Any, candidates:
         if i == j:
             total += math.log(2.0)
             continue
-        margin = np.float32(0.0)
+        margin: Any = np.float32(0.0)
         for d in range(dim):
             margin += user_weight[u, d] * (item_weight[i, d] - item_weight[j, d])
         odds = np.float32(math.exp(-abs(margin)))
@@ -181,7 +181,7 @@ def _block(users: Any, items: Any, pair_users: Any, pair_items: Any, candidates:
     return total
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _adagrad(
     wu: Any, wi: Any, wj: Any, su: Any, si: Any, sj: Any, pull: Any, kind: int, lr: Any, decay: Any, eps: Any
 ) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys.losses import Negatives
 from recsys.models.mf import MatrixFactorization
-from recsys.samplers import NegativeSampler, epoch_order, log_popularity
+from recsys.samplers import IntArray, NegativeSampler, epoch_order, log_popularity
 from recsys.settings import FitSettings
 
 
@@ -55,7 +55,7 @@ class Objective:
             chosen = order[bounds[step] : bounds[step + 1]]
             yield step, len(chosen), self._step(self._users[chosen], self._items[chosen], phase, epoch, step)
 
-    def _step(self, users: np.ndarray, positives: np.ndarray, *counters: str | int) -> float:  # type: ignore[type-arg]
+    def _step(self, users: IntArray, positives: IntArray, *counters: str | int) -> float:
         model, loss = self._model, self._settings.loss
         draw = None if self._sampler is None else self._sampler.draw(users, *counters)
         ids = positives if draw is None else np.concatenate([positives, draw.items.reshape(-1)])

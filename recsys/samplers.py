@@ -118,7 +118,8 @@ class NegativeSampler:
         if self.sampling.alpha == 0:
             return rng.integers(0, self._items, count, dtype=np.int64)
         drawn = np.searchsorted(self._cumulative, rng.random(count) * self._cumulative[-1], side="right")
-        return self._support[np.minimum(drawn, len(self._support) - 1)]
+        items: IntArray = self._support[np.minimum(drawn, len(self._support) - 1)]
+        return items
 
     def _is_positive(self, users: IntArray, items: IntArray) -> npt.NDArray[np.bool_]:
         keys = users * self._items + items

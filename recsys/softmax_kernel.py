@@ -41,7 +41,8 @@ def shared_softmax(
     """
     offset = negative_MD.new_zeros(len(negative_MD)) if offset_M is None else offset_M
     rows, columns = hits if hits is not None else (torch.empty(0, dtype=torch.int64),) * 2
-    loss: Tensor = _SharedSoftmax.apply(user_BD, positive_BD, negative_MD, offset, rows, columns, 1.0 / temperature)
+    arguments = (user_BD, positive_BD, negative_MD, offset, rows, columns, 1.0 / temperature)
+    loss: Tensor = _SharedSoftmax.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -98,7 +99,7 @@ class _SharedSoftmax(torch.autograd.Function):
         return loss / batch
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the kept gradients."""
         user, positive, negative = ctx.saved_tensors
         return user * grad, positive * grad, negative * grad, None, None, None, None

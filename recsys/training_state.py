@@ -83,12 +83,12 @@ def fingerprint(*parts: object) -> str:
     for part in parts:
         match part:
             case Tensor():
-                array = np.ascontiguousarray(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+                array = part.detach().cpu().reshape(-1).view(torch.uint8).numpy()
                 digest.update(repr((part.dtype, tuple(part.shape))).encode())
-                digest.update(memoryview(array))
+                digest.update(array.tobytes())
             case np.ndarray():
                 digest.update(repr((part.dtype, part.shape)).encode())
-                digest.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+                digest.update(part.tobytes())
             case _:
                 digest.update(json.dumps(part, sort_keys=True).encode())
     return digest.hexdigest()
