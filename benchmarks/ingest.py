@@ -26,8 +26,8 @@ def write_events(path: Path, events: int, seed: int = 0) -> None:
     """CSV of distinct pairs with zipf-like items, sparse ids up to 10 digits and times within four years, shuffled."""
     rng = generator(seed, "benchmark", "ingest")
     users, items = max(events // 20, 50), max(events // 33, 50)
-    user = (rng.random(int(events * 1.2)) ** 1.5 * users).astype(np.int64)
-    item = (rng.random(len(user)) ** 3 * items).astype(np.int64)
+    user = (rng.random(int(events * 1.4)) ** 1.5 * users).astype(np.int64)
+    item = (rng.random(len(user)) ** 4.5 * items).astype(np.int64)
     keys = rng.permutation(np.unique(user * items + item))[:events]
     time = rng.integers(1_500_000_000, 1_626_000_000, size=len(keys))
     frame = pl.DataFrame(

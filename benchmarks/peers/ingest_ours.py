@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.memory import peak_rss_mib
 from benchmarks.worker import serve
 from pipelines import config
 from pipelines.ingest import ingest
@@ -22,7 +23,7 @@ def job(request: dict[str, Any]) -> dict[str, Any]:
     dataset = ingest(settings, Path(request["out"]))
     seconds = time.perf_counter() - start
     quality = {"users": dataset.num_users, "items": dataset.num_items, **dataset.manifest.counts}
-    return {"seconds": seconds, "quality": quality}
+    return {"seconds": seconds, "quality": quality, "peak_rss_mib": peak_rss_mib()}
 
 
 if __name__ == "__main__":

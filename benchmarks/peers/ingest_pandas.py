@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.peers.memory import peak_rss_mib
 from benchmarks.worker import serve
 
 
@@ -40,7 +41,8 @@ def job(request: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     sizes = np.bincount(frame["split"], minlength=3).tolist()
     quality = {"users": len(raw["user_id"]), "items": len(raw["item_id"])}
-    return {"seconds": seconds, "quality": quality | dict(zip(("train", "valid", "test"), sizes, strict=True))}
+    quality |= dict(zip(("train", "valid", "test"), sizes, strict=True))
+    return {"seconds": seconds, "quality": quality, "peak_rss_mib": peak_rss_mib()}
 
 
 def _rank(rows: int, share: float) -> int:
