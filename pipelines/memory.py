@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import polars as pl
+import psutil
 
 from embeddings.budget import resolve_budget
 from pipelines.config import Dataset, Experiment, Mf
@@ -114,3 +115,14 @@ def compressed_rows(experiment: Experiment, size: Size) -> int | None:
         return None
     budget = experiment.budget
     return resolve_budget(budget.rows, budget.table_mib, budget.resolution, size.users, size.items, dims[0]).rows
+
+
+def memory_lines(experiment: Experiment) -> list[str]:
+    """The memory estimate, with a warning when the machine has less."""
+    parts = estimate(experiment, measure(experiment.dataset))
+    peak, available = total(parts), psutil.virtual_memory().available / MIB
+    stages = ", ".join(f"{name} {value:,.0f}" for name, value in parts.items())
+    lines = [f"memory: about {peak:,.0f} MiB at most ({stages}), {available:,.0f} MiB available"]
+    if peak > available:
+        lines.append("warning: this is more than the machine has free; use a smaller model.dim or fewer interactions")
+    return lines

@@ -16,6 +16,7 @@ from pipelines.cache import Cache, locked
 from pipelines.config import Experiment, Mf, Variant
 from pipelines.config_loader import config_hash
 from pipelines.dataset import Dataset
+from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
 from pipelines.run_directory import DATASET_LINK, cache_root
@@ -70,6 +71,8 @@ class _Run:
         started = time.perf_counter()
         self.report.log(f"command: {self.command}")
         self.files.write_config(self.experiment)
+        for line in memory_lines(self.experiment):
+            self.report.say(line)
         dataset = ingest_stage(self.cache, self.experiment.dataset, self.report)
         self._write_dataset(dataset)
         graph = graph_stage(self.cache, dataset)

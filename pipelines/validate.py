@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import psutil
-
 from pipelines.config import Experiment, Mf
 from pipelines.config_loader import config_hash
-from pipelines.memory import MIB, compressed_rows, estimate, measure, total
+from pipelines.memory import compressed_rows, measure, memory_lines
 from pipelines.stages.compress import compressor_of, label
 
 
@@ -35,14 +33,3 @@ def describe(experiment: Experiment) -> str:
         tables = f", {label(compressor_of(variant.compressor))}, dim {model.dim}" if isinstance(model, Mf) else ""
         lines.append(f"  {variant.name}: {model.name}{tables}")
     return "\n".join([*lines, *memory_lines(experiment)])
-
-
-def memory_lines(experiment: Experiment) -> list[str]:
-    """The memory estimate, with a warning when the machine has less."""
-    parts = estimate(experiment, measure(experiment.dataset))
-    peak, available = total(parts), psutil.virtual_memory().available / MIB
-    stages = ", ".join(f"{name} {value:,.0f}" for name, value in parts.items())
-    lines = [f"memory: about {peak:,.0f} MiB at most ({stages}), {available:,.0f} MiB available"]
-    if peak > available:
-        lines.append("warning: this is more than the machine has free; use a smaller model.dim or fewer interactions")
-    return lines
