@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 WORKERS ?=
 
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps
 CODE := recsys embeddings pipelines benchmarks tests requirements
 
 .PHONY: setup run test quality bench lint clean
