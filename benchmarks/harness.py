@@ -267,7 +267,7 @@ def _print_table(name: str, rows: Sequence[Row]) -> None:
             "-" if row.limit is None else _figure(row.limit),
             "-" if row.limit_fraction is None else f"{row.limit_fraction:.0%}",
         )  # fmt: skip
-    Console(file=sys.stderr).print(table)
+    Console(file=sys.stderr, width=None if sys.stderr.isatty() else 150).print(table)
     for row in rows:
         print(f"{row.case} vs {row.peer}: {row.quality}", file=sys.stderr)
 

@@ -45,7 +45,7 @@ class FbgemmTable(Table):
     ) -> None:
         super().__init__(id_map, dim, optimizer)
         _check_supported(dim, optimizer)
-        configs, common, training = _import_fbgemm()
+        configs, common, training = import_fbgemm()
         operator = training.SplitTableBatchedEmbeddingBagsCodegen(
             [(self.num_rows, dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
             optimizer=getattr(configs.EmbOptimType, _OPTIMIZERS[optimizer.name]),
@@ -91,7 +91,7 @@ def _check_supported(dim: int, optimizer: OptimizerSpec) -> None:
         )
 
 
-def _import_fbgemm() -> tuple[Any, Any, Any]:
+def import_fbgemm() -> tuple[Any, Any, Any]:
     """FBGEMM's modules of optimizers, locations and the operator."""
     stem = "split_table_batched_embeddings_ops"
     names = ("split_embedding_configs", f"{stem}_common", f"{stem}_training")

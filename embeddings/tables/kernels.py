@@ -42,19 +42,19 @@ def threads_for(lookups: int) -> Iterator[None]:
 
 
 @numba.njit(parallel=True, cache=True)
-def find_rows(ids: Longs, map_rows: Ints | None, num_ids: int, unseen_row: int, out: Ints) -> None:
+def find_rows(ids: Longs, map_rows: Ints, num_ids: int, unseen_row: int, out: Ints) -> None:
     """Write the rows of each id; an id outside ``[0, num_ids)`` has the rows of the map's last line.
 
     Args:
         ids: int64 [n].
-        map_rows: int32 [num_ids + 1, H], or None where id i has row i.
+        map_rows: int32 [num_ids + 1, H], or [0, 0] where id i has row i.
         num_ids: N.
         unseen_row: row of unknown ids where there is no map.
         out: int32 [n * H].
     """
     for i in numba.prange(len(ids)):
         known = 0 <= ids[i] < num_ids
-        if map_rows is None:
+        if len(map_rows) == 0:
             out[i] = ids[i] if known else unseen_row
         else:
             source = ids[i] if known else num_ids
@@ -63,23 +63,23 @@ def find_rows(ids: Longs, map_rows: Ints | None, num_ids: int, unseen_row: int, 
 
 
 @numba.njit(parallel=True, cache=True)
-def pool_rows(table: Floats, rows: Ints, weights: Floats | None, offsets: Longs | None, out: Floats) -> None:
+def pool_rows(table: Floats, rows: Ints, weights: Floats, offsets: Longs, out: Floats) -> None:
     """Sum the rows of each bag into ``out``.
 
     Args:
         table: float32 [R, D], C-contiguous, as are all the arrays.
         rows: int32 [M].
-        weights: float32 [M], or None for ones.
-        offsets: int64 [B + 1], or None for B = M bags of one row.
+        weights: float32 [M], or [0] for ones.
+        offsets: int64 [B + 1], or [0] for B = M bags of one row.
         out: float32 [B, D].
     """
     bags, dim = out.shape
     at, index, to = address_of(table), address_of(rows), address_of(out)
-    scales = 0 if weights is None else address_of(weights)
+    scales = address_of(weights) if len(weights) else 0
     for chunk in numba.prange(CHUNKS):
         for bag in range(bags * chunk // CHUNKS, bags * (chunk + 1) // CHUNKS):
-            start = bag if offsets is None else offsets[bag]
-            stop = bag + 1 if offsets is None else offsets[bag + 1]
+            start = offsets[bag] if len(offsets) else bag
+            stop = offsets[bag + 1] if len(offsets) else bag + 1
             sum_rows(dim, at, index, 4, scales, start, stop, len(rows) - 1, to + bag * dim * 4)
 
 
@@ -121,32 +121,30 @@ def _radix_pass(pairs: Pairs, shift: int, bits: int, parts: int, out: Pairs) -> 
 
 
 @numba.njit(parallel=True, cache=True)
-def _bags_and_weights(pairs: Pairs, bag_of: Longs | None, weights: Floats, out: Floats) -> None:
+def _bags_and_weights(pairs: Pairs, bag_of: Longs, weights: Floats, out: Floats) -> None:
     """Replace positions by bags, and write each position's weight to ``out`` [M]."""
     for i in numba.prange(len(pairs)):
         position = np.int64(pairs[i] & np.uint64(0xFFFFFFFF))
         out[i] = weights[position]
-        if bag_of is not None:
+        if len(bag_of):
             pairs[i] = (pairs[i] >> _HALF) << _HALF | np.uint64(bag_of[position])
 
 
-def group_by_row(
-    rows: Ints, weights: Floats | None, offsets: Longs | None, num_rows: int
-) -> tuple[Pairs, Floats | None]:
+def group_by_row(rows: Ints, weights: Floats, offsets: Longs, num_rows: int) -> tuple[Pairs, Floats]:
     """Sort lookups by row; within a row they keep the order of the batch.
 
     Args:
         rows: int32 [M].
-        weights: float32 [M] or None.
-        offsets: int64 [B + 1] of the bags, or None where lookup i is bag i.
+        weights: float32 [M], or [0] for ones.
+        offsets: int64 [B + 1] of the bags, or [0] where lookup i is bag i.
         num_rows: R.
 
     Returns:
         pairs: uint64 [M], the row in the high 32 bits and the bag in the low 32.
-        weights: float32 [M] in the order of the pairs, or None.
+        weights: float32 [M] in the order of the pairs, or [0].
     """
     pairs, spare = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
-    if offsets is None or weights is not None:
+    if len(weights) or not len(offsets):
         _pack(rows, pairs)
     else:
         _pack_bags(rows, offsets, pairs)
@@ -156,9 +154,9 @@ def group_by_row(
     for turn in range(passes):
         _radix_pass(pairs, 32 + turn * digit, digit, numba.get_num_threads(), spare)
         pairs, spare = spare, pairs
-    if weights is None:
-        return pairs, None
-    bag_of = None if offsets is None else np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    if not len(weights):
+        return pairs, weights
+    bag_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) if len(offsets) else offsets
     sorted_weights = np.empty_like(weights)
     _bags_and_weights(pairs, bag_of, weights, sorted_weights)
     return pairs, sorted_weights
@@ -207,7 +205,7 @@ def _update_row(table: Floats, state: Floats, row: Any, gradient: Floats, kind: 
 
 @numba.njit(parallel=True, cache=True)
 def update_rows(
-    table: Floats, state: Floats, pairs: Pairs, weights: Floats | None, gradients: Floats,
+    table: Floats, state: Floats, pairs: Pairs, weights: Floats, gradients: Floats,
     kind: int, lr: Any, eps: Any, weight_decay: Any,
 ) -> None:  # fmt: skip
     """One update of each touched row with its summed gradient.
@@ -216,7 +214,7 @@ def update_rows(
         table: float32 [R, D], changed in place.
         state: float32 [R, 1] for row-wise Adagrad, [R, D] for Adagrad, [1, 1] for SGD; changed in place.
         pairs: uint64 [M] from :func:`group_by_row`.
-        weights: float32 [M] from :func:`group_by_row`, or None.
+        weights: float32 [M] or [0] from :func:`group_by_row`.
         gradients: float32 [B, D], gradient of each bag.
         kind: a value of ``KINDS``.
         lr: float32.
@@ -226,7 +224,7 @@ def update_rows(
     dim, last = table.shape[1], len(pairs) - 1
     at, state_at, bag, from_ = address_of(table), address_of(state), address_of(pairs), address_of(gradients)
     state_bytes = state.shape[1] * 4
-    scales = 0 if weights is None else address_of(weights)
+    scales = address_of(weights) if len(weights) else 0
     for chunk in numba.prange(CHUNKS):
         total = np.empty(dim, np.float32)
         starts = _starts(pairs, len(pairs) * chunk // CHUNKS, len(pairs) * (chunk + 1) // CHUNKS)
@@ -246,7 +244,7 @@ def update_rows(
 
 @numba.njit(parallel=True, cache=True)
 def update_adam(
-    table: Floats, exp_avg: Floats, exp_avg_sq: Floats, pairs: Pairs, weights: Floats | None, gradients: Floats,
+    table: Floats, exp_avg: Floats, exp_avg_sq: Floats, pairs: Pairs, weights: Floats, gradients: Floats,
     betas: Any, step_size: Any, correction: Any, eps: Any, weight_decay: Any,
 ) -> None:  # fmt: skip
     """Dense Adam: every row, with gradient zero where the batch did not touch it.
@@ -258,7 +256,7 @@ def update_adam(
         exp_avg: float32 [R, D], m.
         exp_avg_sq: float32 [R, D], v.
         pairs: uint64 [M] from :func:`group_by_row`.
-        weights: float32 [M] from :func:`group_by_row`, or None.
+        weights: float32 [M] or [0] from :func:`group_by_row`.
         gradients: float32 [B, D].
         betas: float32 b1 and b2.
         step_size: float32 lr / (1 - b1^t).
@@ -268,7 +266,7 @@ def update_adam(
     """
     (num_rows, dim), last = table.shape, len(pairs) - 1
     bag, from_ = address_of(pairs), address_of(gradients)
-    scales = 0 if weights is None else address_of(weights)
+    scales = address_of(weights) if len(weights) else 0
     one = np.float32(1)
     b1, b2 = betas
     for chunk in numba.prange(CHUNKS):

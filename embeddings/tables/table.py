@@ -95,7 +95,7 @@ class Table(nn.Module, abc.ABC):
         if offsets is not None:
             _check_offsets(offsets, len(ids))
         rows = torch.empty(len(ids) * self.rows_per_id, dtype=torch.int32)
-        map_rows = None if self.map_rows is None else self.map_rows.numpy()
+        map_rows = np.empty((0, 0), np.int32) if self.map_rows is None else self.map_rows.numpy()
         with threads_for(len(rows) // 8):  # a row index is far less work than a row
             find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
         if self.map_weights is None:

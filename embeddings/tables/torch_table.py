@@ -69,13 +69,11 @@ class TorchTable(Table):
         bags, gradients = _joined(self._pending)
         self._pending.clear()
         with kernels.threads_for(self.num_rows if self.optimizer.name == "adam" else len(bags.rows)):
-            pairs, weights = kernels.group_by_row(
-                bags.rows.numpy(), _array(bags.weights), _array(bags.offsets), self.num_rows
-            )
+            pairs, weights = kernels.group_by_row(*_arrays(bags), self.num_rows)
             update = self._update_adam if self.optimizer.name == "adam" else self._update_touched
             update(pairs, weights, gradients.numpy())
 
-    def _update_touched(self, pairs: kernels.Pairs, weights: kernels.Floats | None, gradients: kernels.Floats) -> None:
+    def _update_touched(self, pairs: kernels.Pairs, weights: kernels.Floats, gradients: kernels.Floats) -> None:
         spec = self.optimizer
         state = np.zeros((1, 1), np.float32) if spec.name == "sgd" else self.sum.numpy().reshape(self.num_rows, -1)
         kernels.update_rows(
@@ -83,7 +81,7 @@ class TorchTable(Table):
             np.float32(spec.lr), np.float32(spec.eps), np.float32(spec.weight_decay),
         )  # fmt: skip
 
-    def _update_adam(self, pairs: kernels.Pairs, weights: kernels.Floats | None, gradients: kernels.Floats) -> None:
+    def _update_adam(self, pairs: kernels.Pairs, weights: kernels.Floats, gradients: kernels.Floats) -> None:
         self.steps += 1
         spec, steps = self.optimizer, int(self.steps)
         b1, b2 = spec.betas
@@ -129,9 +127,7 @@ class _Pool(torch.autograd.Function):
         ctx.table, ctx.bags = table, bags
         out = torch.empty(bags.count, table.dim)
         with kernels.threads_for(len(bags.rows)):
-            kernels.pool_rows(
-                embedding.detach().numpy(), bags.rows.numpy(), _array(bags.weights), _array(bags.offsets), out.numpy()
-            )
+            kernels.pool_rows(embedding.detach().numpy(), *_arrays(bags), out.numpy())
         return out
 
     @staticmethod
@@ -142,8 +138,11 @@ class _Pool(torch.autograd.Function):
         return None, None, None
 
 
-def _array(tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.numpy()
+def _arrays(bags: Bags) -> tuple[kernels.Ints, kernels.Floats, kernels.Longs]:
+    """Rows, weights and offsets as the kernels take them: empty for none."""
+    weights = np.empty(0, np.float32) if bags.weights is None else bags.weights.numpy()
+    offsets = np.empty(0, np.int64) if bags.offsets is None else bags.offsets.contiguous().numpy()
+    return bags.rows.numpy(), weights, offsets
 
 
 def _joined(pending: list[tuple[Bags, Tensor]]) -> tuple[Bags, Tensor]:

@@ -1,6 +1,7 @@
 """What every table back end must do, checked against a plain computation with ``IdMap`` and torch."""
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -61,6 +62,15 @@ def expected(weight: Tensor, id_map: IdMap, ids: Tensor, offsets: Tensor | None)
         return vectors
     bounds = offsets.tolist()
     return torch.stack([vectors[a:b].sum(0) for a, b in itertools.pairwise(bounds)])
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Batches this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=["torch", "fbgemm"])

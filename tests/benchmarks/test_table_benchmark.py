@@ -1,0 +1,19 @@
+import json
+
+import pytest
+
+import benchmarks.harness
+from benchmarks import table
+
+pytest.importorskip("fbgemm_gpu", reason="the peer is not installed")
+
+
+def test_smoke_run_agrees_with_its_peers(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(benchmarks.harness, "SMOKE_RESULTS", tmp_path)
+    assert table.run(scale=0.001) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["name"] == "table"
+    assert summary["ratio"] > 0
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert len(rows) == 12
+    assert max(row["quality"]["max_difference"] for row in rows) < 1e-4
