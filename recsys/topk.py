@@ -96,8 +96,9 @@ def finite_vectors(model: VectorRetriever, users: Users, catalogue: Catalogue) -
     longest = catalogue.norms.max(initial=0.0)
     suspects = ~(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)) * longest < _LARGEST)
     for row in np.flatnonzero(suspects):
-        scores = vectors[row].astype(np.float64) @ catalogue.panels.astype(np.float64)
-        if not (np.abs(scores) < _LARGEST).all():
+        with np.errstate(invalid="ignore"):
+            partial = np.abs(vectors[row].astype(np.float64)) @ np.abs(catalogue.panels.astype(np.float64))
+        if not (partial < _LARGEST).all():
             raise ValueError(_not_finite(int(users[row])))
     return vectors
 
