@@ -93,7 +93,7 @@ def _results(run: Run, pairs: dict[tuple[str, str], Contrast]) -> Context:
         "leader_note": _leader_note(run),
         "pareto": figures.pareto(run),
         "curves": [panel for name in ("recall", "ndcg") if (panel := figures.metric_curves(run, name)) is not None],
-        "matrix": tables.test_matrix(run, pairs),
+        "matrix": tables.pair_matrix(run, pairs),
         "num_tests": len(pairs),
         "num_users": len(run.per_user.users) if run.per_user is not None else 0,
         "test_columns": ("better", "worse", "difference", "low_95", "high_95", "relative", "p", "p_holm", "users"),

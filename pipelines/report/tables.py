@@ -78,18 +78,19 @@ class MatrixCell:
 
     tone: str
     text: str
+    p: str
     title: str
 
 
-def test_matrix(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[tuple[str, list[MatrixCell]]]:
-    """Relative gain of every variant (row) over every other (column); empty without tests."""
+def pair_matrix(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[tuple[str, list[MatrixCell]]]:
+    """Every variant (row) against every other (column); empty without tests."""
     names = [v.name for v in run.ranking if any(v.name in pair for pair in pairs)]
     return [(row, [_matrix_cell(pairs, row, column, run.selection) for column in names]) for row in names]
 
 
 def _matrix_cell(pairs: dict[tuple[str, str], Contrast], row: str, column: str, metric: str) -> MatrixCell:
     if row == column:
-        return MatrixCell("self", "", "")
+        return MatrixCell("self", "", "", "")
     wins = (row, column) in pairs
     contrast = pairs[row, column] if wins else pairs[column, row]
     sign = 1.0 if wins else -1.0
@@ -100,7 +101,7 @@ def _matrix_cell(pairs: dict[tuple[str, str], Contrast], row: str, column: str, 
         f"{row} - {column}: {words.difference(difference)} {metric} [{low:.4f}, {high:.4f}],"
         f" Holm {words.p_value(contrast.p_holm)}, {contrast.users:,} users"
     )
-    return MatrixCell(tone, words.difference(difference), title)
+    return MatrixCell(tone, words.difference(difference), words.p_value(contrast.p_holm), title)
 
 
 def spread_rows(run: Run) -> list[tuple[Spread, str]]:

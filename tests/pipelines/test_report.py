@@ -1,78 +1,20 @@
 import base64
-import dataclasses
 import hashlib
 import json
 import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from report_fixture import DEFAULT, HOSTILE_TITLES, NUM_USERS, Planted, write_dataset, write_run
+from report_page import TAGS, Page, plain
 
 from pipelines import report as report_package
 from pipelines.report import build_report
 from pipelines.report.render import embed
 from pipelines.run_files import DatasetFacts, Metrics, RunError, RunFiles, VariantResult
 from recsys.significance import holm, paired_test
-
-VOID = {"meta", "br", "img", "input", "link", "hr"}
-TAGS = """a b
-bdi body button code dd details div dl dt figcaption figure h1 h2 h3 h4 head header html label li main meta nav
-noscript ol option p pre script section select small span strong style sub summary table tbody td th thead title tr
-ul svg g line rect text circle polyline polygon"""
-
-
-@dataclasses.dataclass
-class Element:
-    tag: str
-    attributes: dict
-    text: str = ""
-
-
-class Page(HTMLParser):
-    """Elements in document order, each with all the text inside it."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.elements, self._open = [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append(Element(tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(self.elements[-1])
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append(Element(tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open[-1].tag == tag, f"</{tag}> closes <{self._open[-1].tag}>"
-        self._open.pop()
-
-    def handle_data(self, data):
-        for element in self._open:
-            element.text += data
-
-    def find(self, tag=None, css=None, **attributes):
-        return [
-            e
-            for e in self.elements
-            if (tag is None or e.tag == tag)
-            and (css is None or css in (e.attributes.get("class") or "").split())
-            and all(e.attributes.get(name) == value for name, value in attributes.items())
-        ]
-
-    def data(self, key):
-        (block,) = self.find("script", id=f"data-{key}")
-        return json.loads(block.text)
-
-
-def plain(text):
-    return " ".join(text.replace("\xa0", " ").replace("−", "-").split())
 
 
 @pytest.fixture(scope="module")
@@ -360,51 +302,3 @@ def test_every_section_is_in_the_contents(page):
 def test_a_missing_run_is_an_error(root):
     with pytest.raises(RunError, match=r"metrics\.json does not exist"):
         build_report(root / "nowhere")
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PROBE = """
-const pick = (id, value) => {
-  const e = document.getElementById(id);
-  e.value = value;
-  e.dispatchEvent(new Event("change"));
-};
-const list = document.getElementById("explorer-users");
-list.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
-const second = list.getAttribute("aria-activedescendant");
-list.dispatchEvent(new KeyboardEvent("keydown", { key: "End" }));
-const last = list.getAttribute("aria-activedescendant");
-pick("heat-b", "1");
-const classes = [...document.querySelectorAll("#heat .cell")].map((cell) => cell.getAttribute("class"));
-document.getElementById("theme").click();
-const probe = {
-  second,
-  last,
-  options: list.children.length,
-  bad: document.querySelectorAll("img, #explorer script").length,
-  difference: classes.every((c) => /^cell (none|d[0-8])$/.test(c)),
-  theme: document.documentElement.dataset.theme,
-  selected: document.querySelectorAll("[aria-selected=true]").length,
-  caption: document.getElementById("heat-caption").textContent,
-};
-document.title = "PROBE" + JSON.stringify(probe);
-"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium; what the page holds is tested without it")
-def test_the_page_works_by_keyboard_in_a_browser(report, tmp_path):
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report.read_text(encoding="utf-8"))
-    copy = tmp_path / "probe.html"
-    copy.write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"), encoding="utf-8")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom",
-               f"--user-data-dir={tmp_path / 'profile'}", copy.as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    probe = json.loads(Page(done.stdout).find("title")[0].text.removeprefix("PROBE"))
-    assert probe["second"] == "explorer-user-1"
-    assert probe["last"] == f"explorer-user-{probe['options'] - 1}"
-    assert probe["selected"] == 1
-    assert probe["difference"]
-    assert probe["bad"] == 0
-    assert probe["theme"] in ("light", "dark")
-    assert probe["caption"].startswith("full minus double-graphhash")
