@@ -19,6 +19,7 @@ from pipelines.ingest.plan import MISSING, Plan
 
 CHUNK = 16 << 20
 LONGEST_RECORD = 256 << 20
+csv.field_size_limit(LONGEST_RECORD)
 UNDECODED = re.compile("[\udc80-\udcff]")
 FAST_DTYPES: dict[str, type[pl.DataType]] = {
     "integer": pl.Int64,

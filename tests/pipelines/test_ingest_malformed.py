@@ -73,6 +73,12 @@ def test_the_bad_row_is_found_in_a_later_chunk(tmp_path: Path, monkeypatch: pyte
         ingest(config.Dataset(name="c", source=str(tmp_path / "e.csv")), tmp_path / "out")
 
 
+def test_a_cell_longer_than_the_csv_module_allows_by_default(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_bytes(b"user_id,note,item_id\n1," + b"x" * 200_000 + b",2\noops,,3\n1,,4\n1,,5\n1,,6\n")
+    with pytest.raises(DataError, match=r"e\.csv, row 2 \(line 3\), column 'user_id': value 'oops'"):
+        ingest(config.Dataset(name="c", source=str(tmp_path / "e.csv")), tmp_path / "out")
+
+
 def test_a_quote_that_never_closes_is_found_before_memory_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
