@@ -13,7 +13,7 @@ from pipelines.config import Dataset, Experiment, Mf
 from pipelines.ingest.source import resolve
 
 MIB = 2**20
-_LIBRARIES_MIB = 450.0
+_LIBRARIES_MIB = 650.0
 """Resident size of the process with torch, polars, numba and scipy loaded, before any data."""
 _STATE_PER_WEIGHT = {"sgd": 0.0, "adagrad": 1.0, "rowwise_adagrad": 0.0, "adam": 2.0}
 _INGEST_BYTES_PER_ROW = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_SECONDS = 10.0
 _QUICK_SECONDS = 1.0
+_LOGGERS = ("pipelines", "recsys", "embeddings")
 
 
 class Reporter:
@@ -32,14 +34,20 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._said: dict[str, float] = {}
+        self._handler = _Forward(self)
 
     def __enter__(self) -> Self:
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self._handler)
+            logging.getLogger(name).setLevel(logging.INFO)
         if sys.stderr.isatty() and not self._quiet:
             self._live = _live_display()
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._handler)
         if self._live is not None:
             self._live.stop()
         if self._log is not None:
@@ -85,6 +93,19 @@ class Reporter:
         if total is not None and done >= total:
             self._live.remove_task(task)
             del self._tasks[stage]
+
+
+class _Forward(logging.Handler):
+    """Log records of the project: all to ``log.txt``, warnings to the reader too."""
+
+    def __init__(self, report: Reporter) -> None:
+        super().__init__(logging.INFO)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a record on."""
+        tell = self._report.say if record.levelno >= logging.WARNING else self._report.log
+        tell(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def plain_line(stage: str, done: int, total: int | None, seconds: float, note: str = "") -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.audit import Check, audit_artifact
 from pipelines.cache import Cache, locked
-from pipelines.config import Experiment, Mf, Variant
+from pipelines.config import Experiment, Mf, Popularity, Variant
 from pipelines.config_loader import config_hash
-from pipelines.dataset import Dataset
+from pipelines.dataset import Dataset, SplitName, graph_hash
 from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
@@ -29,6 +30,8 @@ from pipelines.stages.train import Trained, train_stage
 from pipelines.stages.versions import versions
 from pipelines.summary import summary
 from pipelines.tracking import TrackedRun, Tracker, open_tracker
+from recsys.checkpoint import load_model
+from recsys.models import popularity
 from recsys.settings import EpochRecord
 
 
@@ -66,6 +69,7 @@ class _Run:
         self.report = report
         self.command = command
         self.cache = Cache(cache_root(), on_wait=report.say)
+        self.checks: list[Check] = []
 
     def execute(self) -> None:
         started = time.perf_counter()
@@ -74,8 +78,15 @@ class _Run:
         for line in memory_lines(self.experiment):
             self.report.say(line)
         dataset = ingest_stage(self.cache, self.experiment.dataset, self.report)
-        self._write_dataset(dataset)
+        counts = ", ".join(f"{count:,} {split}" for split, count in dataset.manifest.counts.items())
+        shape = f"{dataset.num_users:,} users, {dataset.num_items:,} items"
+        self.report.say(f"data: {dataset.manifest.name}, {shape}, {counts}")
         graph = graph_stage(self.cache, dataset)
+        self.checks += [
+            audit_artifact("graph", graph, dataset),
+            audit_artifact("clusters and id maps", graph_hash(graph), dataset),
+        ]
+        self._write_dataset(dataset)
         compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash)
         self._write_compression(compression, dataset)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
@@ -86,6 +97,7 @@ class _Run:
                 for variant in self.experiment.variants
                 for seed in self.experiment.seeds
             ]
+            self._write_dataset(dataset)
             self._write_metrics(dataset, results)
             report_file = build_report(self.files.directory, dataset)
             self._track_files(tracker, report_file)
@@ -94,13 +106,12 @@ class _Run:
         self.report.say(f"finished in {duration(time.perf_counter() - started)}")
 
     def _write_dataset(self, dataset: Dataset) -> None:
-        manifest = dataset.manifest
-        counts = ", ".join(f"{count:,} {split}" for split, count in manifest.counts.items())
-        self.report.say(f"data: {manifest.name}, {dataset.num_users:,} users, {dataset.num_items:,} items, {counts}")
         train = dataset.matrix("train")
         sides = {"users": np.diff(train.indptr), "items": np.bincount(train.indices, minlength=train.shape[1])}
         degrees = {side: _histogram(values) for side, values in sides.items()}
-        self.files.write_dataset({**manifest.model_dump(mode="json"), "degrees": degrees})
+        facts = dataset.manifest.model_dump(mode="json")
+        facts["leak_audit"] += [check.as_dict() for check in self.checks]
+        self.files.write_dataset({**facts, "degrees": degrees})
         place = os.path.relpath(dataset.path, self.files.directory)
         (self.files.directory / DATASET_LINK).write_text(f"{place}\n")
 
@@ -125,6 +136,7 @@ class _Run:
             follow = _Follower(name, variant, self.report, tracked)
             trained = train_stage(self.cache, dataset, variant, maps, seed, follow)
             follow.rest(trained)
+            self._audit(dataset, variant, trained)
             evaluated = evaluate_stage(self.cache, dataset, trained, self.experiment.evaluate, seed)
             result = _result(variant, seed, trained, evaluated)
             self._write_variant(dataset, variant, seed, trained, evaluated)
@@ -135,6 +147,14 @@ class _Run:
         shown = ", ".join(f"{metric} {result.metrics[f'test/{metric}']:.4f}" for metric in _headline(result))
         self.report.say(f"{name}: {shown} (trained in {duration(result.seconds['train'])})")
         return result
+
+    def _audit(self, dataset: Dataset, variant: Variant, trained: Trained) -> None:
+        """Popularity counts must be those of the splits that it may see."""
+        model = load_model(trained.entry / "checkpoint") if isinstance(variant.model, Popularity) else None
+        if isinstance(model, popularity.Popularity):
+            allowed: tuple[SplitName, ...] = ("train", "valid") if variant.train.refit else ("train",)
+            counts = model.counts.numpy().astype(np.int64)
+            self.checks.append(audit_artifact(f"counts of {variant.name}", counts, dataset, allowed))
 
     def _write_variant(
         self, dataset: Dataset, variant: Variant, seed: int, trained: Trained, evaluated: Evaluated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,19 @@ def test_a_second_run_appends_to_the_log(tmp_path: Path) -> None:
         with Reporter(tmp_path / "log.txt", quiet=True) as report:
             report.say(message)
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
+
+
+def test_log_records_go_to_the_log_and_warnings_to_the_reader(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Reporter(tmp_path / "log.txt"):
+        logging.getLogger("pipelines.ingest").info("column %r is taken as %s", "uid", "user")
+        logging.getLogger("pipelines.tracking").warning("the server is away")
+    logging.getLogger("pipelines.ingest").warning("after the run")
+    assert capsys.readouterr().err == "warning: the server is away\n"
+    logged = (tmp_path / "log.txt").read_text()
+    assert "info: column 'uid' is taken as user" in logged
+    assert "after the run" not in logged
 
 
 def test_lines_have_rate_and_time_to_go() -> None:
