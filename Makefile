@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
-	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs configs $(CODE)
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs configs $(filter-out tests,$(CODE))
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

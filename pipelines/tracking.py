@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import re
 import tempfile
 import threading
 import warnings
@@ -307,7 +308,7 @@ class _Mlflow:
             Model.log(
                 None,
                 mlflow.pyfunc,
-                name="recommender",
+                name=re.sub(r"[^\w-]", "-", name),
                 run_id=run_id,
                 python_model=str(Path(__file__).with_name("model_from_code.py")),
                 artifacts={"checkpoint": str(source), "catalogue": str(catalogue)},

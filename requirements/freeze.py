@@ -15,7 +15,10 @@ from packaging.requirements import Requirement
 
 HERE = Path(__file__).parent
 CPU = ["fbgemm-gpu-cpu", "torchrec", "hatchling", "editables"]
-DEV = "pytest pytest-xdist hypothesis ruff mypy codespell ranx nbclient nbformat ipykernel types-PyYAML scipy-stubs".split()
+DEV = [
+    *("pytest", "pytest-xdist", "hypothesis", "ranx", "nbclient", "nbformat", "ipykernel"),
+    *("ruff", "mypy", "codespell", "types-PyYAML", "scipy-stubs"),
+]
 REPLACED = {"fbgemm-gpu"}
 
 
@@ -48,7 +51,8 @@ def main() -> None:
     cpu = closure(project["dependencies"] + CPU, installed)
     dev = {name: pin for name, pin in closure(DEV, installed).items() if name not in cpu}
     for file, pins, purpose in [("cpu.txt", cpu, "to run, on a CPU"), ("dev.txt", dev, "to test, beside cpu.txt")]:
-        head = f"# Everything needed {purpose}; Python 3.11. Install with: pip install --no-deps -r requirements/{file}\n"
+        install = f"pip install --no-deps -r requirements/{file}"
+        head = f"# Everything needed {purpose}; Python 3.11. Install with: {install}\n"
         (HERE / file).write_text(head + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins)), "utf-8")
 
 
