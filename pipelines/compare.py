@@ -18,7 +18,7 @@ COLUMNS = (
     "run",
     "value",
     "against",
-    "value",
+    "its value",
     "difference",
     "95 % interval",
     "relative",
