@@ -129,7 +129,7 @@ def train_in_a_child(name: str, directory: Path | None, out: Path, seconds: floa
     os._exit(0)
 
 
-@pytest.mark.parametrize("name", ["adam", "keep best", "learn-bpr"])
+@pytest.mark.parametrize("name", ["adam", "keep best"])
 def test_kill_9_at_random_moments_changes_no_bit(name: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["recsys.trainer", "recsys.checkpoint", "numba", "pytest"])

@@ -116,10 +116,12 @@ def test_two_runs_have_the_same_bits_and_learn(name: str) -> None:
     assert best > untrained["recall@5"] + 0.3
 
 
-def test_a_resume_after_any_epoch_has_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rowwise_adagrad", "learn-bpr"])
+def test_a_resume_after_any_epoch_has_the_same_bits(name: str, tmp_path: Path) -> None:
     train, valid = planted()
-    settings = dataclasses.replace(SETTINGS, epochs=4, checkpoint_minutes=1e-9)
-    whole = make_model()
+    optimizer, similarity, settings = VARIANTS[name]
+    settings = dataclasses.replace(settings, epochs=4, checkpoint_minutes=1e-9)
+    whole = make_model(optimizer, similarity=similarity)
     want = fit(whole, train, valid, settings, seed=0)
     stops = 0
 
@@ -130,7 +132,7 @@ def test_a_resume_after_any_epoch_has_the_same_bits(tmp_path: Path) -> None:
         raise StopError
 
     while True:
-        model = make_model()
+        model = make_model(optimizer, similarity=similarity)
         try:
             got = fit(model, train, valid, settings, seed=0, checkpoint_dir=tmp_path, on_epoch=stop)
             break
