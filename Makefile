@@ -36,7 +36,7 @@ lint: setup
 	$(PYTHON) -m venv .venv
 
 .venv/installed: requirements/cpu.txt pyproject.toml | .venv/bin/python
-	@echo "Installing the locked environment into .venv (once; about 700 MB)"
+	@echo "Installing the locked environment into .venv (once; about 2 GB on disk)"
 	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) $$(grep '^torch==' requirements/cpu.txt))
 	$(INSTALL) -r requirements/cpu.txt
 	@$(BIN)/python -c "import torch" || { echo "This torch is the CUDA build and needs CUDA's libraries, which come now. For the small CPU build: rm -r .venv; make run TORCH_INDEX=<the CPU index of PyTorch's install page>"; \
