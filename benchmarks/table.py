@@ -57,7 +57,8 @@ def make_case(tables: int, rows: int, pooled: int, batch: int) -> Case:
     orders = [rng.permutation(rows) for _ in range(tables)]
 
     def ids(order: IntArray) -> IntArray:
-        return order[np.searchsorted(cumulative, rng.random(batch * pooled) * cumulative[-1])]
+        ranks: IntArray = np.searchsorted(cumulative, rng.random(batch * pooled) * cumulative[-1])
+        return order[ranks]
 
     batches = [torch.from_numpy(np.stack([ids(order) for order in orders])) for _ in range(BATCHES)]
     gradient = torch.from_numpy(rng.standard_normal((tables, batch, DIM), np.float32))
@@ -168,7 +169,7 @@ def measure(case: Case, ours: Ours, theirs: Fbgemm | TorchBags, *, repeats: int)
 def run(scale: float = 1.0) -> int:
     """Measure every case; ``scale`` shrinks tables and batches."""
     set_threads()
-    torch.sparse.check_sparse_tensor_invariants.disable()
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     limit = probe(min(1.0, scale)).stream_gb_s * 1e9 / BYTES_PER_LOOKUP
     torch_version = f"torch {torch.__version__.split('+')[0]}"
     fbgemm = f"FBGEMM {importlib.metadata.version('fbgemm-gpu-cpu')}"
