@@ -55,6 +55,8 @@ def test_the_run_directory_has_every_file(place: Path, run: Path) -> None:
     assert found.versions["torch"]
     assert files.report_file.stat().st_size > 10_000
     assert "finished in" in files.log_file.read_text()
+    audit = {check["name"]: check["passed"] for check in files.dataset()["leak_audit"]}
+    assert audit["graph"] is audit["clusters and id maps"] is audit["counts of popularity"] is True
     compression = files.compression()
     assert compression is not None
     assert set(compression.maps) == {"full", "graphhash", "modulo"}
