@@ -188,7 +188,5 @@ def _worst(maps: dict[str, Maps], titles: dict[str, list[str]], buckets: int = 5
         for side in ("users", "items"):
             for row in worst_buckets(getattr(pair, side), buckets, members=10):
                 members = tuple(titles[side][i] for i in row["ids"])
-                found.append(
-                    WorstBucket(side=side, row=row["row"], size=row["size"], titles=members, compressor=name)
-                )
+                found.append(WorstBucket(side=side, row=row["row"], size=row["size"], titles=members, compressor=name))
     return tuple(found)
