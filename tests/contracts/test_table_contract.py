@@ -1,5 +1,6 @@
 """What every table back end must do, checked against a plain computation with ``IdMap`` and torch."""
 
+import importlib.util
 import itertools
 from collections.abc import Iterator
 
@@ -73,7 +74,10 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["torch", "fbgemm"])
+needs_fbgemm = pytest.mark.skipif(importlib.util.find_spec("fbgemm_gpu") is None, reason="fbgemm is not installed")
+
+
+@pytest.fixture(params=["torch", pytest.param("fbgemm", marks=needs_fbgemm)])
 def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
@@ -132,6 +136,7 @@ def test_one_step_is_the_documented_formula(backend: Backend, kind: str, name: s
         assert torch.equal(table.weight()[untouched], weight.detach()[untouched])
 
 
+@needs_fbgemm
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("kind", ["full", "shared", "double", "double-weighted"])
@@ -150,6 +155,7 @@ def test_back_ends_agree_over_50_steps(kind: str, name: str, pooled: bool) -> No
     torch.testing.assert_close(ours.optimizer_state(), theirs.optimizer_state(), rtol=1e-3, atol=2e-5)
 
 
+@needs_fbgemm
 def test_pooled_bags_of_20_agree() -> None:
     ours, theirs = (new_table(MAPS["shared"], backend, "rowwise_adagrad") for backend in ("torch", "fbgemm"))
     offsets = torch.arange(0, 1001, 20)
@@ -193,6 +199,7 @@ def test_training_resumes_bit_for_bit(backend: Backend, name: str) -> None:
         assert torch.equal(value, second.state_dict()[key]), key
 
 
+@needs_fbgemm
 def test_state_moves_between_back_ends() -> None:
     ours, theirs = (new_table(MAPS["shared"], backend, "rowwise_adagrad") for backend in ("torch", "fbgemm"))
     ids, offsets = batch(3, pooled=True)
@@ -226,6 +233,7 @@ def test_no_ids_give_no_vectors(backend: Backend) -> None:
     assert torch.equal(table.weight(), before)
 
 
+@needs_fbgemm
 def test_no_random_number_depends_on_the_back_end() -> None:
     assert torch.equal(new_table(MAPS["full"], "torch").weight(), new_table(MAPS["full"], "fbgemm").weight())
     assert new_table(MAPS["full"], "torch").weight().std() == pytest.approx(0.1, rel=0.05)
