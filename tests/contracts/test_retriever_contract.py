@@ -53,7 +53,7 @@ def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] 
     model = MatrixFactorization(users, items, similarity=similarity)
     shared = size > 1
     settings = FitSettings(
-        Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax"),
+        Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax", gamma=0.1),
         NegativeSampling(count=16 if shared else 1, shared=shared),
         batch_size=size,
         epochs=40,
