@@ -113,10 +113,12 @@ def _from_vectors(vectors: _Float, catalogue: Any, relevant: Masks, seen: Masks,
         start, stop = relevant.indptr[row], relevant.indptr[row + 1]
         positives[start:stop] = _scores_of(vectors[row], relevant.indices[start:stop], catalogue)
         for j in range(start, stop):  # the zeros behind the last item
-            wins[j] = -(np.int64(0 < positives[j]) + np.int64(0 <= positives[j])) * (len(panels) * ITEMS - len(place))
+            wins[j] = -(np.int64(positives[j] > 0) + np.int64(positives[j] >= 0)) * (len(panels) * ITEMS - len(place))
     for first in range(0, len(panels), 8):
         for start in range(0, len(vectors), USERS):
-            _add_wins(vectors[start : start + USERS], panels[first : first + 8], relevant.indptr[start:], positives, wins)
+            _add_wins(
+                vectors[start : start + USERS], panels[first : first + 8], relevant.indptr[start:], positives, wins
+            )
     for row in range(len(vectors)):
         start, stop = relevant.indptr[row], relevant.indptr[row + 1]
         masked = _scores_of(vectors[row], seen.indices[seen.indptr[row] : seen.indptr[row + 1]], catalogue)

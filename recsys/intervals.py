@@ -29,7 +29,7 @@ def resampled_sums(values: FloatArray | npt.NDArray[np.float32], resamples: int,
     sums = np.empty((resamples, values.shape[1]))
     for block, first in enumerate(range(0, resamples, _BLOCK_RESAMPLES)):
         last = min(first + _BLOCK_RESAMPLES, resamples)
-        sums[first:last] = count(len(values), seed, block)[: last - first].astype(values.dtype) @ values
+        sums[first:last] = count(len(values), seed, block)[: last - first].astype(values.dtype) @ np.asarray(values)
     return sums
 
 

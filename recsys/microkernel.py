@@ -1,6 +1,6 @@
 """Inner products of a few users with a panel of items, kept in registers, as LLVM vector code for numba.
 
-A score is ``fma(u[d-1], v[d-1], .. fma(u[0], v[0], 0))``, always in this order, wherever the pair stands in a tile: so a
+A score is ``fma(u[d-1], v[d-1], .. fma(u[0], v[0], 0))``, in this order, wherever the pair stands in a tile: so a
 score does not depend on batch size, threads or the order of the items, and equal vectors get equal scores. A BLAS
 promises none of this. Blocking as in Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication":
 24 accumulators of 16 floats are the 6 x 64 tile, 10 loads feed 24 multiply-adds.
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 USERS = 6
 ITEMS = 64
 _LANES = 16
 _VECTORS = ITEMS // _LANES
 
+get_function: Any = cgutils.get_or_insert_function
 _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, _LANES)
 _INT64 = ir.IntType(64)
@@ -41,7 +41,7 @@ def _constant(value: int) -> ir.Constant:
 
 def _fused(builder: ir.IRBuilder, kind: ir.Type, name: str) -> ir.Function:
     """``a * b + c``, fused where the processor can."""
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.{name}")
+    return get_function(builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.{name}")
 
 
 def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
@@ -92,8 +92,8 @@ def _load_vectors(builder: ir.IRBuilder, pointer: ir.Value) -> list[ir.Value]:
     return [builder.load(builder.gep(vectors, [_constant(j)]), align=4) for j in range(_VECTORS)]
 
 
-@intrinsic  # type: ignore[misc]
-def score_tile(typing: Any, users: Any, panel: Any, thresholds: Any, scores: Any, passing: Any) -> Any:
+@extending.intrinsic
+def _score_tile(typing: Any, users: Any, panel: Any, thresholds: Any, scores: Any, passing: Any) -> Any:
     """``scores[i, j] = <users[:, i], panel[:, j]>`` and bit j of ``passing[i]`` = ``scores[i, j] >= thresholds[i]``.
 
     Args:
@@ -123,8 +123,8 @@ def score_tile(typing: Any, users: Any, panel: Any, thresholds: Any, scores: Any
     return types.void(users, panel, thresholds, scores, passing), generate
 
 
-@intrinsic  # type: ignore[misc]
-def tile_wins(typing: Any, scores: Any, score: Any) -> Any:
+@extending.intrinsic
+def _tile_wins(typing: Any, scores: Any, score: Any) -> Any:
     """Twice how many of 64 contiguous float32 ``scores`` are below ``score``, plus how many are equal; int64."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -135,9 +135,9 @@ def tile_wins(typing: Any, scores: Any, score: Any) -> Any:
     return types.int64(scores, types.float32), generate
 
 
-@intrinsic  # type: ignore[misc]
-def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c`` of float32 scalars, rounded as in :func:`score_tile`."""
+@extending.intrinsic
+def _multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` of float32 scalars, rounded as in :func:`_score_tile`."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.call(_fused(builder, _FLOAT, "f32"), args)
@@ -145,8 +145,8 @@ def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
     return types.float32(types.float32, types.float32, types.float32), generate
 
 
-@intrinsic  # type: ignore[misc]
-def lowest_bit(typing: Any, bits: Any) -> Any:
+@extending.intrinsic
+def _lowest_bit(typing: Any, bits: Any) -> Any:
     """Index of the lowest set bit of a uint64 that is not 0."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -155,8 +155,8 @@ def lowest_bit(typing: Any, bits: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@intrinsic  # type: ignore[misc]
-def tile_between(typing: Any, scores: Any, low: Any, high: Any) -> Any:
+@extending.intrinsic
+def _tile_between(typing: Any, scores: Any, low: Any, high: Any) -> Any:
     """Bit j of a uint64 is set where ``low <= scores[j] <= high``, for 64 contiguous float32 scores."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -164,3 +164,11 @@ def tile_between(typing: Any, scores: Any, low: Any, high: Any) -> Any:
         return builder.and_(_compare(builder, vectors, ">=", args[1]), _compare(builder, vectors, "<=", args[2]))
 
     return types.uint64(scores, types.float32, types.float32), generate
+
+
+# Type checkers would read the signature of the generator as that of the kernel.
+score_tile: Any = _score_tile
+tile_wins: Any = _tile_wins
+multiply_add: Any = _multiply_add
+lowest_bit: Any = _lowest_bit
+tile_between: Any = _tile_between

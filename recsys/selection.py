@@ -59,7 +59,7 @@ class Catalogue(NamedTuple):
 
 def empty_heaps(users: int, k: int) -> Heaps:
     """Heaps without any pair."""
-    return Heaps(np.full((users, k), _EMPTY), np.full(users, -np.inf, np.float32))
+    return Heaps(np.full((users, k), _EMPTY, np.int64), np.full(users, -np.inf, np.float32))
 
 
 def best_first(heaps: Heaps) -> tuple[_Int, _Float]:
@@ -78,7 +78,7 @@ def best_first(heaps: Heaps) -> tuple[_Int, _Float]:
 def _key(score: np.float32, item: int) -> int:
     bits = np.float32(score + np.float32(0)).view(np.int32)  # -0 + 0 = +0: they are equal scores
     ordered = np.int64(bits ^ np.int32(_LAST_ITEM) if bits < 0 else bits)
-    return ordered * (_LAST_ITEM + 1) + (_LAST_ITEM - item)
+    return int(ordered * (_LAST_ITEM + 1) + (_LAST_ITEM - item))
 
 
 @numba.njit(nogil=True, cache=True, forceinline=True)

@@ -69,7 +69,9 @@ def _checked(model: Retriever, users: Users, k: int, seen: csr_array | None) -> 
     if bad.size:
         raise ValueError(f"users must lie in [0, {model.num_users}), but users[{bad[0]}] is {users[bad[0]]}")
     if seen is None:
-        return csr_array(shape, dtype=np.float32)
+        return csr_array(
+            (np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(shape[0] + 1, np.int32)), shape=shape
+        )
     if seen.shape != shape:
         raise ValueError(f"seen must have the model's shape {list(shape)}, got {list(seen.shape)}")
     if not seen.has_sorted_indices:
@@ -132,7 +134,7 @@ def _from_vectors(model: VectorRetriever, users: Users, seen: csr_array, heaps: 
         for some in blocks(len(users), USERS_AT_ONCE):
             vectors, part, chosen = finite_vectors(model, users[some], catalogue), _part(heaps, some), users[some]
 
-            def select(rows: slice, vectors=vectors, part=part, chosen=chosen) -> None:
+            def select(rows: slice, vectors: FloatArray = vectors, part: Heaps = part, chosen: Users = chosen) -> None:
                 masks = masks_of(seen, chosen[rows])
                 select_from_vectors(vectors[rows], catalogue, masks, _part(part, rows))
 

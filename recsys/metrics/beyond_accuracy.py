@@ -42,4 +42,7 @@ def novelty(
     """
     information = -np.log2(np.maximum(1, train_counts) / num_users)
     listed = items >= 0
-    return np.where(listed, information[items], 0.0).sum(axis=1) / np.maximum(1, listed.sum(axis=1))
+    means: npt.NDArray[np.float64] = np.where(listed, information[items], 0.0).sum(axis=1) / np.maximum(
+        1, listed.sum(axis=1)
+    )
+    return means

@@ -1,6 +1,6 @@
 r"""Per-user metrics of ranked lists.
 
-With :math:`R_u` the relevant items of a user and :math:`h_{uj} \in \{0, 1\}` whether the item at position j is one of them:
+With :math:`R_u` the relevant items of a user and :math:`h_{uj} \in \{0, 1\}` whether the item at position j is one:
 
 .. math::
     recall@k &= \sum_{j \le k} h_{uj} / |R_u| \\
@@ -28,7 +28,12 @@ NAMES = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 
 
 @numba.njit(nogil=True, cache=True)
-def _mark_hits(items, indptr, indices, hits):
+def _mark_hits(
+    items: npt.NDArray[np.int32],
+    indptr: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64],
+    hits: npt.NDArray[np.bool_],
+) -> None:
     for row in range(items.shape[0]):
         relevant = indices[indptr[row] : indptr[row + 1]]
         for j in range(items.shape[1]):
@@ -68,7 +73,8 @@ def ndcg_curve(hits: npt.NDArray[np.bool_], counts: npt.NDArray[np.int64]) -> Fl
     discounts = 1.0 / np.log2(np.arange(2, hits.shape[1] + 2))
     ideal = np.cumsum(discounts)
     places = np.minimum(np.arange(1, hits.shape[1] + 1), counts[:, None])
-    return np.cumsum(hits * discounts, axis=1) / ideal[places - 1]
+    curve: FloatArray = np.cumsum(hits * discounts, axis=1) / ideal[places - 1]
+    return curve
 
 
 def ranking_metrics(

@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours (Sarwar et al. 2001, "Item-based collaborative filtering recommendation algorithms")."""
+"""Item-based nearest neighbours (Sarwar et al. 2001, "Item-based collaborative filtering")."""
 
 from __future__ import annotations
 
