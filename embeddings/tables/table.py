@@ -161,9 +161,10 @@ def _check_offsets(offsets: Tensor, ids: int) -> None:
             f"offsets must run from 0 to the number of ids, {ids}, got {int(offsets[0])} to {int(offsets[-1])};"
             " give B + 1 offsets, the last one included"
         )
-    falls = torch.nonzero(offsets.diff() < 0)
-    if len(falls):
-        bag = int(falls[0])
+    bounds = offsets.numpy()
+    falls = bounds[1:] < bounds[:-1]
+    if falls.any():
+        bag = int(np.argmax(falls))
         raise ValueError(
             f"offsets must not fall, but bag {bag} runs from {int(offsets[bag])} to {int(offsets[bag + 1])}"
         )
