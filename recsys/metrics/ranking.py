@@ -30,8 +30,8 @@ NAMES = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 @numba.njit(nogil=True, cache=True)
 def _mark_hits(
     items: npt.NDArray[np.int32],
-    indptr: npt.NDArray[np.int64],
-    indices: npt.NDArray[np.int64],
+    indptr: npt.NDArray[np.int32],
+    indices: npt.NDArray[np.int32],
     hits: npt.NDArray[np.bool_],
 ) -> None:
     for row in range(items.shape[0]):

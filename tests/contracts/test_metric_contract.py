@@ -20,7 +20,7 @@ def values(lists: np.ndarray, relevant: csr_array, name: str, k: int) -> np.ndar
 @pytest.fixture
 def case() -> tuple[np.ndarray, csr_array]:
     rng = np.random.default_rng(0)
-    relevant = rng.random((50, ITEMS)) < 0.2
+    relevant = rng.random((50, ITEMS)) < 0.05
     relevant[:, 0] = True
     return np.stack([rng.permutation(ITEMS)[:LENGTH] for _ in range(50)]), csr_array(relevant.astype(np.float32))
 
