@@ -199,7 +199,9 @@ class Train(Section):
     gradient_clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_minutes: float = Field(default=1.0, gt=0)
-    lr_decay: float = Field(default=1.0, gt=0, le=1, description="share of lr in the last epoch; for bpr with batch_size 1")
+    lr_decay: float = Field(
+        default=1.0, gt=0, le=1, description="share of lr in the last epoch; for bpr with batch_size 1"
+    )
     max_minutes: float | None = Field(default=None, gt=0, description="stop selection after this long")
 
 
