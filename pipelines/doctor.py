@@ -18,7 +18,6 @@ REQUIRED = (
     ("scipy", "scipy"),
     ("numba", "numba"),
     ("polars", "polars"),
-    ("scikit-network", "sknetwork"),
     ("scikit-learn", "sklearn"),
     ("pydantic", "pydantic"),
     ("safetensors", "safetensors"),

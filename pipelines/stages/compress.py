@@ -23,7 +23,7 @@ from pipelines.config import Compressor, Experiment, Mf
 from pipelines.run_schema import Compression, WorstBucket
 from pipelines.stages.versions import versions
 
-VERSION = 1
+VERSION = 2
 _CLUSTERED = ("graphhash", "double_graphhash")
 
 
@@ -79,7 +79,7 @@ class CompressionStage:
 
     def _cluster_key(self, algorithm: Algorithm) -> dict[str, Any]:
         budget = dataclasses.asdict(self._budget())
-        libraries = versions(["numpy", "scipy", "scikit-network"])
+        libraries = versions(["numpy", "scipy", "numba"])
         return {
             "version": VERSION,
             "graph": self.graph_hash,

@@ -12,7 +12,6 @@ LIBRARIES = (
     "scipy",
     "numba",
     "polars",
-    "scikit-network",
     "scikit-learn",
     "safetensors",
     "mlflow",
