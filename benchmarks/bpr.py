@@ -14,12 +14,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from benchmarks.harness import RESULTS, Peer, Row, finish, paired, peer_python, probe, set_threads, write_json
+from benchmarks.topk import Factors
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.evaluator import quick_metrics
@@ -68,7 +66,7 @@ def run(scale: float = 1.0) -> int:
             )
             vectors = str(Path(directory) / "implicit.npz")
             peer.run(epochs=max(1, round(300 * scale)), lr=0.01, weight_decay=1e-4, vectors=vectors)
-            theirs = _recall(_Vectors(vectors), train, test)
+            theirs = _recall(_vectors(vectors), train, test)
         rows.append(
             Row.rate(
                 f"gowalla d{DIM}, {epochs} epochs", "implicit 0.7.3", pairs, work=epochs * train.nnz, unit="triples/s",
@@ -126,25 +124,13 @@ def _train(train: csr_array, epochs: int) -> MatrixFactorization:
     return model
 
 
-class _Vectors:
+def _vectors(path: str) -> Factors:
     """A peer's vectors as a retriever."""
-
-    def __init__(self, path: str) -> None:
-        with np.load(path, allow_pickle=False) as arrays:
-            self.users, self.items = (torch.from_numpy(arrays[side]) for side in ("users", "items"))
-        self.num_users, self.num_items = len(self.users), len(self.items)
-
-    def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
-        return self.users[torch.from_numpy(users)]
-
-    def item_vectors(self, items: range) -> Tensor:
-        return self.items[items.start : items.stop]
-
-    def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
-        return self.user_vectors(users) @ self.items.T
+    with np.load(path, allow_pickle=False) as arrays:
+        return Factors(arrays["users"], arrays["items"])
 
 
-def _recall(model: MatrixFactorization | _Vectors, train: csr_array, test: csr_array) -> float:
+def _recall(model: MatrixFactorization | Factors, train: csr_array, test: csr_array) -> float:
     return quick_metrics(model, test, train, ("recall@20",))["recall@20"]
 
 
@@ -158,7 +144,7 @@ def peer_quality(epochs: int, every: int = 10) -> None:
         with Peer(peer_python("recbole", RECBOLE), HERE / "bpr_recbole_worker.py", [str(data)]) as peer:
             for epoch in range(every, epochs + 1, every):
                 done = peer.run(epochs=every, vectors=vectors)
-                curve[epoch] = _recall(_Vectors(vectors), train, test)
+                curve[epoch] = _recall(_vectors(vectors), train, test)
                 print(epoch, f"{curve[epoch]:.4f}", f"{done.seconds / every:.2f} s/epoch", flush=True)
                 best = max(curve, key=lambda e: curve[e])
                 result = {

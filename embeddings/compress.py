@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +15,7 @@ from embeddings.graphhash import cluster_rows
 from embeddings.hashing import UniversalHash, quotient_remainder
 from embeddings.id_map import IdMap, IntArray
 from embeddings.lsh import hyperplane_buckets
-
-CompressorName = Literal[
-    "full",
-    "modulo",
-    "universal_hash",
-    "double_hash",
-    "frequency",
-    "double_frequency",
-    "quotient_remainder",
-    "lsh",
-    "graphhash",
-    "double_graphhash",
-]
-COMPRESSORS: tuple[str, ...] = get_args(CompressorName)
+from embeddings.names import COMPRESSORS, CompressorName
 
 
 def compress(

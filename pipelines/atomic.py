@@ -1,9 +1,10 @@
-"""Files and directories that are either whole or absent, whenever the process is killed."""
+"""Text, JSON and directories that are either whole or absent, whenever the process is killed."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -11,41 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from embeddings.atomic import sync, sync_tree, write_bytes
+
+__all__ = ["atomic_directory", "finite", "write_bytes", "write_json", "write_text"]
+
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; what was written there becomes ``path`` when the block ends well.
-
-    The file is fsynced before the rename and its directory after it. When the block raises, the temporary file goes
-    and ``path`` stays as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically; missing directories are made."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,10 +30,19 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically.
 
     Raises:
-        ValueError: ``value`` has NaN or infinity, which are not JSON.
+        ValueError: ``value`` has NaN or infinity, which are not JSON; see :func:`finite`.
         TypeError: ``value`` has something that JSON cannot say.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -75,11 +57,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for inner in sorted(temporary.rglob("*")):
-            _sync(inner)
-        _sync(temporary)
+        sync_tree(temporary)
         _put_in_place(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from embeddings.atomic import sync, sync_tree
 
 STAMP = "stage.json"
 """Written last into every entry: its key, the seconds that it took and the size of every file."""
@@ -68,9 +69,9 @@ class Cache:
             started = time.perf_counter()
             build(temporary)
             _stamp(temporary, key, time.perf_counter() - started)
-            fsync_tree(temporary)
+            sync_tree(temporary)
             temporary.rename(entry)
-            fsync_directory(entry.parent)
+            sync(entry.parent)
             _remove(self.scratch(name, key))
         return entry
 
@@ -115,26 +116,6 @@ def _stamp(directory: Path, key: dict[str, Any], seconds: float) -> None:
     files = {str(f.relative_to(directory)): f.stat().st_size for f in sorted(directory.rglob("*")) if f.is_file()}
     stamp = {"key": key, "seconds": seconds, "files": files}
     (directory / STAMP).write_text(json.dumps(stamp, indent=1))
-
-
-def fsync_tree(directory: Path) -> None:
-    """Flush every file and directory below ``directory``, itself last."""
-    for path in sorted(directory.rglob("*"), reverse=True):
-        if path.is_dir():
-            fsync_directory(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    fsync_directory(directory)
-
-
-def fsync_directory(directory: Path) -> None:
-    """Flush the names in a directory."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

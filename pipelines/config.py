@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from embeddings.names import CompressorName
+
 FeatureKind = Literal["categorical", "numeric", "list", "text"]
 
 
@@ -159,18 +161,7 @@ Model = Annotated[Mf | Popularity | ItemKnn, Field(discriminator="name")]
 class Compressor(Section):
     """How ids share rows. All but ``full`` get exactly the row budget of the experiment."""
 
-    name: Literal[
-        "full",
-        "modulo",
-        "universal_hash",
-        "double_hash",
-        "frequency",
-        "double_frequency",
-        "quotient_remainder",
-        "lsh",
-        "graphhash",
-        "double_graphhash",
-    ] = "full"
+    name: CompressorName = "full"
     algorithm: Literal["louvain", "leiden"] = "louvain"
 
 

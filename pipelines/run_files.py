@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.atomic import write_bytes, write_json, write_text
+from pipelines.atomic import finite, write_bytes, write_json, write_text
 from pipelines.config import Experiment
 from pipelines.errors import DataError
 from pipelines.run_schema import (
@@ -49,15 +48,6 @@ PER_USER_KEYS = ("user", "raw_id")
 
 class RunError(DataError):
     """A run directory lacks a file, or a file does not have its schema; the message names the file and the cure."""
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as None, which JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parse(path: Path, schema: type[Schema], payload: Any) -> Schema:
@@ -114,25 +104,25 @@ class RunFiles:
     def write_metrics(self, metrics: Metrics) -> None:
         """Write ``metrics.json``; the last file of a finished run."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.metrics_file, _finite(metrics.model_dump()))
+        write_json(self.metrics_file, finite(metrics.model_dump()))
 
     def write_dataset(self, facts: Json) -> None:
         """Write ``dataset.json``: the dataset's manifest, plus ``degrees`` {side: {degree: count}}."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.dataset_file, _finite(facts))
+        write_json(self.dataset_file, finite(facts))
 
     def write_compression(self, compression: Compression) -> None:
         """Write ``compression.json``."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.compression_file, _finite(compression.model_dump()))
+        write_json(self.compression_file, finite(compression.model_dump()))
 
     def write_history(self, name: str, seed: int, epochs: list[Epoch]) -> None:
         """Write ``history.json`` of a variant."""
-        write_json(self._variant_file(name, seed, "history.json"), _finite([epoch.model_dump() for epoch in epochs]))
+        write_json(self._variant_file(name, seed, "history.json"), finite([epoch.model_dump() for epoch in epochs]))
 
     def write_evaluation(self, name: str, seed: int, evaluation: EvaluationSummary) -> None:
         """Write ``evaluation.json`` of a variant."""
-        write_json(self._variant_file(name, seed, "evaluation.json"), _finite(evaluation.model_dump()))
+        write_json(self._variant_file(name, seed, "evaluation.json"), finite(evaluation.model_dump()))
 
     def write_per_user(
         self, name: str, seed: int, users: IntArray, raw_ids: list[str], values: dict[str, npt.NDArray[np.float64]]

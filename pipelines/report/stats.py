@@ -7,7 +7,7 @@ import itertools
 import math
 
 from pipelines.report.data import FloatArray, PerUser, Run
-from recsys.significance import holm, paired_test, seed_and_user_variance
+from recsys.significance import PairedTest, holm, paired_test, seed_and_user_variance
 
 ALPHA = 0.05
 _DETECTABLE = 1.959964 + 0.841621  # two-sided 5 % level, 80 % power
@@ -15,29 +15,18 @@ _NORMAL_95 = 1.959964
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class Contrast(PairedTest):
     """How much better ``a`` is than ``b`` on the same users, each user's value being the mean over seeds.
 
     Attributes:
         a: the variant with the higher mean.
         b: the other one.
-        difference: mean of a - b; ``low`` and ``high`` are its bootstrap 95 % interval over users.
-        relative: difference over the mean of b, with ``relative_low`` and ``relative_high``; infinite if b is zero.
-        p: sign-flip permutation test; ``p_holm`` is corrected for every pair of the run.
-        users: number of users.
+        p_holm: ``p`` corrected for every pair of the run.
     """
 
     a: str
     b: str
-    difference: float
-    low: float
-    high: float
-    relative: float
-    relative_low: float
-    relative_high: float
-    p: float
     p_holm: float
-    users: int
 
     @property
     def is_significant(self) -> bool:
@@ -69,19 +58,7 @@ def contrasts(run: Run, *, seed: int = 0) -> dict[tuple[str, str], Contrast]:
 
 def _contrast(per_user: PerUser, a: str, b: str, seed: int) -> Contrast:
     test = paired_test(per_user.mean(a), per_user.mean(b), seed)
-    return Contrast(
-        a=a,
-        b=b,
-        difference=test.difference,
-        low=test.low,
-        high=test.high,
-        relative=test.relative,
-        relative_low=test.relative_low,
-        relative_high=test.relative_high,
-        p=test.p,
-        p_holm=test.p,
-        users=test.users,
-    )
+    return Contrast(**vars(test), a=a, b=b, p_holm=test.p)
 
 
 def tied_with_best(run: Run, pairs: dict[tuple[str, str], Contrast]) -> set[str]:

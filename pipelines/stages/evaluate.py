@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from pipelines.atomic import write_json
+from pipelines.atomic import finite, write_json
 from pipelines.cache import Cache, build_seconds
 from pipelines.config import Evaluate
 from pipelines.dataset import Dataset
@@ -54,7 +53,7 @@ def evaluate_stage(cache: Cache, dataset: Dataset, trained: Trained, config: Eva
         )
         arrays = {f"per_user.{name}": values for name, values in found.per_user.items()}
         save_file({"users": found.users, "top_items": found.top_items, **arrays}, directory / "users.safetensors")
-        write_json(directory / "summary.json", _finite(found.summary()))
+        write_json(directory / "summary.json", finite(found.summary()))
 
     entry = cache.stage("evaluate", key, build)
     return Evaluated(_read(entry), build_seconds(entry))
@@ -76,15 +75,6 @@ def _read(entry: Path) -> Evaluation:
         heat=summary["heat"],
         top_items=arrays["top_items"],
     )
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with NaN and infinities as None, which JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _number(value: float | None) -> float:

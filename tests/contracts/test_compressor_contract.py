@@ -15,9 +15,10 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 from embeddings.clustering import CoClustering, co_cluster
-from embeddings.compress import COMPRESSORS, compress
+from embeddings.compress import compress
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap
+from embeddings.names import COMPRESSORS
 
 TWO_ROWS = {"double_hash", "double_frequency", "quotient_remainder", "double_graphhash"}
 every_compressor = pytest.mark.parametrize("name", COMPRESSORS)

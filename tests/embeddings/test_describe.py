@@ -9,10 +9,11 @@ import pytest
 from scipy import sparse
 
 from embeddings.clustering import co_cluster
-from embeddings.compress import COMPRESSORS, compress
+from embeddings.compress import compress
 from embeddings.describe import describe, stability, worst_buckets
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap
+from embeddings.names import COMPRESSORS
 
 
 def test_single_rows_counted_by_hand() -> None:

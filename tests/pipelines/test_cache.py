@@ -122,13 +122,17 @@ def test_processes_that_need_the_same_entry_build_it_once(tmp_path: Path) -> Non
     assert len(log.read_text().splitlines()) == 1
 
 
-def test_a_killed_builder_frees_the_lock_and_the_next_one_builds(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    log = tmp_path / "log"
-    worker = context.Process(target=_slow_build, args=(tmp_path / "cache", log))
+def in_the_middle_of_a_build(folder: Path) -> multiprocessing.process.BaseProcess:
+    """A process that holds the lock."""
+    worker = multiprocessing.get_context("fork").Process(target=_slow_build, args=(folder / "cache", folder / "log"))
     worker.start()
-    while not log.exists():
+    while not (folder / "log").exists():
         time.sleep(0.01)
+    return worker
+
+
+def test_a_killed_builder_frees_the_lock_and_the_next_one_builds(tmp_path: Path) -> None:
+    worker = in_the_middle_of_a_build(tmp_path)
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(30)
@@ -139,12 +143,7 @@ def test_a_killed_builder_frees_the_lock_and_the_next_one_builds(tmp_path: Path)
 
 
 def test_who_waits_is_told_for_whom(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    log = tmp_path / "log"
-    worker = context.Process(target=_slow_build, args=(tmp_path / "cache", log))
-    worker.start()
-    while not log.exists():
-        time.sleep(0.01)
+    worker = in_the_middle_of_a_build(tmp_path)
     messages: list[str] = []
     entry = Cache(tmp_path / "cache", on_wait=messages.append).stage("graph", KEY, never)
     worker.join(30)

@@ -1,0 +1,19 @@
+"""Names that configurations use, apart from the code that they name, which is slow to import."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+CompressorName = Literal[
+    "full",
+    "modulo",
+    "universal_hash",
+    "double_hash",
+    "frequency",
+    "double_frequency",
+    "quotient_remainder",
+    "lsh",
+    "graphhash",
+    "double_graphhash",
+]
+COMPRESSORS: tuple[str, ...] = get_args(CompressorName)
