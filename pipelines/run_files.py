@@ -77,6 +77,7 @@ class RunFiles:
         self.compression_file = self.directory / "compression.json"
         self.log_file = self.directory / "log.txt"
         self.report_file = self.directory / "report.html"
+        self.plots = self.directory / "plots"
 
     def variant_dir(self, name: str, seed: int) -> Path:
         """Directory of one variant with one seed."""

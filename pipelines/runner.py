@@ -191,7 +191,8 @@ class _Run:
 
     def _track_files(self, tracker: Tracker, report_file: Path) -> None:
         files = self.files
-        kept = (files.config_file, files.metrics_file, files.dataset_file, files.compression_file, report_file)
+        facts = (files.config_file, files.metrics_file, files.dataset_file, files.compression_file)
+        kept = (*facts, files.plots, report_file)
         tracker.artifacts([path for path in kept if path.exists()])
 
 

@@ -13,7 +13,8 @@ from pipelines.dataset import Dataset
 from pipelines.report import compression, figures, heat, tables, words
 from pipelines.report.data import Run
 from pipelines.report.explorer import explorer, samples
-from pipelines.report.figures import Cell
+from pipelines.report.figures import Cell, Panel
+from pipelines.report.plots import write_plots
 from pipelines.report.render import render
 from pipelines.report.stats import Contrast, contrasts
 from pipelines.report.verdict import banners, leak_banner, verdicts
@@ -39,7 +40,7 @@ SECTIONS = (
 
 
 def build_report(run_dir: Path, dataset: Dataset | None = None) -> Path:
-    """Write ``report.html`` of a finished run, atomically; the same input gives the same bytes.
+    """Write ``report.html`` and ``plots/*.svg`` of a finished run, atomically; the same input gives the same bytes.
 
     Args:
         run_dir: the run directory.
@@ -63,8 +64,15 @@ def build_report(run_dir: Path, dataset: Dataset | None = None) -> Path:
         | _data(run, manifest, dataset)
         | {"explorer": explorer(run, dataset), "samples": samples(run, dataset)}
     )
+    write_plots(run.files.plots, _panels(context))
     write_text(run.files.report_file, render("report.html", run=run, sections=SECTIONS, **context))
     return run.files.report_file
+
+
+def _panels(context: Context) -> list[Panel]:
+    """Every drawing of the page but the heat map, which needs the page's script."""
+    found = [context["pareto"], *context["curves"], *context["learning"], *context["buckets"], context["degrees"]]
+    return [panel for panel in found if panel is not None]
 
 
 def _header(run: Run, pairs: dict[tuple[str, str], Contrast]) -> Context:

@@ -32,21 +32,22 @@ def embed(value: Any) -> Markup:
 def render(template: str, **context: Any) -> str:
     """Fill ``template`` with the style sheet, the script and a content security policy that allows just these two."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_source),
+        loader=jinja2.FunctionLoader(source),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"embed": embed, "clip": clip}
-    style, script = _source("style.css"), _source("report.js")
+    style, script = source("style.css"), source("report.js")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     policy += "; base-uri 'none'; form-action 'none'"
     page = environment.get_template(template)
     return page.render(**context, style=Markup(style), script=Markup(script), policy=policy)
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """Text of a file beside the templates."""
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 

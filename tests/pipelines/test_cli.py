@@ -84,6 +84,28 @@ def test_a_rerun_computes_nothing_and_finds_the_same(place: Path, run: Path) -> 
     assert after.variants == before.variants
 
 
+def test_mlflow_gets_the_facts_the_plots_and_the_report(place: Path, run: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{place / 'tracked.db'}"
+    tracking = ["tracking.enabled=true", f"tracking.uri={uri}", "tracking.system_metrics=false"]
+    done = recsys(place, "run", "tiny.yaml", *tracking)
+    assert done.stdout.splitlines()[-1] == str(run)
+    assert "did not take everything" not in done.stderr
+    client = MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    found = {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
+    names = {f"{v.name}-s0" for v in RunFiles(place / run).metrics().variants}
+    assert set(found) == {run.name, *names}
+    parent = found[run.name].info.run_id
+    files = {"config.yaml", "metrics.json", "dataset.json", "compression.json", "plots", "report.html"}
+    assert {file.path for file in client.list_artifacts(parent)} == files
+    plots = {file.path for file in client.list_artifacts(parent, "plots")}
+    assert {"plots/pareto.svg", "plots/curve-recall.svg", "plots/learning-loss.svg", "plots/buckets-users.svg"} <= plots
+    trained = found["mf-full-s0"].info.run_id
+    assert len(client.get_metric_history(trained, "select/loss")) == 8
+
+
 def test_the_resolved_configuration_is_the_same_experiment(place: Path, run: Path) -> None:
     done = recsys(place, "run", str(run / "config.yaml"), "--quiet")
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,9 +1,11 @@
 import base64
+import dataclasses
 import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ from report_page import TAGS, Page, plain
 
 from pipelines import report as report_package
 from pipelines.report import build_report
+from pipelines.report.figures import Panel
+from pipelines.report.plots import write_plots
 from pipelines.report.render import embed
+from pipelines.report.svg import Figure
 from pipelines.run_files import DatasetFacts, Metrics, RunError, RunFiles, VariantResult
 from recsys.significance import holm, paired_test
 
@@ -302,3 +307,33 @@ def test_every_section_is_in_the_contents(page):
 def test_a_missing_run_is_an_error(root):
     with pytest.raises(RunError, match=r"metrics\.json does not exist"):
         build_report(root / "nowhere")
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_every_figure_is_a_drawing_of_its_own(run, report, page):
+    plots = {path.stem: ElementTree.parse(path).getroot() for path in (run / "plots").iterdir()}
+    assert set(plots) == {"pareto", "curve-recall", "curve-ndcg", "learning-metric", "learning-loss",
+                          "buckets-users", "buckets-items", "degrees"}  # fmt: skip
+    for name, drawing in plots.items():
+        _, top, width, height = map(int, drawing.attrib["viewBox"].split())
+        assert (int(drawing.attrib["width"]), int(drawing.attrib["height"])) == (width, height)
+        style, ground, heading = list(drawing)[:3]
+        assert "var(" not in style.text and "light-dark" not in style.text
+        assert ground.attrib == {"x": "0", "y": str(top), "width": "100%", "height": "100%", "fill": "#ffffff"}
+        assert heading.text in [h.text for h in page.find("h3")], name
+        coloured = {c for element in drawing.iter() for c in element.get("class", "").split() if c[0] == "s"}
+        assert {c for c in coloured if c[1:].isdigit()} <= {f"s{i}" for i in range(10)}
+    shown = {element.text for element in plots["pareto"].iter(f"{SVG}text")}
+    assert {"graphhash", "modulo", "full", "embedding tables, MiB (log scale)"} <= shown
+    assert len(plots["curve-recall"].findall(f"{SVG}polyline")) == len(DEFAULT)
+
+
+def test_a_plot_drops_what_xml_cannot_say(root):
+    panel = Panel("p", "a\x00b & <c>", Figure("t\x08", "d", 100, 50).render(), "", (), [])
+    write_plots(root / "plots", [panel])
+    write_plots(root / "plots", [dataclasses.replace(panel, key="q")])
+    (path,) = (root / "plots").iterdir()
+    drawing = ElementTree.parse(path).getroot()
+    assert (path.name, drawing.findall(f"{SVG}text")[0].text) == ("q.svg", "ab & <c>")
