@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from embeddings.tables.vector import AHEAD, address_of, prefetch_row, sum_rows
+from embeddings.tables.vector import AHEAD, add_scaled, address_of, prefetch_row, sum_rows, sum_squares
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -83,41 +83,50 @@ def pool_rows(table: Floats, rows: Ints, weights: Floats, offsets: Longs, out: F
             sum_rows(dim, at, index, 4, scales, start, stop, len(rows) - 1, to + bag * dim * 4)
 
 
-@numba.njit(parallel=True, cache=True)
-def _pack(rows: Ints, out: Pairs) -> None:
-    """Out [M]: the row in the high half, the position in the low half."""
-    for i in numba.prange(len(rows)):
-        out[i] = np.uint64(rows[i]) << _HALF | np.uint64(i)
+@numba.njit(cache=True)
+def _exclusive_sum(counts: Ints) -> None:
+    """Counts [parts, digits] become where the pairs of each digit and part go: by digit, then by part."""
+    total = np.int32(0)
+    for digit in range(counts.shape[1]):
+        for part in range(len(counts)):
+            count = counts[part, digit]
+            counts[part, digit] = total
+            total += count
 
 
 @numba.njit(parallel=True, cache=True)
-def _pack_bags(rows: Ints, offsets: Longs, out: Pairs) -> None:
-    """Out [M]: the row in the high half, the bag in the low half."""
-    for bag in numba.prange(len(offsets) - 1):
-        for i in range(offsets[bag], offsets[bag + 1]):
-            out[i] = np.uint64(rows[i]) << _HALF | np.uint64(bag)
+def _radix_first(rows: Ints, offsets: Longs, bits: int, parts: int, out: Pairs) -> None:
+    """Pair each row with its bag (its position without ``offsets``), stably sorted by the lowest ``bits`` bits."""
+    bags = len(offsets) - 1 if len(offsets) else len(rows)
+    counts, mask = np.zeros((parts, 1 << bits), np.int32), np.uint64((1 << bits) - 1)
+    for part in numba.prange(parts):
+        start, stop = bags * part // parts, bags * (part + 1) // parts
+        for i in range(*((offsets[start], offsets[stop]) if len(offsets) else (start, stop))):
+            counts[part, np.uint64(rows[i]) & mask] += np.int32(1)
+    _exclusive_sum(counts)
+    for part in numba.prange(parts):
+        for bag in range(bags * part // parts, bags * (part + 1) // parts):
+            for i in range(*((offsets[bag], offsets[bag + 1]) if len(offsets) else (bag, bag + 1))):
+                row = np.uint64(rows[i])
+                out[counts[part, row & mask]] = row << _HALF | np.uint64(bag)
+                counts[part, row & mask] += np.int32(1)
 
 
 @numba.njit(parallel=True, cache=True)
 def _radix_pass(pairs: Pairs, shift: int, bits: int, parts: int, out: Pairs) -> None:
     """Stable counting sort by ``bits`` bits from bit ``shift`` on, in ``parts`` pieces at once."""
     size = len(pairs)
-    counts = np.zeros((parts, 1 << bits), np.int64)
+    counts = np.zeros((parts, 1 << bits), np.int32)
     mask, low = np.uint64((1 << bits) - 1), np.uint64(shift)
     for part in numba.prange(parts):
         for i in range(size * part // parts, size * (part + 1) // parts):
-            counts[part, (pairs[i] >> low) & mask] += 1
-    total = 0
-    for digit in range(1 << bits):
-        for part in range(parts):
-            count = counts[part, digit]
-            counts[part, digit] = total
-            total += count
+            counts[part, (pairs[i] >> low) & mask] += np.int32(1)
+    _exclusive_sum(counts)
     for part in numba.prange(parts):
         for i in range(size * part // parts, size * (part + 1) // parts):
             digit = (pairs[i] >> low) & mask
             out[counts[part, digit]] = pairs[i]
-            counts[part, digit] += 1
+            counts[part, digit] += np.int32(1)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -144,15 +153,12 @@ def group_by_row(rows: Ints, weights: Floats, offsets: Longs, num_rows: int) -> 
         weights: float32 [M] in the order of the pairs, or [0].
     """
     pairs, spare = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
-    if len(weights) or not len(offsets):
-        _pack(rows, pairs)
-    else:
-        _pack_bags(rows, offsets, pairs)
     bits = max(1, (num_rows - 1).bit_length())
     passes = math.ceil(bits / MAX_DIGIT)
-    digit = math.ceil(bits / passes)
-    for turn in range(passes):
-        _radix_pass(pairs, 32 + turn * digit, digit, numba.get_num_threads(), spare)
+    digit, parts = math.ceil(bits / passes), numba.get_num_threads()
+    _radix_first(rows, offsets[:0] if len(weights) else offsets, digit, parts, pairs)
+    for turn in range(1, passes):
+        _radix_pass(pairs, 32 + turn * digit, digit, parts, spare)
         pairs, spare = spare, pairs
     if not len(weights):
         return pairs, weights
@@ -168,9 +174,8 @@ def _starts(pairs: Pairs, begin: int, end: int) -> Any:
     starts = np.empty(end - begin + 1, np.int64)
     groups = 0
     for i in range(begin, end):
-        if i == 0 or pairs[i] >> _HALF != pairs[i - 1] >> _HALF:
-            starts[groups] = i
-            groups += 1
+        starts[groups] = i
+        groups += i == 0 or pairs[i] >> _HALF != pairs[max(i, 1) - 1] >> _HALF
     stop = end
     while 0 < stop < len(pairs) and pairs[stop] >> _HALF == pairs[stop - 1] >> _HALF:
         stop += 1
@@ -178,27 +183,19 @@ def _starts(pairs: Pairs, begin: int, end: int) -> Any:
     return starts[: groups + 1]
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
-def _mean_square(gradient: Floats) -> Any:
-    total = np.float32(0)
-    for d in range(len(gradient)):
-        total += gradient[d] * gradient[d]
-    return total / np.float32(len(gradient))
-
-
 @numba.njit(cache=True)
 def _update_row(table: Floats, state: Floats, row: Any, gradient: Floats, kind: int, lr: Any, eps: Any) -> None:
     """Formulas of :class:`embeddings.tables.spec.OptimizerSpec`."""
+    dim, from_ = len(gradient), address_of(gradient)
+    to = address_of(table) + np.int64(row) * dim * 4
     if kind == 0:
-        for d in range(len(gradient)):
-            table[row, d] -= lr * gradient[d]
+        add_scaled(dim, to, -lr, from_)
     elif kind == 1:
-        state[row, 0] += _mean_square(gradient)
-        rate = lr / (np.sqrt(state[row, 0]) + eps)
-        for d in range(len(gradient)):
-            table[row, d] -= rate * gradient[d]
+        total = state[row, 0] + sum_squares(dim, from_) / np.float32(dim)
+        state[row, 0] = total
+        add_scaled(dim, to, -lr / (np.sqrt(total) + eps), from_)
     else:
-        for d in range(len(gradient)):
+        for d in range(dim):
             state[row, d] += gradient[d] * gradient[d]
             table[row, d] -= lr * gradient[d] / (np.sqrt(state[row, d]) + eps)
 
@@ -237,8 +234,7 @@ def update_rows(
             sum_rows(dim, from_, bag, 8, scales, starts[group], starts[group + 1], last, address_of(total))
             row = np.uintp(pairs[starts[group]] >> _HALF)
             if weight_decay != 0:
-                for d in range(dim):
-                    total[d] += weight_decay * table[row, d]
+                add_scaled(dim, address_of(total), weight_decay, at + np.int64(row) * dim * 4)
             _update_row(table, state, row, total, kind, lr, eps)
 
 

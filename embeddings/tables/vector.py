@@ -1,4 +1,4 @@
-"""The inner loop of every table kernel: a sum of random rows, kept in vector registers, with software prefetch.
+"""The inner loops of the table kernels, as vectors: sums of random rows with software prefetch, and updates of a row.
 
 Plain compiled loops reload and store the sum for each row and check for overlap; here LLVM is handed the loop with its
 accumulator as one vector, which is 2 to 4 times as fast on rows in cache.
@@ -19,24 +19,30 @@ LINE = 64  # bytes of a cache line
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
-def _emit_prefetch(builder: Any, address: Any) -> None:
+def _emit_prefetch(builder: Any, address: Any, write: int = 0) -> None:
     kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _INT32, _INT32, _INT32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-    read, keep, data = _INT32(0), _INT32(3), _INT32(1)
-    builder.call(function, [builder.inttoptr(address, cgutils.voidptr_t), read, keep, data])
+    keep, data = _INT32(3), _INT32(1)
+    builder.call(function, [builder.inttoptr(address, cgutils.voidptr_t), _INT32(write), keep, data])
 
 
 def _type_prefetch_line(typing_context: Any, address: Any) -> Any:
-    """Ask for the cache line at an address (``llvm.prefetch``)."""
+    """Ask for the cache line at an address, to write to it (``llvm.prefetch``)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _emit_prefetch(builder, args[0])
+        _emit_prefetch(builder, args[0], write=1)
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
 
 
 _prefetch_line: Any = intrinsic(_type_prefetch_line)
+
+
+def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
+    """The scalar in every lane."""
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, _INT32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count))
 
 
 def _type_sum_block(
@@ -69,9 +75,7 @@ def _type_sum_block(
             values = load(vector, row_address(i))
             if scaled:
                 scale = load(ir.FloatType(), builder.add(weights, builder.mul(i, _INT64(4))))
-                first = builder.insert_element(ir.Constant(vector, ir.Undefined), scale, _INT32(0))
-                same = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
-                values = builder.fmul(values, builder.shuffle_vector(first, first, same))
+                values = builder.fmul(values, _splat(builder, scale, vector))
             builder.store(builder.fadd(builder.load(total), values), total)
         builder.store(builder.load(total), builder.inttoptr(out, vector.as_pointer()), align=4)
         return context.get_dummy_value()
@@ -80,7 +84,43 @@ def _type_sum_block(
     return types.void(width, weighted, *[address] * 9), generate
 
 
+def _type_square_block(typing_context: Any, width: Any, at: Any) -> Any:
+    """Sum of the squares of ``width`` (a power of two) float32, in a fixed order: halves are added until one is left."""
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    vector = ir.VectorType(ir.FloatType(), width.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        total = builder.load(builder.inttoptr(args[1], vector.as_pointer()), align=4)
+        total, count = builder.fmul(total, total), vector.count
+        while count > 1:
+            count //= 2
+            lanes = [range(count), range(count, 2 * count)]
+            halves = [ir.Constant(ir.VectorType(_INT32, count), list(half)) for half in lanes]
+            total = builder.fadd(*(builder.shuffle_vector(total, total, half) for half in halves))
+        return builder.extract_element(total, _INT32(0))
+
+    return types.float32(width, types.int64), generate
+
+
+def _type_add_block(typing_context: Any, width: Any, at: Any, scale: Any, values: Any) -> Any:
+    """Add ``scale`` times ``width`` float32 at the address ``values`` to those at ``at``."""
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    vector = ir.VectorType(ir.FloatType(), width.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, from_ = (builder.inttoptr(args[i], vector.as_pointer()) for i in (1, 3))
+        scaled = builder.fmul(builder.load(from_, align=4), _splat(builder, args[2], vector))
+        builder.store(builder.fadd(builder.load(to, align=4), scaled), to, align=4)
+        return context.get_dummy_value()
+
+    return types.void(width, types.int64, types.float32, types.int64), generate
+
+
 _sum_block: Any = intrinsic(_type_sum_block)
+_square_block: Any = intrinsic(_type_square_block)
+_add_block: Any = intrinsic(_type_add_block)
 
 
 @numba.njit(cache=True)
@@ -126,8 +166,43 @@ def sum_rows(
 
 
 @numba.njit(cache=True)
+def sum_squares(dim: Any, values: Any) -> Any:
+    """Sum of the squares of float32 [dim] at an address, in an order that only ``dim`` decides."""
+    total, column = np.float32(0), 0
+    while column < dim:
+        at = values + column * 4
+        if dim - column >= 64:
+            total += _square_block(64, at)
+            column += 64
+        elif dim - column >= 16:
+            total += _square_block(16, at)
+            column += 16
+        else:
+            total += _square_block(1, at)
+            column += 1
+    return total
+
+
+@numba.njit(cache=True)
+def add_scaled(dim: Any, out: Any, scale: Any, values: Any) -> None:
+    """Add float32 ``scale`` times float32 [dim] at the address ``values`` to float32 [dim] at the address ``out``."""
+    column = 0
+    while column < dim:
+        to, from_ = out + column * 4, values + column * 4
+        if dim - column >= 64:
+            _add_block(64, to, scale, from_)
+            column += 64
+        elif dim - column >= 16:
+            _add_block(16, to, scale, from_)
+            column += 16
+        else:
+            _add_block(1, to, scale, from_)
+            column += 1
+
+
+@numba.njit(cache=True)
 def prefetch_row(table: Any, row: Any, row_bytes: Any) -> None:
-    """Ask for the cache lines of one row of the table at an address."""
+    """Ask for the cache lines of one row of the table at an address, to write to it."""
     start = table + row * row_bytes
     for line in range(0, row_bytes, LINE):
         _prefetch_line(start + line)
