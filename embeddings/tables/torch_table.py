@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from embeddings.id_map import IdMap
 from embeddings.tables import kernels
+from embeddings.tables.memory import empty_pages, keep_freed_memory
 from embeddings.tables.spec import OptimizerSpec
 from embeddings.tables.table import Bags, Table
-
-HUGE_PAGE = 1 << 21
 
 
 class TorchTable(Table):
@@ -43,6 +41,7 @@ class TorchTable(Table):
         self, id_map: IdMap, dim: int, optimizer: OptimizerSpec, *, init_std: float, generator: np.random.Generator
     ) -> None:
         super().__init__(id_map, dim, optimizer)
+        keep_freed_memory()
         self.embedding = nn.Parameter(normal_rows(self.num_rows, dim, init_std, generator))
         for name, state in optimizer_tensors(optimizer, self.num_rows, dim).items():
             self.register_buffer(name, state)
@@ -106,16 +105,6 @@ def normal_rows(num_rows: int, dim: int, std: float, generator: np.random.Genera
     rows = empty_pages((num_rows, dim))
     generator.standard_normal(out=rows.numpy(), dtype=np.float32)
     return rows.mul_(std)
-
-
-def empty_pages(shape: tuple[int, ...]) -> Tensor:
-    """Float32 memory in huge pages where it is large and the system offers them: random rows then miss the TLB less."""
-    size = math.prod(shape) * 4
-    if size < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.float32).reshape(shape)
 
 
 class _Pool(torch.autograd.Function):

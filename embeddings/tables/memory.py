@@ -1,0 +1,42 @@
+"""Memory of the tables: huge pages for what is large, and no page faults for what every step allocates again."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import mmap
+
+import torch
+from torch import Tensor
+
+HUGE_PAGE = 1 << 21
+KEPT_BYTES = 1 << 28  # freed memory that stays with the process
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX = -1, -3, 1 << 25
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let this process keep up to 256 MiB that it freed, for its next allocations (``mallopt``; once per process).
+
+    By default glibc gives arrays of a few MiB back to the system when they are freed, and each page of the next one is
+    faulted in and zeroed again: a quarter of the time of a training step.
+
+    Returns:
+        Whether the C library took the settings; one other than glibc does not, and nothing changes.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX) and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def empty_pages(shape: tuple[int, ...]) -> Tensor:
+    """Float32 memory in huge pages where it is large and the system offers them: random rows then miss the TLB less."""
+    size = math.prod(shape) * 4
+    if size < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory is not huge by default
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.float32).reshape(shape)
