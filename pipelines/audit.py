@@ -171,6 +171,26 @@ def audit_artifact(
     return check
 
 
+def audit_negatives(
+    name: str, knowledge: dict[str, npt.NDArray[np.int64]], dataset: Dataset, allowed: tuple[SplitName, ...]
+) -> list[Check]:
+    """Check what the negatives of a training knew of the interactions.
+
+    Args:
+        name: of the training, for the audit.
+        knowledge: see :meth:`recsys.samplers.NegativeSampler.knowledge`.
+        dataset: the dataset.
+        allowed: the splits that were trained on.
+
+    Raises:
+        LeakError: The proposals were made from other counts, or a pair of another split was rejected.
+    """
+    checks = [audit_artifact(f"negatives of {name}: counts", knowledge["counts"], dataset, allowed)]
+    if "known" in knowledge:
+        checks.append(audit_artifact(f"negatives of {name}: rejected pairs", knowledge["known"], dataset, allowed))
+    return checks
+
+
 def _audit_edges(
     name: str, graph: csr_array, dataset: Dataset, train: csr_array, allowed: tuple[SplitName, ...]
 ) -> Check:

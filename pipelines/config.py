@@ -186,6 +186,10 @@ class Train(Section):
     eval_every_epochs: int = Field(default=5, ge=1)
     patience: int = Field(default=3, ge=1, description="evaluations without a gain before stopping")
     selection: str = Field(default="recall@20", description="validation metric that selects the epoch")
+    selected_on: Literal["valid", "test"] = Field(
+        default="valid",
+        description="test: train on train+valid and pick the best epoch on test, as many papers do; the report warns",
+    )
     refit: bool = Field(default=True, description="train again on train+valid for the selected number of epochs")
     gradient_clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -194,6 +198,16 @@ class Train(Section):
         default=1.0, gt=0, le=1, description="share of lr in the last epoch; for bpr with batch_size 1"
     )
     max_minutes: float | None = Field(default=None, gt=0, description="stop selection after this long")
+
+    @property
+    def refits(self) -> bool:
+        """Whether there is a second training; test selects among epochs that have train and validation already."""
+        return self.refit and self.selected_on == "valid"
+
+    @property
+    def sees_valid(self) -> bool:
+        """Whether the final model has learned from validation."""
+        return self.refit or self.selected_on == "test"
 
 
 class Evaluate(Section):

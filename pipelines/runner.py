@@ -9,10 +9,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from pipelines.audit import Check, audit_artifact
+from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
 from pipelines.config import Experiment, Mf, Popularity, Variant
 from pipelines.config_loader import config_hash
@@ -149,12 +150,20 @@ class _Run:
         return result
 
     def _audit(self, dataset: Dataset, variant: Variant, trained: Trained) -> None:
-        """Popularity counts must be those of the splits that it may see."""
-        model = load_model(trained.entry / "checkpoint") if isinstance(variant.model, Popularity) else None
-        if isinstance(model, popularity.Popularity):
-            allowed: tuple[SplitName, ...] = ("train", "valid") if variant.train.refit else ("train",)
+        """Popularity counts and negatives must be made from the splits that they may see."""
+        both: tuple[SplitName, ...] = ("train", "valid")
+        found: list[Check] = []
+        if isinstance(variant.model, Popularity):
+            model = load_model(trained.entry / "checkpoint")
+            assert isinstance(model, popularity.Popularity)
+            allowed = both if variant.train.sees_valid else both[:1]
             counts = model.counts.numpy().astype(np.int64)
-            self.checks.append(audit_artifact(f"counts of {variant.name}", counts, dataset, allowed))
+            found.append(audit_artifact(f"counts of {variant.name}", counts, dataset, allowed))
+        for phase, knowledge in trained.negatives.items():
+            allowed = both[:1] if phase == "select" and variant.train.selected_on == "valid" else both
+            found += audit_negatives(f"{variant.name}, {phase}", knowledge, dataset, allowed)
+        known = {check.name for check in self.checks}
+        self.checks += [check for check in found if check.name not in known]  # one line for all seeds of a variant
 
     def _write_variant(
         self, dataset: Dataset, variant: Variant, seed: int, trained: Trained, evaluated: Evaluated
@@ -185,9 +194,14 @@ class _Run:
                 versions={"python": platform.python_version(), **versions()},
                 command=self.command,
                 git=_git_commit(),
+                selected_on=self._selected_on(),
                 finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             )
         )
+
+    def _selected_on(self) -> Literal["valid", "test"]:
+        trained = [variant.train for variant in self.experiment.variants if isinstance(variant.model, Mf)]
+        return "test" if any(train.selected_on == "test" for train in trained) else "valid"
 
     def _track_files(self, tracker: Tracker, report_file: Path) -> None:
         files = self.files
@@ -202,6 +216,7 @@ class _Follower:
     def __init__(self, name: str, variant: Variant, report: Reporter, tracked: TrackedRun) -> None:
         self._name = name
         self._epochs = variant.train.epochs
+        self._selected_on = "valid" if variant.train.selected_on == "valid" else "selected_on_test"
         self._report = report
         self._tracked = tracked
         self._seen: set[tuple[str, int]] = set()
@@ -223,7 +238,7 @@ class _Follower:
             return
         self._seen.add((record.phase, record.epoch))
         values = {f"{record.phase}/loss": record.loss, f"{record.phase}/triples_per_second": record.triples_per_second}
-        values |= {f"valid/{name}": value for name, value in record.metrics.items()}
+        values |= {f"{self._selected_on}/{name}": value for name, value in record.metrics.items()}
         self._tracked.metrics(values, step=record.epoch)
 
 
@@ -239,7 +254,7 @@ def _result(variant: Variant, seed: int, trained: Trained, evaluated: Evaluated)
         table_bytes=facts.get("table_bytes", 0),
         optimizer_bytes=facts.get("optimizer_bytes", 0),
         metrics={f"test/{name}": value for name, value in _defined(evaluation.metrics)}
-        | ({f"valid/{selection}": max(valid)} if valid else {}),
+        | ({f"valid/{selection}": max(valid)} if valid and variant.train.selected_on == "valid" else {}),
         ci95={f"test/{name}": interval for name, interval in evaluation.ci95.items() if np.isfinite(interval).all()},
         seconds={"train": trained.seconds, "evaluate": evaluated.seconds},
         epochs=facts.get("epochs", 0),

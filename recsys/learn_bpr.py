@@ -12,6 +12,7 @@ from embeddings.tables.table import Table
 from recsys.bpr_kernel import BprStep, BprTable, bpr_epoch
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
+from recsys.samplers import IntArray
 from recsys.settings import FitSettings
 
 
@@ -48,6 +49,10 @@ class LearnBpr:
         assert spec.name != "adam"
         self._step = BprStep(spec.name, spec.lr, spec.weight_decay, spec.eps)
         self._fall = (1.0 - settings.lr_decay) / max(settings.epochs - 1, 1)
+
+    def knowledge(self) -> dict[str, IntArray]:
+        """What the negatives know of the interactions: they are uniform, so that is what the positives show."""
+        return {"counts": np.bincount(self._indices, minlength=len(self._items.rows)).astype(np.int64)}
 
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
         """Train one epoch, unless it is done; yields (0, interactions, mean loss)."""

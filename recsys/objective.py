@@ -38,6 +38,12 @@ class Objective:
         self._log_q = torch.from_numpy(log_popularity(train))
         self._sampler = NegativeSampler(train, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
 
+    def knowledge(self) -> dict[str, IntArray]:
+        """What the negatives know of the interactions: of a sampler, or of the batches whose positives they are."""
+        if self._sampler is not None:
+            return self._sampler.knowledge()
+        return {"counts": np.bincount(self._items, minlength=len(self._log_q)).astype(np.int64)}
+
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
         """Train on the batches of an epoch from ``first_step`` on.
 

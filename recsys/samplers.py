@@ -66,9 +66,10 @@ class NegativeSampler:
         self._seed = seed
         self._train = train
         self._items = int(train.shape[1])
-        weights = np.bincount(train.indices, minlength=self._items).astype(np.float64) ** sampling.alpha
+        self._counts = np.bincount(train.indices, minlength=self._items).astype(np.int64)
+        weights = self._counts.astype(np.float64) ** sampling.alpha
         if sampling.alpha > 0:
-            weights[np.bincount(train.indices, minlength=self._items) == 0] = 0.0
+            weights[self._counts == 0] = 0.0
         self._probability = weights / weights.sum()
         self._support = np.flatnonzero(self._probability)
         self._cumulative = np.cumsum(self._probability[self._support])
@@ -91,6 +92,18 @@ class NegativeSampler:
             )
         mass = np.bincount(users, weights=self._probability[self._train.indices], minlength=self._train.shape[0])
         self._log_free = np.log1p(-np.minimum(mass, 1.0 - 1e-12))
+
+    def knowledge(self) -> dict[str, IntArray]:
+        """All that it knows of the interactions, for an audit.
+
+        Returns:
+            ``counts`` int64 [items], which the proposals are made from; ``known`` int64 [n, 2], the (user, item) pairs
+            that are never used, where positives are rejected.
+        """
+        if not self.sampling.reject_positives:
+            return {"counts": self._counts}
+        known = np.stack([self._keys // self._items, self._keys % self._items], axis=1)
+        return {"counts": self._counts, "known": known}
 
     def draw(self, users: IntArray, *counters: str | int) -> Draw:
         """Negatives for the positives of ``users``; the same counters give the same draw.

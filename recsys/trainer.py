@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from safetensors.numpy import save
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from embeddings.atomic import write_bytes
 from recsys.evaluator import quick_metrics
 from recsys.learn_bpr import LearnBpr
 from recsys.models.mf import MatrixFactorization
@@ -73,7 +75,7 @@ def fit(
         valid: csr of the same shape, or None.
         settings: of the loop.
         seed: of the run.
-        checkpoint_dir: gets ``training.safetensors``; None for no checkpoints.
+        checkpoint_dir: gets ``training.safetensors`` and, for each phase, the :func:`negatives_file`; None for neither.
         on_epoch: called after each epoch that this process ran.
 
     Raises:
@@ -83,6 +85,11 @@ def fit(
     """
     _check(model, train, valid)
     return _Training(model, settings, seed=seed, directory=checkpoint_dir, on_epoch=on_epoch).run(train, valid)
+
+
+def negatives_file(directory: Path, phase: Phase) -> Path:
+    """What the negatives of a phase know of the interactions, see :meth:`recsys.samplers.NegativeSampler.knowledge`."""
+    return directory / f"negatives-{phase}.safetensors"
 
 
 class _Training:
@@ -163,7 +170,10 @@ class _Training:
 
     def _objective(self, train: csr_array) -> Objective | LearnBpr:
         learn_bpr = self.settings.loss.name == "bpr" and self.settings.batch_size == 1
-        return (LearnBpr if learn_bpr else Objective)(self.model, train, self.settings, seed=self.seed)
+        objective = (LearnBpr if learn_bpr else Objective)(self.model, train, self.settings, seed=self.seed)
+        if self.path is not None:
+            write_bytes(negatives_file(self.path.parent, self.progress.phase), save(objective.knowledge()))
+        return objective
 
     def _epoch(self, objective: Objective | LearnBpr) -> EpochRecord:
         progress = self.progress

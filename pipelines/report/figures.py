@@ -169,7 +169,8 @@ def learning_curves(run: Run) -> list[Panel]:
     wanted = next((name for name in sorted(names) if name.split("/")[-1] == run.selection), min(names, default=None))
     panels = []
     if wanted is not None:
-        label = f"validation {run.selection}" if wanted.split("/")[-1] == run.selection else wanted
+        split = "test (parity)" if run.results.selected_on == "test" else "validation"
+        label = f"{split} {run.selection}" if wanted.split("/")[-1] == run.selection else wanted
         panels.append(_by_epoch(run, "learning-metric", label, lambda epoch: epoch.metrics.get(wanted)))
     panels.append(_by_epoch(run, "learning-loss", "training loss", lambda epoch: epoch.loss))
     return [panel for panel in panels if panel is not None]

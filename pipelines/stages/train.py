@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
 from embeddings.tables import OptimizerSpec, build_table
@@ -23,10 +27,11 @@ from recsys.models import item_knn, popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
-from recsys.settings import EpochRecord, FitSettings, Selection
-from recsys.trainer import fit
+from recsys.settings import EpochRecord, FitSettings, Phase, Selection
+from recsys.trainer import fit, negatives_file
 
-VERSION = 1
+VERSION = 2
+PHASES: tuple[Phase, ...] = ("select", "refit")
 OnEpoch = Callable[[EpochRecord], None]
 
 
@@ -40,6 +45,7 @@ class Trained:
         history: Epoch records as JSON-able mappings.
         facts: Rows and bytes of the tables, epochs, peak memory.
         seconds: Of the whole stage, whenever it ran.
+        negatives: Phase -> what the negatives knew, see :meth:`recsys.samplers.NegativeSampler.knowledge`.
     """
 
     entry: Path
@@ -47,6 +53,7 @@ class Trained:
     history: list[dict[str, Any]]
     facts: dict[str, Any]
     seconds: float
+    negatives: dict[Phase, dict[str, npt.NDArray[np.int64]]]
 
 
 def train_stage(
@@ -56,7 +63,7 @@ def train_stage(
     key = _key(dataset, variant, maps, seed)
 
     def build(directory: Path) -> None:
-        train, valid = dataset.matrix("train"), dataset.matrix("valid")
+        train, valid = _matrices(dataset, variant.train)
         match variant.model:
             case Popularity():
                 _save(popularity.Popularity.fit(_union(train, valid, variant.train)), directory)
@@ -71,7 +78,9 @@ def train_stage(
     entry = cache.stage("train", key, build)
     facts = json.loads((entry / "facts.json").read_bytes())
     history = json.loads((entry / "history.json").read_bytes())
-    return Trained(entry, key, history, facts, facts.get("seconds", build_seconds(entry)))
+    files = {phase: negatives_file(entry, phase) for phase in PHASES}
+    negatives = {phase: load_file(path) for phase, path in files.items() if path.exists()}
+    return Trained(entry, key, history, facts, facts.get("seconds", build_seconds(entry)), negatives)
 
 
 def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> dict[str, Any]:
@@ -81,7 +90,7 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
     if isinstance(variant.model, Mf):
         libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
     else:
-        train, seed = {"refit": variant.train.refit}, 0
+        train, seed = {"sees_valid": variant.train.sees_valid}, 0
     return {
         "version": VERSION,
         "dataset": dataset.content_hash,
@@ -126,6 +135,9 @@ def _train_mf(
         "seconds": result.seconds,
     }
     _save(model, directory, facts, [dataclasses.asdict(record) for record in result.history])
+    for phase in PHASES:
+        if negatives_file(scratch, phase).exists():
+            shutil.copyfile(negatives_file(scratch, phase), negatives_file(directory, phase))
 
 
 def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
@@ -159,7 +171,7 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
         batch_size=train.batch_size,
         epochs=train.epochs,
         selection=Selection(
-            train.selection, train.eval_every_epochs, train.patience, refit=train.refit, max_minutes=train.max_minutes
+            train.selection, train.eval_every_epochs, train.patience, refit=train.refits, max_minutes=train.max_minutes
         ),
         gradient_clip_norm=train.gradient_clip_norm,
         precision=train.precision,
@@ -168,9 +180,16 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
     )
 
 
+def _matrices(dataset: Dataset, config: Train) -> tuple[csr_array, csr_array]:
+    """What is trained on, and what selects the epoch."""
+    if config.selected_on == "test":
+        return dataset.matrix("train", "valid"), dataset.matrix("test")
+    return dataset.matrix("train"), dataset.matrix("valid")
+
+
 def _union(train: csr_array, valid: csr_array, config: Train) -> csr_array:
     """What a model without epochs learns from: train, and validation too when the others are refitted on both."""
-    union = csr_array(train + valid) if config.refit else train
+    union = csr_array(train + valid) if config.refits else train
     union.data[:] = 1.0
     return union
 

@@ -9,10 +9,11 @@ import pytest
 from scipy.sparse import csr_array
 
 from pipelines import config
-from pipelines.audit import audit_artifact, audit_split
+from pipelines.audit import audit_artifact, audit_negatives, audit_split
 from pipelines.dataset import INTERACTIONS, Dataset, graph_hash
 from pipelines.errors import LeakError
 from pipelines.ingest import ingest
+from recsys.samplers import NegativeSampler, NegativeSampling
 
 
 def make(folder: Path, **settings: Any) -> Dataset:
@@ -108,6 +109,24 @@ def test_popularity_must_be_of_train(dataset: Dataset) -> None:
         LeakError, match=r"popularity: \d+ counts are not those of train: item 'i\d' has \d, train has \d"
     ):
         audit_artifact("popularity", everything, dataset)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_sampler_that_saw_a_held_out_split_is_caught(split: Any, dataset: Dataset) -> None:
+    rejecting = NegativeSampling(alpha=1.0, reject_positives=True)
+    clean = NegativeSampler(dataset.matrix("train"), rejecting, seed=0).knowledge()
+    passed = audit_negatives("mf, select", clean, dataset, ("train",))
+    assert [(check.name, check.passed) for check in passed] == [
+        ("negatives of mf, select: counts", True),
+        ("negatives of mf, select: rejected pairs", True),
+    ]
+    leaky = NegativeSampler(dataset.matrix("train", split), rejecting, seed=0).knowledge()
+    with pytest.raises(LeakError, match=r"negatives of mf, select: counts: \d+ counts are not those of train: item 'i"):
+        audit_negatives("mf, select", leaky, dataset, ("train",))
+    held_out = int(dataset.matrix(split).nnz)
+    with pytest.raises(LeakError, match=rf"mf, select: rejected pairs: {held_out} of \d+ pairs are not of train"):
+        audit_negatives("mf, select", {**clean, "known": leaky["known"]}, dataset, ("train",))
+    assert all(check.passed for check in audit_negatives("mf, refit", leaky, dataset, ("train", split)))
 
 
 def test_clusters_must_be_of_the_train_graph(dataset: Dataset) -> None:

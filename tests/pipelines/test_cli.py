@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from tiny_experiment import ITEMS, USERS, env, recsys, write_tiny
 
 from pipelines.config_problems import ConfigError
+from pipelines.dataset import Dataset
 from pipelines.run_files import RunFiles
 
 
@@ -57,6 +58,10 @@ def test_the_run_directory_has_every_file(place: Path, run: Path) -> None:
     assert "finished in" in files.log_file.read_text()
     audit = {check["name"]: check["passed"] for check in files.dataset()["leak_audit"]}
     assert audit["graph"] is audit["clusters and id maps"] is audit["counts of popularity"] is True
+    for variant in ("mf-full", "mf-graphhash", "mf-modulo"):
+        assert (
+            audit[f"negatives of {variant}, select: counts"] is audit[f"negatives of {variant}, refit: counts"] is True
+        )
     compression = files.compression()
     assert compression is not None
     assert set(compression.maps) == {"full", "graphhash", "modulo"}
@@ -82,6 +87,27 @@ def test_a_rerun_computes_nothing_and_finds_the_same(place: Path, run: Path) -> 
     assert "epoch" not in done.stderr
     after = RunFiles(place / run).metrics()
     assert after.variants == before.variants
+
+
+def test_a_parity_run_selects_on_test_and_says_so(place: Path) -> None:
+    changes = ["train.selected_on=test", "variants=[popularity, mf-full]", "experiment=parity"]
+    done = recsys(place, "run", "tiny.yaml", *changes, "variants.mf-full.model.negatives.reject_positives=true")
+    assert done.returncode == 0, done.stderr
+    files = RunFiles(place / done.stdout.splitlines()[-1])
+    assert files.metrics().selected_on == "test"
+    history = files.history("mf-full", 0)
+    assert {epoch.phase for epoch in history} == {"select"}
+    judged = [epoch.metrics["recall@20"] for epoch in history if epoch.metrics]
+    mf = files.metrics().variants[1].metrics
+    assert mf["test/recall@20"] == pytest.approx(max(judged), abs=1e-12)
+    assert "valid/recall@20" not in mf
+    report = files.report_file.read_text()
+    assert "Parity protocol." in report and "validation recall@20" not in report
+    dataset = Dataset.open(files.directory / (files.directory / "dataset.path").read_text().strip())
+    audit = {check["name"]: check["detail"] for check in files.dataset()["leak_audit"]}
+    pairs = dataset.matrix("train", "valid").nnz
+    assert audit["negatives of mf-full, select: rejected pairs"] == f"all {pairs} pairs are of train+valid"
+    assert audit["counts of popularity"] == "equal to the counts of train+valid"
 
 
 def test_mlflow_gets_the_facts_the_plots_and_the_report(place: Path, run: Path) -> None:

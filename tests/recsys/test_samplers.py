@@ -111,3 +111,12 @@ def test_epoch_order_is_a_permutation_by_seed_phase_and_epoch() -> None:
 def test_log_popularity_is_the_share_of_interactions() -> None:
     train = csr_array(np.array([[1, 1, 0], [1, 0, 0]], dtype=np.float32))
     assert np.allclose(np.exp(log_popularity(train)), [2 / 3, 1 / 3, 0.5 / 3])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_knowledge_is_the_counts_and_the_rejected_pairs_of_the_matrix_given(shared: bool) -> None:
+    train = csr_array(np.array([[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]], dtype=np.float32))
+    known = NegativeSampler(train, NegativeSampling(shared=shared, reject_positives=True), seed=0).knowledge()
+    assert known["counts"].tolist() == [1, 0, 2, 0]
+    assert known["known"].tolist() == [[0, 0], [0, 2], [1, 2]]
+    assert NegativeSampler(train, NegativeSampling(alpha=1.0), seed=0).knowledge().keys() == {"counts"}

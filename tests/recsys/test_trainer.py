@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.settings import EpochRecord, FitResult, FitSettings, Selection, TrainingDivergedError
-from recsys.trainer import fit
+from recsys.trainer import fit, negatives_file
 
 USERS, ITEMS = 60, 48
 
@@ -247,3 +248,23 @@ def test_lr_decay_reaches_its_share_in_the_last_epoch_and_is_refused_elsewhere()
     assert ends[1] < 1e-6
     with pytest.raises(ValueError, match=r"train.lr_decay 0.5 is for LearnBPR \(loss bpr, train.batch_size 1\); set"):
         fit(make_model(), train, None, dataclasses.replace(SETTINGS, lr_decay=0.5), seed=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dataclasses.replace(SETTINGS, epochs=2, negatives=NegativeSampling(alpha=1.0, count=4, reject_positives=True)),
+        dataclasses.replace(SETTINGS, epochs=2, loss=Loss("in_batch_softmax")),
+        dataclasses.replace(LEARN_BPR, epochs=2),
+    ],
+    ids=["sampler", "in-batch", "LearnBPR"],
+)
+def test_what_the_negatives_knew_is_on_disk_for_each_phase(settings: FitSettings, tmp_path: Path) -> None:
+    train, valid = planted()
+    similarity = "dot" if settings.batch_size == 1 else "cosine"
+    fit(make_model(similarity=similarity), train, valid, settings, seed=0, checkpoint_dir=tmp_path)
+    for phase, seen in (("select", train), ("refit", train + valid)):
+        known = load_file(negatives_file(tmp_path, phase))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(known["counts"], np.asarray(seen.sum(axis=0)).astype(np.int64))
+        if settings.negatives.reject_positives:
+            np.testing.assert_array_equal(known["known"], np.stack(csr_array(seen).nonzero(), axis=1))
