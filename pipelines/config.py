@@ -37,6 +37,7 @@ class Entities(Section):
     source: str
     id: str
     title: str | None = None
+    columns_without_header: tuple[str, ...] | None = Field(default=None, min_length=1)
     features: dict[str, FeatureKind] = {}
 
 
@@ -70,6 +71,9 @@ class Dataset(Section):
     format: Literal["auto", "parquet", "csv", "tsv", "jsonl", "recbole", "lightgcn"] = "auto"
     interactions: str = Field(default="interactions.parquet", description="file or glob inside a source directory")
     columns: Columns = Columns()
+    columns_without_header: tuple[str, ...] | None = Field(
+        default=None, min_length=2, description="names of the columns of csv or tsv files whose first line is an event"
+    )
     timestamp_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
     users: Entities | None = None
     items: Entities | None = None

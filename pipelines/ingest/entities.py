@@ -48,7 +48,7 @@ def entity_table(
     if not path.is_file():
         near = did_you_mean(settings.source, sorted(p.name for p in source.root.iterdir()))
         raise DataError(f"{side}s.source {settings.source!r} is not in {source.root}; {near}")
-    frame = _read(path)
+    frame = _read(path, settings.columns_without_header)
     key = _column(path, f"{side}s.id", settings.id, frame.columns)
     title = settings.title or next((name for name in TITLES if name in frame.columns), None)
     if title is not None:
@@ -78,7 +78,7 @@ def _recbole(side: Side, source: Source) -> config.Entities | None:
     return config.Entities(source=files[0].name, id=key, features=features)
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Path, names: Sequence[str] | None) -> pl.DataFrame:
     """The whole file, typed for Parquet and as text for the others."""
     suffix = path.suffix.lower()
     kind = "recbole" if suffix in {".user", ".item"} else SUFFIXES.get(suffix)
@@ -95,7 +95,7 @@ def _read(path: Path) -> pl.DataFrame:
             except pl.exceptions.PolarsError as error:
                 raise DataError(f"{path.name}: not JSON, one object a line ({str(error)[:120]})") from error
         case "csv" | "tsv" | "recbole":
-            return TextFile(path, kind).whole()
+            return TextFile(path, kind, names).whole()
         case _:
             raise DataError(f"{path.name}: users and items files are parquet, csv, tsv, jsonl, .user or .item")
 

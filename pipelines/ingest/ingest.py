@@ -114,7 +114,9 @@ def _frames(
     source: Source, settings: config.Dataset, bad: BadRows, advance: Callable[[int], None]
 ) -> Iterator[pl.DataFrame]:
     """Canonical frames of all files, in order; one plan, made from the first file, serves them all."""
-    first = source.files[0]
+    first, names = source.files[0], settings.columns_without_header
+    if names is not None and source.format not in {"csv", "tsv"}:
+        raise DataError(f"columns_without_header is for csv and tsv; {first.name} is {source.format}, leave it out")
     match source.format:
         case "parquet":
             plan = make_plan(first.name, readers.parquet_sample(first), settings)
@@ -128,10 +130,10 @@ def _frames(
             for path in source.files:
                 yield from readers.read_lightgcn(path, bad, advance)
         case _:
-            plan = make_plan(first.name, TextFile(first, source.format).sample(), settings)
+            plan = make_plan(first.name, TextFile(first, source.format, names).sample(), settings)
             for path in source.files:
                 split = readers.split_of(path) if source.format == "recbole" and "split" not in plan.fields else None
-                for frame in TextFile(path, source.format).events(plan, bad, advance):
+                for frame in TextFile(path, source.format, names).events(plan, bad, advance):
                     yield frame if split is None else frame.with_columns(pl.lit(split, dtype=pl.UInt8).alias("split"))
 
 

@@ -99,11 +99,19 @@ def _column(file: str, name: str, columns: Sequence[str], settings: config.Datas
                 LOG.info("%s: column %r is taken as %s", file, folded[alias], name)
                 return folded[alias]
     if wanted is not None:
+        known = ", ".join(columns[:20])
         raise DataError(
             f"{file}: there is no column {wanted!r} for the {name}; {did_you_mean(str(wanted), columns)}"
-            f" Set `columns.{name}` to one of the file's columns: {', '.join(columns[:20])}"
+            f" Set `columns.{name}` to one of the file's columns: {known}{_headless(columns, settings)}"
         )
     return None
+
+
+def _headless(columns: Sequence[str], settings: config.Dataset) -> str:
+    """Advice where the first line looks like an event."""
+    if settings.columns_without_header is not None or not any(INTEGER.match(column) for column in columns):
+        return ""
+    return ". If the first line is an event, name the columns: columns_without_header: [user_id, item_id, ...]"
 
 
 def _id_kind(file: str, column: str, values: pl.Series, wanted: str) -> Kind:

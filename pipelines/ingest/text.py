@@ -7,7 +7,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -35,25 +35,29 @@ Advance = Callable[[int], None]
 
 
 class TextFile:
-    """A file of separated values whose first line names the columns.
+    """A file of separated values whose first line names the columns, unless ``names`` does.
 
     Attributes:
-        columns: header, without RecBole's types.
+        columns: ``names``, or the header without RecBole's types.
+        start: place of the first event.
+        has_header: whether the first line names the columns.
         types: RecBole's types (``token``, ``float``, ``token_seq``, ...) by column.
         separator: between cells.
         quoted: whether cells may be quoted.
 
     Raises:
-        DataError: The file is empty, not UTF-8, has no column names, or two columns of one name.
+        DataError: The file is empty, not UTF-8, has no column names, two columns of one name, or, with ``names``,
+            another number of columns.
     """
 
-    def __init__(self, path: Path, kind: str) -> None:
+    def __init__(self, path: Path, kind: str, names: Sequence[str] | None = None) -> None:
         self.path = path
         self.quoted = kind != "recbole"
         with path.open("rb") as file:
             line = file.readline()
             bom = line.startswith(codecs.BOM_UTF8)
-            self.start = file.tell()
+            self.has_header = names is None
+            self.start = file.tell() if self.has_header else 3 * bom
         if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise DataError(f"{path.name}: the file is UTF-16; convert it: iconv -f utf-16 -t utf-8")
         if not line.strip():
@@ -62,7 +66,12 @@ class TextFile:
             )
         header = self._decode(line[3:] if bom else line)
         self.separator = self._separator(header, kind)
-        names = next(csv.reader([header], delimiter=self.separator, quoting=self._quoting))
+        first = next(csv.reader([header], delimiter=self.separator, quoting=self._quoting))
+        if names is not None and len(first) != len(names):
+            raise DataError(
+                f"{path.name}, line 1: {len(first)} cells, but columns_without_header names {len(names)}; name them all"
+            )
+        names = first if names is None else names
         self.types = {}
         if kind == "recbole":
             self.types = dict(self._atomic(name) for name in names)
@@ -122,7 +131,7 @@ class TextFile:
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 2
+            line = data.count(b"\n", 0, error.start) + 1 + self.has_header
             raise DataError(
                 f"{self.path.name}, line {line}: byte {data[error.start]:#04x} is not UTF-8; convert the file:"
                 " iconv -f latin1 -t utf-8"
@@ -131,9 +140,8 @@ class TextFile:
         rows = [row for row in reader if row]
         for number, row in enumerate(rows, start=1):
             if len(row) != len(self.columns):
-                raise DataError(
-                    f"{self.path.name}, row {number}: {len(row)} cells, the header has {len(self.columns)}: {row[:5]}"
-                )
+                found, wanted = f"{len(row)} cells", f"there are {len(self.columns)} columns"
+                raise DataError(f"{self.path.name}, row {number}: {found}, {wanted}: {row[:5]}")
         return pl.DataFrame(rows, schema=dict.fromkeys(self.columns, pl.String), orient="row")
 
     def events(self, plan: Plan, bad: BadRows, advance: Advance) -> Iterator[pl.DataFrame]:
@@ -253,7 +261,7 @@ def _problem(record: list[str], columns: list[str], used: Iterable[int]) -> tupl
     """What keeps a record from being cells, with column and value: its width, or bytes that are not UTF-8."""
     if len(record) != len(columns):
         shown = _printable(",".join(record))
-        return f"is a row of {len(record)} cells, the header has {len(columns)}", None, shown
+        return f"is a row of {len(record)} cells, there are {len(columns)} columns", None, shown
     for place in used:
         cell = record[place]
         if not cell.isascii() and (found := UNDECODED.search(cell)):

@@ -116,7 +116,7 @@ def text_cases() -> Iterator[Case]:
         yield case(
             "crlf_then_bad", (good + f"x{mark}1{mark}1{mark}1\n".encode()).replace(b"\n", b"\r\n"), "row 13", "'x'"
         )
-        yield case("row_too_long", good + row + mark.encode() + b"9\n", "row 13 (line 14)", "5 cells, the header has 4")
+        yield case("row_too_long", good + row + mark.encode() + b"9\n", "row 13 (line 14)", "5 cells, there are 4")
         yield case("row_too_short", good + row.rsplit(mark.encode(), 1)[0] + b"\n", "row 13 (line 14)", "3 cells")
         yield case("cut_off", good + b"1" + mark.encode() + b"2", "row 13 (line 14)", "2 cells")
         yield case("latin1_header", good.replace(b"rating", b"rati\xe9", 1), "line 1", "0xe9", "iconv")

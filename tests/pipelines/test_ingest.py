@@ -267,7 +267,7 @@ def test_features_of_every_kind(tmp_path: Path) -> None:
             r"i.csv, row 2, column 'id': value '7' was described in row 1 already \(1 duplicate rows\)",
         ),
         ("id,t\n7,a\n,b\n", {}, r"i.csv, row 2, column 'id': the id is missing"),
-        ("id,t\n7,a\n8\n", {}, r"i.csv, row 2: 1 cells, the header has 2"),
+        ("id,t\n7,a\n8\n", {}, r"i.csv, row 2: 1 cells, there are 2"),
         ("id,t\n7,a\n", {"id": "idd"}, r"i.csv: there is no column 'idd' for items.id; did you mean id"),
         ("id,t\n7,a\n", {"title": "tt"}, r"no column 'tt' for items.title; did you mean t"),
         ("id,t\n7,a\n", {"features": {"t": "numeric"}}, r"i.csv, row 1, column 't': value 'a' is not a number"),
