@@ -67,28 +67,28 @@ class TorchTable(Table):
             return
         bags, gradients = _joined(self._pending)
         self._pending.clear()
-        with kernels.threads_for(self.num_rows if self.optimizer.name == "adam" else len(bags.rows)):
-            pairs, weights = kernels.group_by_row(*_arrays(bags), self.num_rows)
-            update = self._update_adam if self.optimizer.name == "adam" else self._update_touched
-            update(pairs, weights, gradients.numpy())
-
-    def _update_touched(self, pairs: kernels.Pairs, weights: kernels.Floats, gradients: kernels.Floats) -> None:
+        lookups = _arrays(bags)
+        if self.optimizer.name == "adam":
+            self._update_adam(*kernels.group_by_row(*lookups, self.num_rows), gradients.numpy())
+            return
         spec = self.optimizer
         state = np.zeros((1, 1), np.float32) if spec.name == "sgd" else self.sum.numpy().reshape(self.num_rows, -1)
-        kernels.update_rows(
-            self.weight().numpy(), state, pairs, weights, gradients, kernels.KINDS[spec.name],
-            np.float32(spec.lr), np.float32(spec.eps), np.float32(spec.weight_decay),
-        )  # fmt: skip
+        with kernels.threads_for(len(bags.rows)) as parts:
+            kernels.update_rows(
+                self.weight().numpy(), state, *lookups, gradients.numpy(), parts, kernels.KINDS[spec.name],
+                np.float32(spec.lr), np.float32(spec.eps), np.float32(spec.weight_decay),
+            )  # fmt: skip
 
     def _update_adam(self, pairs: kernels.Pairs, weights: kernels.Floats, gradients: kernels.Floats) -> None:
         self.steps += 1
         spec, steps = self.optimizer, int(self.steps)
         b1, b2 = spec.betas
-        kernels.update_adam(
-            self.weight().numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy(), pairs, weights, gradients,
-            (np.float32(b1), np.float32(b2)), np.float32(spec.lr / (1 - b1**steps)),
-            np.float32(math.sqrt(1 - b2**steps)), np.float32(spec.eps), np.float32(spec.weight_decay),
-        )  # fmt: skip
+        with kernels.threads_for(self.num_rows) as parts:
+            kernels.update_adam(
+                self.weight().numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy(), pairs, weights, gradients,
+                parts, (np.float32(b1), np.float32(b2)), np.float32(spec.lr / (1 - b1**steps)),
+                np.float32(math.sqrt(1 - b2**steps)), np.float32(spec.eps), np.float32(spec.weight_decay),
+            )  # fmt: skip
 
 
 STATES = {"sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "adam": ("exp_avg", "exp_avg_sq", "steps")}
@@ -115,8 +115,8 @@ class _Pool(torch.autograd.Function):
         """Float32 [B, D]."""
         ctx.table, ctx.bags = table, bags
         out = torch.empty(bags.count, table.dim)
-        with kernels.threads_for(len(bags.rows)):
-            kernels.pool_rows(embedding.detach().numpy(), *_arrays(bags), out.numpy())
+        with kernels.threads_for(len(bags.rows)) as parts:
+            kernels.pool_rows(embedding.detach().numpy(), *_arrays(bags), parts, out.numpy())
         return out
 
     @staticmethod

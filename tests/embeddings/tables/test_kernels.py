@@ -30,6 +30,20 @@ def test_grouping_takes_bags_and_weights_along() -> None:
     assert np.array_equal(kernels.group_by_row(rows, NONE_F, offsets, 50)[0], pairs)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parts_share_the_rows(weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 90, 3000).astype(np.int32)
+    weights = rng.random(3000 if weighted else 0, dtype=np.float32)
+    pairs, scales = kernels.group_by_row(rows, weights, NONE_I, 90)
+    found = [kernels.group_by_row(rows, weights, NONE_I, 90, part, 3) for part in range(3)]
+    assert min(len(part) for part, _ in found) > 500
+    order = np.argsort(np.concatenate([part for part, _ in found]), kind="stable")
+    assert np.array_equal(np.concatenate([part for part, _ in found])[order], pairs)
+    if weighted:
+        assert np.array_equal(np.concatenate([s for _, s in found])[order], scales)
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
 @pytest.mark.parametrize("kind", ["sgd", "rowwise_adagrad", "adagrad"])
 def test_result_does_not_depend_on_the_threads(kind: str) -> None:
@@ -43,10 +57,9 @@ def test_result_does_not_depend_on_the_threads(kind: str) -> None:
         numba.set_num_threads(threads)
         state = {"sgd": np.zeros((1, 1)), "rowwise_adagrad": np.zeros((700, 1)), "adagrad": np.zeros((700, 24))}[kind]
         changed, state, out = table.copy(), state.astype(np.float32), np.empty((3000, 24), np.float32)
-        kernels.pool_rows(changed, rows, NONE_F, offsets, out)
-        pairs, weights = kernels.group_by_row(rows, NONE_F, offsets, 700)
+        kernels.pool_rows(changed, rows, NONE_F, offsets, threads, out)
         rates = np.float32(0.1), np.float32(1e-8), np.float32(0.01)
-        kernels.update_rows(changed, state, pairs, weights, gradients, kernels.KINDS[kind], *rates)
+        kernels.update_rows(changed, state, rows, NONE_F, offsets, gradients, threads, kernels.KINDS[kind], *rates)
         results.append((out, changed, state))
     for one, two in zip(*results, strict=True):
         assert np.array_equal(one, two)
