@@ -39,6 +39,9 @@ def threads_for(lookups: int) -> Iterator[int]:
     """
     available = numba.get_num_threads()
     parts: int = max(1, min(available, lookups // LOOKUPS_PER_THREAD))
+    if parts == available:
+        yield parts
+        return
     numba.set_num_threads(parts)
     try:
         yield parts
@@ -46,7 +49,7 @@ def threads_for(lookups: int) -> Iterator[int]:
         numba.set_num_threads(available)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(cache=True)
 def find_rows(ids: Longs, map_rows: Ints, num_ids: int, unseen_row: int, out: Ints) -> None:
     """Write the rows of each id; an id outside ``[0, num_ids)`` has the rows of the map's last line.
 
@@ -57,7 +60,7 @@ def find_rows(ids: Longs, map_rows: Ints, num_ids: int, unseen_row: int, out: In
         unseen_row: row of unknown ids where there is no map.
         out: int32 [n * H].
     """
-    for i in numba.prange(len(ids)):
+    for i in range(len(ids)):
         known = 0 <= ids[i] < num_ids
         if len(map_rows) == 0:
             out[i] = ids[i] if known else unseen_row

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
-from embeddings.tables.kernels import find_rows, threads_for
+from embeddings.tables.kernels import Floats, Ints, Longs, find_rows
 from embeddings.tables.spec import OptimizerSpec, TableBytes
 
 VECTORS_AT_ONCE = 1 << 16
@@ -33,7 +34,15 @@ class Bags:
     @property
     def count(self) -> int:
         """B, the number of bags."""
-        return len(self.rows) if self.offsets is None else len(self.offsets) - 1
+        _, _, offsets = self.arrays
+        return len(offsets) - 1 if len(offsets) else self.rows.shape[0]
+
+    @functools.cached_property
+    def arrays(self) -> tuple[Ints, Floats, Longs]:
+        """Rows, weights and offsets as the kernels take them: empty for none."""
+        weights = np.empty(0, np.float32) if self.weights is None else self.weights.numpy()
+        offsets = np.empty(0, np.int64) if self.offsets is None else self.offsets.contiguous().numpy()
+        return self.rows.numpy(), weights, offsets
 
 
 class Table(nn.Module, abc.ABC):
@@ -93,11 +102,10 @@ class Table(nn.Module, abc.ABC):
         if ids.ndim != 1 or ids.dtype != torch.int64:
             raise ValueError(f"a table takes ids of shape [n] and dtype int64, got {list(ids.shape)} {ids.dtype}")
         if offsets is not None:
-            _check_offsets(offsets, len(ids))
-        rows = torch.empty(len(ids) * self.rows_per_id, dtype=torch.int32)
+            _check_offsets(offsets, ids.shape[0])
+        rows = torch.empty(ids.shape[0] * self.rows_per_id, dtype=torch.int32)
         map_rows = np.empty((0, 0), np.int32) if self.map_rows is None else self.map_rows.numpy()
-        with threads_for(len(rows) // 8):  # a row index is far less work than a row
-            find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
+        find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
         if self.map_weights is None:
             return Bags(rows, None, offsets)
         known = (ids >= 0) & (ids < self.num_ids)
@@ -154,17 +162,15 @@ def _map_tensors(id_map: IdMap) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _check_offsets(offsets: Tensor, ids: int) -> None:
-    if offsets.ndim != 1 or offsets.dtype != torch.int64 or len(offsets) < 1:
+    if offsets.ndim != 1 or offsets.dtype != torch.int64 or offsets.shape[0] < 1:
         raise ValueError(f"offsets must have shape [B + 1] and dtype int64, got {list(offsets.shape)} {offsets.dtype}")
-    if offsets[0] != 0 or offsets[-1] != ids:
+    bounds = offsets.numpy()
+    if bounds[0] != 0 or bounds[-1] != ids:
         raise ValueError(
-            f"offsets must run from 0 to the number of ids, {ids}, got {int(offsets[0])} to {int(offsets[-1])};"
+            f"offsets must run from 0 to the number of ids, {ids}, got {bounds[0]} to {bounds[-1]};"
             " give B + 1 offsets, the last one included"
         )
-    bounds = offsets.numpy()
     falls = bounds[1:] < bounds[:-1]
     if falls.any():
         bag = int(np.argmax(falls))
-        raise ValueError(
-            f"offsets must not fall, but bag {bag} runs from {int(offsets[bag])} to {int(offsets[bag + 1])}"
-        )
+        raise ValueError(f"offsets must not fall, but bag {bag} runs from {bounds[bag]} to {bounds[bag + 1]}")

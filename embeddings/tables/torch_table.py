@@ -60,20 +60,19 @@ class TorchTable(Table):
         """See :meth:`Table.optimizer_state`."""
         return {name: getattr(self, name) for name in STATES[self.optimizer.name]}
 
-    @torch.no_grad()
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step, as one batch."""
         if not self._pending:
             return
         bags, gradients = _joined(self._pending)
         self._pending.clear()
-        lookups = _arrays(bags)
+        lookups = bags.arrays
         if self.optimizer.name == "adam":
             self._update_adam(*kernels.group_by_row(*lookups, self.num_rows), gradients.numpy())
             return
         spec = self.optimizer
         state = np.zeros((1, 1), np.float32) if spec.name == "sgd" else self.sum.numpy().reshape(self.num_rows, -1)
-        with kernels.threads_for(len(bags.rows)) as parts:
+        with kernels.threads_for(bags.rows.shape[0]) as parts:
             kernels.update_rows(
                 self.weight().numpy(), state, *lookups, gradients.numpy(), parts, kernels.KINDS[spec.name],
                 np.float32(spec.lr), np.float32(spec.eps), np.float32(spec.weight_decay),
@@ -115,8 +114,8 @@ class _Pool(torch.autograd.Function):
         """Float32 [B, D]."""
         ctx.table, ctx.bags = table, bags
         out = torch.empty(bags.count, table.dim)
-        with kernels.threads_for(len(bags.rows)) as parts:
-            kernels.pool_rows(embedding.detach().numpy(), *_arrays(bags), parts, out.numpy())
+        with kernels.threads_for(bags.rows.shape[0]) as parts:
+            kernels.pool_rows(embedding.detach().numpy(), *bags.arrays, parts, out.numpy())
         return out
 
     @staticmethod
@@ -125,13 +124,6 @@ class _Pool(torch.autograd.Function):
         """Keep [B, D] for :meth:`TorchTable.step`."""
         ctx.table._pending.append((ctx.bags, gradient.contiguous()))
         return None, None, None
-
-
-def _arrays(bags: Bags) -> tuple[kernels.Ints, kernels.Floats, kernels.Longs]:
-    """Rows, weights and offsets as the kernels take them: empty for none."""
-    weights = np.empty(0, np.float32) if bags.weights is None else bags.weights.numpy()
-    offsets = np.empty(0, np.int64) if bags.offsets is None else bags.offsets.contiguous().numpy()
-    return bags.rows.numpy(), weights, offsets
 
 
 def _joined(pending: list[tuple[Bags, Tensor]]) -> tuple[Bags, Tensor]:

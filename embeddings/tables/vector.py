@@ -85,7 +85,7 @@ def _type_sum_block(
 
 
 def _type_square_block(typing_context: Any, width: Any, at: Any) -> Any:
-    """Sum of the squares of ``width`` (a power of two) float32, in a fixed order: halves are added until one is left."""
+    """Sum of the squares of ``width`` (a power of two) float32 in a fixed order: halves are added until one is left."""
     if not isinstance(width, types.IntegerLiteral):
         return None
     vector = ir.VectorType(ir.FloatType(), width.literal_value)
