@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from embeddings.agreement import adjusted_rand, normalised_mutual_information
 from embeddings.clustering import Algorithm, CoClustering, co_cluster
 from embeddings.graph import canonical, gini, log_histogram
 from embeddings.id_map import IdMap, IntArray
@@ -169,9 +170,7 @@ def _cluster_shuffled(
 
 
 def _agreement(labelings: list[IntArray]) -> dict[str, float]:
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score  # slow to import, rarely needed
-
     pairs = [(a[a >= 0], b[a >= 0]) for a, b in itertools.combinations(labelings, 2)]
-    rand = [float(adjusted_rand_score(a, b)) for a, b in pairs]
-    information = [float(normalized_mutual_info_score(a, b)) for a, b in pairs]
+    rand = [adjusted_rand(a, b) for a, b in pairs]
+    information = [normalised_mutual_information(a, b) for a, b in pairs]
     return {"ari": float(np.mean(rand)), "ari_min": min(rand), "nmi": float(np.mean(information))}

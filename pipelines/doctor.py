@@ -18,7 +18,6 @@ REQUIRED = (
     ("scipy", "scipy"),
     ("numba", "numba"),
     ("polars", "polars"),
-    ("scikit-learn", "sklearn"),
     ("pydantic", "pydantic"),
     ("safetensors", "safetensors"),
     ("jinja2", "jinja2"),

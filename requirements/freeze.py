@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 CPU = ["fbgemm-gpu-cpu", "torchrec", "hatchling", "editables"]
 DEV = [
     *("pytest", "pytest-xdist", "hypothesis", "ranx", "nbclient", "nbformat", "ipykernel"),
-    "scikit-network",
+    *("scikit-learn", "scikit-network"),
     *("ruff", "mypy", "codespell", "types-PyYAML", "scipy-stubs"),
 ]
 REPLACED = {"fbgemm-gpu"}

@@ -12,7 +12,6 @@ LIBRARIES = (
     "scipy",
     "numba",
     "polars",
-    "scikit-learn",
     "safetensors",
     "mlflow",
     "fbgemm-gpu-cpu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,9 +111,10 @@ def test_a_parity_run_selects_on_test_and_says_so(place: Path) -> None:
     assert audit["counts of popularity"] == "equal to the counts of train+valid"
 
 
-def test_mlflow_gets_the_facts_the_plots_and_the_report(place: Path, run: Path) -> None:
+def test_mlflow_gets_the_facts_the_plots_and_the_report(place: Path, run: Path, migrated: Path) -> None:
     from mlflow import MlflowClient
 
+    shutil.copy(migrated, place / "tracked.db")
     uri = f"sqlite:///{place / 'tracked.db'}"
     tracking = ["tracking.enabled=true", f"tracking.uri={uri}", "tracking.system_metrics=false"]
     done = recsys(place, "run", "tiny.yaml", *tracking)

@@ -18,7 +18,7 @@ from tiny_experiment import write_tiny
 
 STAGES = ("dataset", "graph", "cluster", "maps", "stability", "train", "evaluate")
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pipelines.runner"])
+CONTEXT.set_forkserver_preload(["pipelines.runner", "torch.fx.experimental.symbolic_shapes"])  # backward imports that
 
 
 def _run(directory: Path, stage: str | None, milliseconds: float) -> None:

@@ -28,14 +28,6 @@ MANIFEST = {
 }
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database after MLflow's migrations, which take seconds; tests take a copy."""
-    path = tmp_path_factory.mktemp("mlflow") / "template.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def uri(migrated: Path, tmp_path: Path) -> str:
     shutil.copy(migrated, tmp_path / "mlflow.db")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,12 +37,13 @@ PLAIN_FILES = {".safetensors", ".json", ".parquet", ".py", ".yaml", ".txt", ""}
 class Server:
     """``mlflow server`` with its own database and artifact folder; can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
+        shutil.copy(database, folder / "server.db")
         self.start()
 
     def start(self) -> None:
@@ -72,8 +74,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"), migrated)
     yield server
     server.kill()
 

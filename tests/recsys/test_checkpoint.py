@@ -129,8 +129,9 @@ def train_in_a_child(name: str, directory: Path | None, out: Path, seconds: floa
     os._exit(0)
 
 
+@pytest.mark.parametrize("growth", [1.0, pytest.param(0.2, marks=pytest.mark.quality)], ids=["few kills", "many kills"])
 @pytest.mark.parametrize("name", ["adam", "keep best"])
-def test_kill_9_at_random_moments_changes_no_bit(name: str, tmp_path: Path) -> None:
+def test_kill_9_at_random_moments_changes_no_bit(name: str, growth: float, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["recsys.trainer", "recsys.checkpoint", "numba", "pytest"])
 
@@ -145,7 +146,7 @@ def test_kill_9_at_random_moments_changes_no_bit(name: str, tmp_path: Path) -> N
     kills, seconds = 0, 0.01
     while run(tmp_path / "state", tmp_path / "resumed", seconds) == -signal.SIGKILL:
         kills += 1
-        seconds = float(rng.uniform(0.02, 0.12)) * (1 + kills / 4)  # ever later, so that it ends on a slow machine too
+        seconds = float(rng.uniform(0.02, 0.12)) * (1 + growth * kills)  # ever later: it ends on a slow machine too
     assert kills >= 2
     with (
         safetensors.safe_open(tmp_path / "whole", "pt") as one,
