@@ -133,7 +133,7 @@ def train_in_a_child(name: str, directory: Path | None, out: Path, seconds: floa
 @pytest.mark.parametrize("name", ["adam", "keep best"])
 def test_kill_9_at_random_moments_changes_no_bit(name: str, growth: float, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["recsys.trainer", "recsys.checkpoint", "numba", "pytest"])
+    context.set_forkserver_preload(["recsys.trainer", "torch.fx.experimental.symbolic_shapes", "pytest"])
 
     def run(directory: Path | None, out: Path, seconds: float) -> int | None:
         child = context.Process(target=train_in_a_child, args=(name, directory, out, seconds))
