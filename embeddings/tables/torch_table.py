@@ -68,7 +68,7 @@ class TorchTable(Table):
         self._pending.clear()
         lookups = bags.arrays
         if self.optimizer.name == "adam":
-            self._update_adam(*kernels.group_by_row(*lookups, self.num_rows), gradients.numpy())
+            self._update_adam(*kernels.group_by_row(*lookups, self.num_rows, 0, 1), gradients.numpy())
             return
         spec = self.optimizer
         state = np.zeros((1, 1), np.float32) if spec.name == "sgd" else self.sum.numpy().reshape(self.num_rows, -1)
