@@ -27,13 +27,13 @@ from pipelines.stages.compress import CompressionStage, compressor_of, label
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
 from pipelines.stages.graph import graph_stage
 from pipelines.stages.ingest import ingest_stage
-from pipelines.stages.train import Trained, train_stage
+from pipelines.stages.train import PHASES, Trained, train_stage
 from pipelines.stages.versions import versions
 from pipelines.summary import summary
 from pipelines.tracking import TrackedRun, Tracker, open_tracker
 from recsys.checkpoint import load_model
 from recsys.models import popularity
-from recsys.settings import EpochRecord
+from recsys.settings import EpochRecord, Phase
 
 
 def run_experiment(experiment: Experiment, *, command: str = "", quiet: bool = False) -> Path:
@@ -159,9 +159,10 @@ class _Run:
             allowed = both if variant.train.sees_valid else both[:1]
             counts = model.counts.numpy().astype(np.int64)
             found.append(audit_artifact(f"counts of {variant.name}", counts, dataset, allowed))
-        for phase, knowledge in trained.negatives.items():
+        phases: tuple[Phase, ...] = PHASES if variant.train.refits else PHASES[:1]
+        for phase in phases if isinstance(variant.model, Mf) else ():
             allowed = both[:1] if phase == "select" and variant.train.selected_on == "valid" else both
-            found += audit_negatives(f"{variant.name}, {phase}", knowledge, dataset, allowed)
+            found += audit_negatives(f"{variant.name}, {phase}", trained.negatives[phase], dataset, allowed)
         known = {check.name for check in self.checks}
         self.checks += [check for check in found if check.name not in known]  # one line for all seeds of a variant
 
