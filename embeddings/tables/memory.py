@@ -20,7 +20,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep up to 256 MiB that it freed, for its next allocations (``mallopt``; once per process).
 
     By default glibc gives arrays of a few MiB back to the system when they are freed, and each page of the next one is
-    faulted in and zeroed again: a quarter of the time of a training step.
+    faulted in and zeroed again, in every training step.
 
     Returns:
         Whether the C library took the settings; one other than glibc does not, and nothing changes.
