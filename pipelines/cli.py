@@ -200,9 +200,10 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command goes on from here\n")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's answer to Ctrl-C
+            sys.stderr.write("\nstopped; the same command goes on from here\n")
+        raise
 
 
 if __name__ == "__main__":

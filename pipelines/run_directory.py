@@ -45,7 +45,7 @@ def open_dataset(run_dir: Path) -> Dataset:
         DataError: It is gone; running the experiment again makes it anew.
     """
     link = run_dir / DATASET_LINK
-    place = run_dir / link.read_text().strip() if link.is_file() else None
+    place = run_dir.resolve() / link.read_text().strip() if link.is_file() else None
     if place is None or not place.is_dir():
         command = RunFiles(run_dir).metrics().command
         raise DataError(f"the dataset of {run_dir} is no longer in the stage cache; make it anew with: {command}")
@@ -60,6 +60,8 @@ def find_variant(run_dir: Path, name: str | None, metric: str = "test/recall@20"
     """
     variants = RunFiles(run_dir).metrics().variants
     if name is None:
+        if not any(metric in variant.metrics for variant in variants):  # evaluated at other cut-offs
+            metric = next((found for variant in variants for found in variant.metrics), metric)
         return max(variants, key=lambda variant: variant.metrics.get(metric, float("-inf")))
     for variant in variants:
         if name in (variant.name, f"{variant.name}-s{variant.seed}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipelines.atomic import write_text
 from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
 from pipelines.config import Experiment, Mf, Popularity, Variant
@@ -22,7 +24,7 @@ from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
 from pipelines.run_directory import DATASET_LINK, cache_root
-from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunFiles, VariantResult
+from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunError, RunFiles, VariantResult
 from pipelines.stages.compress import CompressionStage, compressor_of, label
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
 from pipelines.stages.graph import graph_stage
@@ -87,6 +89,7 @@ class _Run:
             audit_artifact("graph", graph, dataset),
             audit_artifact("clusters and id maps", graph_hash(graph), dataset),
         ]
+        self._forget_other_data(dataset)
         self._write_dataset(dataset)
         compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash)
         self._write_compression(compression, dataset)
@@ -106,6 +109,13 @@ class _Run:
             self.report.say(tracker.message)
         self.report.say(f"finished in {duration(time.perf_counter() - started)}")
 
+    def _forget_other_data(self, dataset: Dataset) -> None:
+        """Results of a source that has changed since must not be read beside what this run writes."""
+        with contextlib.suppress(RunError):
+            if self.files.metrics().dataset.hash == dataset.content_hash:
+                return
+        self.files.metrics_file.unlink(missing_ok=True)
+
     def _write_dataset(self, dataset: Dataset) -> None:
         train = dataset.matrix("train")
         sides = {"users": np.diff(train.indptr), "items": np.bincount(train.indices, minlength=train.shape[1])}
@@ -113,8 +123,8 @@ class _Run:
         facts = dataset.manifest.model_dump(mode="json")
         facts["leak_audit"] += [check.as_dict() for check in self.checks]
         self.files.write_dataset({**facts, "degrees": degrees})
-        place = os.path.relpath(dataset.path, self.files.directory)
-        (self.files.directory / DATASET_LINK).write_text(f"{place}\n")
+        place = os.path.relpath(dataset.path.resolve(), self.files.directory.resolve())
+        write_text(self.files.directory / DATASET_LINK, f"{place}\n")
 
     def _write_compression(self, compression: CompressionStage, dataset: Dataset) -> None:
         found = compression.facts(dataset.user_titles(), dataset.item_titles())

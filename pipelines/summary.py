@@ -6,6 +6,7 @@ import shlex
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.progress import duration
@@ -16,7 +17,8 @@ def summary(files: RunFiles) -> None:
     """Print the results of a run, the best variant first."""
     found = files.metrics()
     shown = [name for name in ("recall@20", "ndcg@20") if any(f"test/{name}" in v.metrics for v in found.variants)]
-    table = Table(title=f"{found.experiment}: {found.dataset.name}, test split", title_justify="left", box=SIMPLE_HEAD)
+    title = escape(f"{found.experiment}: {found.dataset.name}, test split")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("variant", no_wrap=True)
     for place, name in enumerate(shown):
         table.add_column(name if place else f"{name} [95 %]", justify="right", no_wrap=True)
