@@ -43,7 +43,7 @@ RECBOLE = [
 DIM = 64
 SETTINGS = FitSettings(Loss("bpr"), NegativeSampling(count=1, shared=False), batch_size=1, epochs=160, lr_decay=0.05)
 OPTIMIZER = OptimizerSpec("sgd", lr=0.1, weight_decay=0.01)
-BYTES_PER_TRIPLE = 6 * DIM * 4
+ROWS_PER_TRIPLE = 6
 """Three rows read and written."""
 
 
@@ -54,7 +54,7 @@ def run(scale: float = 1.0) -> int:
     epochs, quality_epochs = max(1, round(10 * scale)), max(1, round(SETTINGS.epochs * scale))
     repeats = 5 if scale == 1.0 else 1
     recall = _recall(_train(train, quality_epochs), train, test)
-    limit = probe().random_rows_per_s / 6 if scale == 1.0 else None
+    limit = probe(1.0).random_rows_per_s / ROWS_PER_TRIPLE if scale == 1.0 else None
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory) / "train.npz"

@@ -120,7 +120,7 @@ def _timed(job: Callable[[], object]) -> tuple[float, object]:
 def set_threads() -> None:
     """Give torch and numba ``THREADS`` threads; the others follow the environment that the package sets."""
     torch.set_num_threads(THREADS)
-    numba.set_num_threads(min(THREADS, os.cpu_count() or 1))
+    numba.set_num_threads(min(THREADS, numba.config.NUMBA_NUM_THREADS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +214,7 @@ def finish(
         "command": f"recsys bench {name}" + ("" if scale == 1.0 else f" --scale {scale:g}"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "threads": THREADS,
-        "probe": dataclasses.asdict(probe() if scale == 1.0 else probe(min(1.0, scale))),
+        "probe": dataclasses.asdict(probe(min(1.0, scale))),
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | _versions(),
     }

@@ -14,7 +14,16 @@ from scipy.sparse import csr_array
 from recsys.microkernel import ITEMS, USERS, multiply_add, score_tile, tile_wins
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.selection import Masks
-from recsys.topk import BLOCK_SCORES, BLOCK_USERS, USERS_AT_ONCE, blocks, catalogue_of, finite_vectors, masks_of
+from recsys.topk import (
+    BLOCK_SCORES,
+    BLOCK_USERS,
+    USERS_AT_ONCE,
+    blocks,
+    catalogue_of,
+    finite_vectors,
+    masks_of,
+    score_block,
+)
 
 FloatArray = npt.NDArray[np.float64]
 _Float = npt.NDArray[np.float32]
@@ -39,9 +48,9 @@ def catalogue_auc(model: Retriever, users: _Users, relevant: csr_array, seen: cs
     out = np.full(len(users), np.nan)
     if not isinstance(model, VectorRetriever):
         for rows in blocks(len(users), max(1, BLOCK_SCORES // max(1, model.num_items))):
-            with torch.no_grad():
-                block = model.scores(users[rows]).detach().cpu().numpy()
-            _from_scores(block, masks_of(relevant, users[rows]), masks_of(seen, users[rows]), out[rows])
+            _from_scores(
+                score_block(model, users[rows]), masks_of(relevant, users[rows]), masks_of(seen, users[rows]), out[rows]
+            )
         return out
     catalogue = catalogue_of(model)
     place = np.empty(model.num_items, np.int64)

@@ -105,7 +105,10 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _table(map_path: Path, weight: Tensor) -> Any:
     """A table for lookups, on the torch back end whatever it was trained on."""
-    id_map = IdMap.load(map_path)
+    try:
+        id_map = IdMap.load(map_path)
+    except ValueError as error:
+        raise CheckpointError(f"{error}, or train the model again") from error
     if weight.ndim != 2 or len(weight) != id_map.num_rows:
         raise CheckpointError(
             f"{map_path} maps to {id_map.num_rows:,} rows, but the weights beside it have shape {list(weight.shape)}"

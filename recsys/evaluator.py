@@ -164,6 +164,7 @@ def _judged(
     if not users.size:
         raise ValueError("no user has a relevant item: the split to evaluate is empty")
     positives = relevant[users]
+    positives.sort_indices()  # hit_matrix searches them
     both = positives.multiply(seen[users]).tocoo()
     if both.nnz:
         raise ValueError(

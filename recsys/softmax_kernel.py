@@ -66,6 +66,7 @@ class _SharedSoftmax(torch.autograd.Function):
         positive_score = (scaled * positive).sum(1)
         # Without a shift the exponentials are exact enough while every |logit| stays below the bound.
         bound = float(scaled.norm(dim=1).max() * negative.norm(dim=1).max() + offset.abs().max())
+        bound = max(bound, float(positive_score.abs().max()))
         shifted = not bound < _SAFE_EXPONENT
         plain = not shifted and not bool(offset.any())
         summing = torch.cat([negative, negative.new_ones(count, 1)], 1)
@@ -78,13 +79,13 @@ class _SharedSoftmax(torch.autograd.Function):
             logits = (scaled[block] @ negative.T).to(user.dtype)
             if not plain:
                 logits += offset
+            if len(hit_rows):  # before the peak, which may not be that of an excluded pair
+                first, last = torch.searchsorted(hit_rows, torch.tensor([block.start, block.stop])).tolist()
+                logits[hit_rows[first:last] - block.start, hit_columns[first:last]] = -torch.inf
             peak = torch.maximum(logits.amax(1), positive_score[block]) if shifted else positive_score.new_zeros(1)
             if shifted:
                 logits -= peak[:, None]
             weight = logits.exp_()
-            if len(hit_rows):
-                first, last = torch.searchsorted(hit_rows, torch.tensor([block.start, block.stop])).tolist()
-                weight[hit_rows[first:last] - block.start, hit_columns[first:last]] = 0.0
             sums = (weight @ summing).to(user.dtype)
             own = torch.exp(positive_score[block] - peak)
             total = sums[:, dim] + own

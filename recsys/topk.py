@@ -141,10 +141,14 @@ def _from_vectors(model: VectorRetriever, users: Users, seen: csr_array, heaps: 
             list(pool.map(select, blocks(len(chosen), BLOCK_USERS)))
 
 
+def score_block(model: Retriever, users: Users) -> FloatArray:
+    """Scores [U, num_items] as the kernels read them: float32 in C order, whatever the model returns."""
+    with torch.no_grad():
+        return np.ascontiguousarray(model.scores(users).detach().cpu().numpy(), dtype=np.float32)
+
+
 def _from_scores(model: Retriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
     for rows in blocks(len(users), max(1, BLOCK_SCORES // max(1, model.num_items))):
-        with torch.no_grad():
-            block = model.scores(users[rows]).detach().cpu().numpy()
-        bad = select_from_scores(block, masks_of(seen, users[rows]), _part(heaps, rows))
+        bad = select_from_scores(score_block(model, users[rows]), masks_of(seen, users[rows]), _part(heaps, rows))
         if bad >= 0:
             raise ValueError(_not_finite(int(users[rows][bad])))

@@ -114,6 +114,15 @@ def test_quick_metrics_are_the_metrics(result: Evaluation) -> None:
     assert quick_metrics(Scores(), test, train, ["recall@999"])["recall@999"] == 1
 
 
+def test_relevant_items_may_come_in_any_order() -> None:
+    train, test = matrices()
+    coo = test.tocoo()
+    order = np.lexsort((-coo.col, coo.row))
+    reverse = csr_array((test.data, coo.col[order], test.indptr), shape=test.shape)
+    assert not reverse.has_sorted_indices
+    assert quick_metrics(Scores(), reverse, train) == quick_metrics(Scores(), test, train)
+
+
 def test_errors_say_what_came() -> None:
     train, test = matrices()
     with pytest.raises(ValueError, match=r"relevant must have the model's shape \[90, 130\], got \[90, 129\]"):

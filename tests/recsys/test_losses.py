@@ -87,6 +87,23 @@ def test_the_softmax_kernel_is_the_same_over_many_blocks(monkeypatch: pytest.Mon
         assert torch.allclose(mine, theirs, rtol=1e-10)
 
 
+@pytest.mark.parametrize(("positive", "hits"), [([[10.0]], None), ([[0.1]], (torch.tensor([0]), torch.tensor([0])))])
+def test_the_softmax_kernel_neither_overflows_nor_underflows(
+    positive: list[list[float]], hits: tuple[Tensor, Tensor] | None
+) -> None:
+    """A positive far above all negatives; an excluded negative far above all others."""
+    negatives = [[0.1]] if hits is None else [[20.0], [0.1]]
+    u, p, n = (torch.tensor(x).requires_grad_() for x in ([[10.0]], positive, negatives))
+    excluded = torch.zeros(1, len(n), dtype=torch.bool)
+    if hits is not None:
+        excluded[hits] = True
+    want = textbook_softmax(u, p, n, 1.0, torch.zeros(len(n)), excluded)
+    got = shared_softmax(u, p, n, temperature=1.0, hits=hits)
+    assert got.item() == pytest.approx(want.item())
+    for mine, theirs in zip(torch.autograd.grad(got, (u, p, n)), torch.autograd.grad(want, (u, p, n)), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
 def test_sampled_softmax_with_own_negatives_equals_shared_ones() -> None:
     u, p, n = draw(B, D), draw(B, D, seed=1), draw(M, D, seed=2)
     log_q = draw(M, seed=4).detach()

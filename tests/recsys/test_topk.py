@@ -181,3 +181,22 @@ def test_arguments_are_checked() -> None:
         exact_top_k(model, np.array([0, 3]), 1, None)
     with pytest.raises(ValueError, match=r"seen must have the model's shape \[3, 4\], got \[3, 5\]"):
         exact_top_k(model, np.array([0]), 1, csr_array((3, 5), dtype=np.float32))
+
+
+@pytest.mark.parametrize("layout", ["columns", "strided", "float64"])
+def test_scores_may_lie_in_memory_in_any_way(layout: str) -> None:
+    table = np.random.default_rng(0).standard_normal((5, 200)).astype(np.float32)
+
+    class Odd(Scores):
+        def scores(self, users: np.ndarray) -> Tensor:
+            scores = super().scores(users)
+            match layout:
+                case "columns":
+                    return scores.T.contiguous().T
+                case "strided":
+                    return scores.repeat_interleave(2, dim=1)[:, ::2]
+                case _:
+                    return scores.double()
+
+    found = exact_top_k(Odd(table), np.arange(5), 7, None)
+    assert (found.items == naive(table, np.zeros(table.shape, bool), 7)).all()
