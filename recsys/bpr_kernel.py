@@ -3,7 +3,9 @@
 Users and items are cut into K blocks each, anew in every epoch. In stratum s, block b of the users meets block
 (b + s) mod K of the items: the K pairs of a stratum touch disjoint rows, so they run at the same time without locks
 and in any order (Gemulla et al. 2011, DSGD), and a pair's rows stay in a core's cache. The negative of a triple comes
-from the item block of its positive; as the blocks are random, it is uniform over the catalogue.
+from the item block of its positive; as the blocks are random, negatives are uniform over the catalogue, but for one
+thing: a positive meets itself, which is no step, once in a block's items and not once in the catalogue's. Tables of
+fewer than 24 rows have fewer blocks, so that a step is left.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import numpy.typing as npt
 
 BprOptimizer = Literal["sgd", "rowwise_adagrad", "adagrad"]
 BLOCKS = 8
+_SMALLEST_BLOCK = 3
+"""Rows: in a block of one row the only negative of an item is that item."""
 
 _KINDS: dict[str, int] = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2}
 Floats = npt.NDArray[np.float32]
@@ -87,8 +91,9 @@ def bpr_epoch(
 
 
 def _random_blocks(rows: int, rng: np.random.Generator) -> npt.NDArray[np.int8]:
+    blocks = max(1, min(BLOCKS, rows // _SMALLEST_BLOCK))
     block = np.empty(rows, dtype=np.int8)
-    block[rng.permutation(rows)] = np.arange(rows) * BLOCKS // rows
+    block[rng.permutation(rows)] = np.arange(rows) * blocks // rows
     return block
 
 

@@ -85,6 +85,13 @@ def test_every_interaction_is_used_once_and_negatives_are_uniform() -> None:
     assert chisquare(drawn, np.full(200, drawn.sum() / 200)).pvalue > 1e-4
 
 
+def test_a_tiny_catalogue_is_trained() -> None:
+    train = csr_array(np.tile([[1.0, 0.0], [0.0, 1.0]], (20, 1)).astype(np.float32))
+    users, items = table(40, "sgd"), table(2, "sgd", seed=1)
+    losses = [epoch(users, items, train, BprStep("sgd", 0.3), number) for number in range(30)]
+    assert losses[-1] < losses[0] / 2 + math.log(2) / 4
+
+
 def test_training_ranks_the_checkerboard() -> None:
     dense = (np.add.outer(np.arange(40), np.arange(30)) % 2 == 0).astype(np.float32)
     dense[np.random.default_rng(0).random(dense.shape) < 0.3] = 0.0
