@@ -23,8 +23,9 @@ def joint_labels(graph: sparse.csr_array, resolution: float, *, refine: bool) ->
 
     ``refine`` makes it Leiden (Traag et al. 2019): clusters are refined from single nodes before the merge, and the
     merged nodes start from the unrefined clusters. A node is refined to the best cluster (the limit of small theta) and
-    not to a random one, and the tolerance is a tenth, so that the result depends on nothing but the graph and its
-    modularity is at least that of scikit-network's ``Leiden`` (which draws from the C library's ``rand``).
+    not to a random one, and the tolerance is a tenth, so that the result depends on nothing but the graph. On
+    most graphs its modularity is at least that of scikit-network's ``Leiden`` (which draws from the C library's
+    ``rand``); on graphs of some dozen nodes it may be lower, by 0.01.
 
     Args:
         graph: canonical, [users, items], with at least one edge.

@@ -50,7 +50,8 @@ class Variance:
         seeds: part that comes from the seed, s_seed^2 / S; estimates below 0 are set to 0.
         users_error: standard error of the mean from users alone.
         seeds_error: standard error of the mean from seeds alone.
-        seed_deviation: standard deviation of the result of one seed (for the same users), s_seed.
+        seed_deviation: s_seed, by how much seeds differ on all users alike. Results of seeds on the same users spread
+            more, by the noise of single users that differs between seeds; it is counted in ``users``.
         num_seeds: S; with one seed the seed parts are NaN.
         num_users: U.
     """
