@@ -142,7 +142,7 @@ class Dataset:
         for name in splits:
             if name not in SPLITS:
                 raise DataError(f"unknown split {name!r}; {did_you_mean(name, SPLITS)}")
-        scan = pl.scan_parquet(self.path / INTERACTIONS)
+        scan = pl.scan_parquet(self.path / INTERACTIONS, glob=False)
         if splits:
             scan = scan.filter(pl.col("split").is_in([SPLITS.index(name) for name in splits]))
         try:
@@ -167,7 +167,7 @@ class Dataset:
 
     def _entities(self, name: str, expected: int) -> pl.DataFrame:
         try:
-            frame = pl.read_parquet(self.path / name)
+            frame = pl.read_parquet(self.path / name, glob=False)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"cannot read {self.path / name} ({error}); ingest again") from error
         if frame.height != expected:
@@ -213,4 +213,5 @@ class Dataset:
 def _titles(frame: pl.DataFrame) -> list[str]:
     if "title" not in frame.columns:
         return frame["raw_id"].to_list()
-    return frame.select(pl.coalesce("title", "raw_id"))["title"].to_list()
+    named = pl.when(pl.col("title") != "").then("title")  # an empty cell of a text file is no title
+    return frame.select(pl.coalesce(named, "raw_id").alias("title"))["title"].to_list()

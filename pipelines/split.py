@@ -49,15 +49,25 @@ def assign_splits(events: Events, settings: config.Split) -> tuple[Split, Facts]
             split = _tails(events, settings, facts, _share(counts, settings.valid), _share(counts, settings.test))
         case _:
             split = _random_ratio(events, settings, facts)
+    describe_splits(events, split, settings, facts)
+    return split, facts
+
+
+def describe_splits(events: Events, split: Split, settings: config.Split, facts: Facts) -> None:
+    """Put the users without an interaction in a split into ``facts``.
+
+    Raises:
+        DataError: A split is empty.
+    """
     for code, name in enumerate(("train", "valid", "test")):
         users = degrees(events.user[split == code], len(events.users)) > 0
         facts[f"users_without_{name}"] = int(np.count_nonzero(~users))
         if not users.any():
             raise DataError(
-                f"the {name} split is empty: method {method} on {len(events):,} interactions of {len(events.users):,}"
-                f" users with valid {settings.valid} and test {settings.test}; choose other shares or another method"
+                f"the {name} split is empty: method {facts['method']} on {len(events):,} interactions of"
+                f" {len(events.users):,} users with valid {settings.valid} and test {settings.test};"
+                " choose other shares or another method"
             )
-    return split, facts
 
 
 def _share(counts: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:

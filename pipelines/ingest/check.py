@@ -88,8 +88,8 @@ def _fast_column(series: pl.Series, name: str, field: Field, divisor: int) -> pl
             good = series.cast(pl.Int64, strict=False)
         case "string" if not dtype.is_float():
             good = series.cast(pl.String)
-        case "float" if dtype.is_numeric() and series.is_finite().all():
-            good = series.cast(pl.Float32)
+        case "float" if dtype.is_numeric() and (number := series.cast(pl.Float32)).is_finite().all():
+            good = number
         case "timestamp" | "float_timestamp" if dtype.is_temporal():
             good = _in_range(series.cast(pl.Datetime("us")).dt.epoch("s"), MAX_SECONDS)
         case "timestamp" | "float_timestamp" if dtype.is_float():
@@ -154,7 +154,7 @@ def _value(text: pl.Expr, field: Field, divisor: int) -> pl.Expr:
         case "string":
             return text
         case "float":
-            return bare.cast(pl.Float64, strict=False)
+            return bare.cast(pl.Float64, strict=False).cast(pl.Float32)
         case "timestamp" | "float_timestamp":
             whole = bare.cast(pl.Int64, strict=False) // divisor
             number = bare.cast(pl.Float64, strict=False)

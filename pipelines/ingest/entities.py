@@ -86,7 +86,7 @@ def _read(path: Path, names: Sequence[str] | None) -> pl.DataFrame:
         case "parquet":
             parquet_schema(path)
             try:
-                return pl.read_parquet(path)
+                return pl.read_parquet(path, glob=False)
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise DataError(f"{path.name}: damaged Parquet file ({str(error)[:120]}); fetch it again") from error
         case "jsonl":

@@ -24,7 +24,7 @@ from pipelines.ingest.plan import make_plan
 from pipelines.ingest.source import Source, resolve
 from pipelines.ingest.text import TextFile
 from pipelines.ingest.write import FileHash, content_hashes, write_events
-from pipelines.split import Facts, assign_splits
+from pipelines.split import Facts, assign_splits, describe_splits
 
 Progress = Callable[[str, int, int | None], None]
 QUARANTINE = "quarantine.parquet"
@@ -53,6 +53,7 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
     split, facts = assign_splits(events, settings.split)
     if settings.filters.deduplicate == "none":
         split = _drop_repeats(events, split, facts)
+        describe_splits(events, split, settings.split, facts)
     tell("write", 0, 1)
     with atomic_directory(out) as temporary:
         users, user_facts = entity_table("user", events.users, settings.users, source)

@@ -72,6 +72,8 @@ def make_plan(file: str, sample: pl.DataFrame, settings: config.Dataset) -> Plan
         if column is None:
             continue
         values = sample[column]
+        if name not in {"user", "item"} and (values.dtype.is_nested() or values.dtype in (pl.Time, pl.Duration)):
+            raise DataError(f"{file}, column {column!r}: a {name} is a single value, the column is {values.dtype}")
         match name:
             case "user" | "item":
                 kind: Kind = _id_kind(file, column, values, settings.id_type)

@@ -26,7 +26,7 @@ def parquet_schema(path: Path) -> dict[str, pl.DataType]:
         DataError: It is not a complete Parquet file.
     """
     try:
-        return dict(pl.read_parquet_schema(path))
+        return dict(pl.scan_parquet(path, glob=False).collect_schema())
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"{path.name}: not a complete Parquet file ({path.stat().st_size:,} bytes; {_short(error)}); it may have"
@@ -37,7 +37,7 @@ def parquet_schema(path: Path) -> dict[str, pl.DataType]:
 def parquet_sample(path: Path) -> pl.DataFrame:
     """First rows of a Parquet file, typed."""
     parquet_schema(path)
-    return _collect(path, pl.scan_parquet(path).head(1000))
+    return _collect(path, pl.scan_parquet(path, glob=False).head(1000))
 
 
 def _collect(path: Path, scan: pl.LazyFrame) -> pl.DataFrame:
@@ -62,8 +62,8 @@ def read_parquet(path: Path, plan: Plan, bad: BadRows, advance: Advance) -> Iter
         if column not in schema:
             raise DataError(f"{path.name}: column {column!r} is missing, other files of the source have it")
     names = {field.column: name for name, field in plan.fields.items()}
-    scan = pl.scan_parquet(path).select(plan.columns).rename(names)
-    rows = _collect(path, pl.scan_parquet(path).select(pl.len())).item()
+    scan = pl.scan_parquet(path, glob=False).select(plan.columns).rename(names)
+    rows = _collect(path, pl.scan_parquet(path, glob=False).select(pl.len())).item()
     size = path.stat().st_size
     for start in range(0, rows, PARQUET_ROWS):
         batch = _collect(path, scan.slice(start, PARQUET_ROWS))

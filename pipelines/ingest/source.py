@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import os
 from pathlib import Path
@@ -75,13 +76,14 @@ def _base(source: str) -> Path:
 
 
 def _inside(base: Path, settings: config.Dataset) -> list[Path]:
-    files = _glob(str(base / settings.interactions))
+    folder = Path(glob.escape(str(base)))
+    files = _glob(str(folder / settings.interactions))
     if files or settings.interactions != config.Dataset.model_fields["interactions"].default:
         return files
     for guess in GUESSES:
-        files = [path for path in _glob(str(base / guess)) if path.suffix in SUFFIXES]
+        files = [path for path in _glob(str(folder / guess)) if path.suffix in SUFFIXES]
         if files and files[0].suffix == ".txt":
-            return [path for name in ("train", "valid", "val", "test") for path in _glob(str(base / f"{name}.txt"))]
+            return [path for name in ("train", "valid", "val", "test") for path in _glob(str(folder / f"{name}.txt"))]
         if files:
             return files
     return []
