@@ -76,12 +76,13 @@ def upload(run_dir: Path, uri: str | None = None) -> int:
     Raises:
         ConnectionError: The server is still away; the journal stays.
     """
-    state = TrackingState(run_dir)
-    events = Journal(run_dir / SPOOL).read()
-    if not events:
-        return 0
-    worker = _Worker(uri or state.uri, state.experiment, run_dir, system_metrics=False)
-    worker.finish()
+    with locked(run_dir / ".lock", lambda: logger.warning("waiting for the `recsys run` that writes %s", run_dir)):
+        state = TrackingState(run_dir)
+        events = Journal(run_dir / SPOOL).read()
+        if not events:
+            return 0
+        worker = _Worker(uri or state.uri, state.experiment, run_dir, system_metrics=False)
+        worker.finish()
     if worker.outage:
         raise ConnectionError(f"MLflow at {worker.uri} does not answer ({worker.outage}); {run_dir} keeps its events")
     return len(events)
