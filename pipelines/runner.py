@@ -19,7 +19,7 @@ from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
 from pipelines.config import Experiment, Mf, Popularity, Variant
 from pipelines.config_loader import config_hash
-from pipelines.dataset import Dataset, SplitName, graph_hash
+from pipelines.dataset import Dataset, SplitName
 from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
@@ -85,13 +85,11 @@ class _Run:
         shape = f"{dataset.num_users:,} users, {dataset.num_items:,} items"
         self.report.say(f"data: {dataset.manifest.name}, {shape}, {counts}")
         graph = graph_stage(self.cache, dataset)
-        self.checks += [
-            audit_artifact("graph", graph, dataset),
-            audit_artifact("clusters and id maps", graph_hash(graph), dataset),
-        ]
+        self.checks.append(audit_artifact("graph", graph, dataset))
         self._forget_other_data(dataset)
         self._write_dataset(dataset)
         compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash)
+        self.checks += [audit_artifact(name, found, dataset) for name, found in compression.graphs().items()]
         self._write_compression(compression, dataset)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
             tracker.params(self.experiment.model_dump(mode="json", exclude={"variants"}))

@@ -20,10 +20,14 @@ from embeddings.id_map import IdMap
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Compressor, Experiment, Mf
+from pipelines.dataset import graph_hash
+from pipelines.errors import DataError
 from pipelines.run_schema import Compression, WorstBucket
 from pipelines.stages.versions import versions
 
 VERSION = 2
+GRAPH = "graph.json"
+"""File of an entry with the hash of the matrix that it was made from, for the leak audit."""
 _CLUSTERED = ("graphhash", "double_graphhash")
 
 
@@ -43,15 +47,15 @@ class CompressionStage:
         cache: Stage cache.
         experiment: Gives the budget, the dimension and the compressors.
         graph: Training pairs [users, items].
-        graph_hash: Hash of ``graph``.
+        train_hash: Hash of ``graph``, for the keys of the cache; the audit does not believe it, see :meth:`graphs`.
     """
 
-    def __init__(self, cache: Cache, experiment: Experiment, graph: csr_array, graph_hash: str) -> None:
+    def __init__(self, cache: Cache, experiment: Experiment, graph: csr_array, train_hash: str) -> None:
         self.cache = cache
         self.experiment = experiment
         self.graph = graph
-        self.graph_hash = graph_hash
-        self._clusterings: dict[str, CoClustering] = {}
+        self.train_hash = train_hash
+        self._clusterings: dict[Algorithm, tuple[CoClustering, Path]] = {}
 
     @property
     def compressors(self) -> list[Compressor]:
@@ -71,10 +75,13 @@ class CompressionStage:
 
     def clustering(self, algorithm: Algorithm) -> CoClustering:
         """The co-clustering that meets the budget."""
+        return self._clustering(algorithm)[0]
+
+    def _clustering(self, algorithm: Algorithm) -> tuple[CoClustering, Path]:
         if algorithm not in self._clusterings:
             entry = self.cache.stage("cluster", self._cluster_key(algorithm), lambda out: self._cluster(out, algorithm))
             labels, facts = load_file(entry / "labels.safetensors"), json.loads((entry / "facts.json").read_bytes())
-            self._clusterings[algorithm] = CoClustering(labels["users"], labels["items"], **facts)
+            self._clusterings[algorithm] = CoClustering(labels["users"], labels["items"], **facts), entry
         return self._clusterings[algorithm]
 
     def _cluster_key(self, algorithm: Algorithm) -> dict[str, Any]:
@@ -82,7 +89,7 @@ class CompressionStage:
         libraries = versions(["numpy", "scipy", "numba"])
         return {
             "version": VERSION,
-            "graph": self.graph_hash,
+            "graph": self.train_hash,
             "budget": budget,
             "algorithm": algorithm,
             "libraries": libraries,
@@ -98,6 +105,22 @@ class CompressionStage:
         labels = {"users": found.user_labels.astype(np.int64), "items": found.item_labels.astype(np.int64)}
         save_file(labels, directory / "labels.safetensors")
         write_json(directory / "facts.json", found.facts())
+        self._record_graph(directory)
+
+    def _record_graph(self, directory: Path) -> None:
+        write_json(directory / GRAPH, {"graph_hash": graph_hash(self.graph)})
+
+    def graphs(self) -> dict[str, str]:
+        """The hash of the matrix that each clustering and each pair of id maps was made from, as recorded with them.
+
+        Raises:
+            DataError: A cache entry has no record.
+        """
+        compressed = [c for c in self.compressors if c.name != "full"]
+        algorithms = dict.fromkeys(self._algorithm(c) for c in compressed)
+        entries = {f"clusters ({name})": self._clustering(name)[1] for name in algorithms}
+        entries |= {f"id maps ({label(c)})": self.maps(c).directory for c in self.compressors}
+        return {name: _recorded_graph(name, entry) for name, entry in entries.items()}
 
     def maps(self, compressor: Compressor) -> Maps:
         """The id maps of one compressor."""
@@ -110,7 +133,7 @@ class CompressionStage:
         clusters = None if compressor.name == "full" else self._cluster_key(self._algorithm(compressor))
         return {
             "version": VERSION,
-            "graph": self.graph_hash,
+            "graph": self.train_hash,
             "compressor": compressor.name,
             "clusters": clusters,
             "seed": self.experiment.seeds[0],
@@ -130,6 +153,7 @@ class CompressionStage:
             users, items = compress(compressor.name, self.graph, *rows, clustering=given, seed=seed)
         users.save(directory / "user_map.safetensors")
         items.save(directory / "item_map.safetensors")
+        self._record_graph(directory)
 
     def facts(self, user_titles: list[str], item_titles: list[str]) -> Compression | None:
         """What ``compression.json`` says; None if no variant compresses."""
@@ -177,6 +201,16 @@ def label(compressor: Compressor) -> str:
     """
     other = compressor.name in _CLUSTERED and compressor.algorithm != "louvain"
     return f"{compressor.name}-{compressor.algorithm}" if other else compressor.name
+
+
+def _recorded_graph(name: str, entry: Path) -> str:
+    try:
+        return str(json.loads((entry / GRAPH).read_bytes())["graph_hash"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"the cache entry of the {name} does not say which graph it was made from, so that the leak audit cannot"
+            f" check it; delete {entry} and run again"
+        ) from error
 
 
 def _worst(maps: dict[str, Maps], titles: dict[str, list[str]], buckets: int = 5) -> tuple[WorstBucket, ...]:

@@ -58,7 +58,13 @@ def test_the_run_directory_has_every_file(place: Path, run: Path) -> None:
     assert files.report_file.stat().st_size > 10_000
     assert "finished in" in files.log_file.read_text()
     audit = {check["name"]: check["passed"] for check in files.dataset()["leak_audit"]}
-    assert audit["graph"] is audit["clusters and id maps"] is audit["counts of popularity"] is True
+    assert (
+        audit["graph"]
+        is audit["clusters (louvain)"]
+        is audit["id maps (modulo)"]
+        is audit["counts of popularity"]
+        is True
+    )
     for variant in ("mf-full", "mf-graphhash", "mf-modulo"):
         assert (
             audit[f"negatives of {variant}, select: counts"] is audit[f"negatives of {variant}, refit: counts"] is True
