@@ -158,9 +158,9 @@ class _Run:
         return result
 
     def _audit(self, dataset: Dataset, variant: Variant, trained: Trained) -> None:
-        """Popularity counts and negatives must be made from the splits that they may see."""
+        """What was fitted, popularity counts and negatives must be made from the splits that they may see."""
         both: tuple[SplitName, ...] = ("train", "valid")
-        found: list[Check] = []
+        found = _audit_trained_on(dataset, variant, trained)
         if isinstance(variant.model, Popularity):
             model = load_model(trained.entry / "checkpoint")
             assert isinstance(model, popularity.Popularity)
@@ -249,6 +249,22 @@ class _Follower:
         values = {f"{record.phase}/loss": record.loss, f"{record.phase}/triples_per_second": record.triples_per_second}
         values |= {f"{self._selected_on}/{name}": value for name, value in record.metrics.items()}
         self._tracked.metrics(values, step=record.epoch)
+
+
+def _audit_trained_on(dataset: Dataset, variant: Variant, trained: Trained) -> list[Check]:
+    """The matrix of every phase must be that of the splits that it may see."""
+    if trained.trained_on is None:
+        detail = "trained before this check existed; remove it from the stage cache to have it checked"
+        return [Check(f"training data of {variant.name}", passed=True, count=0, detail=detail)]
+    allowed: dict[str, tuple[SplitName, ...]] = {
+        "fit": ("train", "valid") if variant.train.sees_valid else ("train",),
+        "select": ("train",) if variant.train.selected_on == "valid" else ("train", "valid"),
+        "refit": ("train", "valid"),
+    }
+    return [
+        audit_artifact(f"training data of {variant.name}, {phase}", found, dataset, allowed[phase])
+        for phase, found in trained.trained_on.items()
+    ]
 
 
 def _result(variant: Variant, seed: int, trained: Trained, evaluated: Evaluated) -> VariantResult:

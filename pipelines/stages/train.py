@@ -18,7 +18,7 @@ from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import ItemKnn, Mf, Popularity, Train, Variant
-from pipelines.dataset import Dataset
+from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
@@ -32,6 +32,8 @@ from recsys.trainer import fit, negatives_file
 
 VERSION = 2
 PHASES: tuple[Phase, ...] = ("select", "refit")
+TRAINED_ON = "trained_on.json"
+"""File of an entry with the hash of the matrix that each phase was fitted on, for the leak audit."""
 OnEpoch = Callable[[EpochRecord], None]
 
 
@@ -45,6 +47,7 @@ class Trained:
         history: Epoch records as JSON-able mappings.
         facts: Rows and bytes of the tables, epochs, peak memory.
         seconds: Of the whole stage, whenever it ran.
+        trained_on: Phase ("fit" without epochs) -> hash of the matrix fitted; None where an older program trained.
         negatives: Phase -> what the negatives knew, see :meth:`recsys.samplers.NegativeSampler.knowledge`.
     """
 
@@ -53,6 +56,7 @@ class Trained:
     history: list[dict[str, Any]]
     facts: dict[str, Any]
     seconds: float
+    trained_on: dict[str, str] | None
     negatives: dict[Phase, dict[str, npt.NDArray[np.int64]]]
 
 
@@ -64,15 +68,19 @@ def train_stage(
 
     def build(directory: Path) -> None:
         train, valid = _matrices(dataset, variant.train)
+        union = _union(train, valid, variant.train)
         match variant.model:
             case Popularity():
-                _save(popularity.Popularity.fit(_union(train, valid, variant.train)), directory)
+                fitted = {"fit": union}
+                _save(popularity.Popularity.fit(union), directory)
             case ItemKnn(neighbours=neighbours, shrinkage=shrinkage):
-                union = _union(train, valid, variant.train)
+                fitted = {"fit": union}
                 _save(item_knn.ItemKnn.fit(union, neighbours=neighbours, shrinkage=shrinkage), directory)
             case Mf():
                 assert maps is not None
+                fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
                 _train_mf(directory, variant.model, variant.train, maps, (train, valid), seed, scratch, on_epoch)
+        write_json(directory / TRAINED_ON, {phase: graph_hash(matrix) for phase, matrix in fitted.items()})
 
     scratch = cache.scratch("train", key)
     entry = cache.stage("train", key, build)
@@ -80,7 +88,9 @@ def train_stage(
     history = json.loads((entry / "history.json").read_bytes())
     files = {phase: negatives_file(entry, phase) for phase in PHASES}
     negatives = {phase: load_file(path) for phase, path in files.items() if path.exists()}
-    return Trained(entry, key, history, facts, facts.get("seconds", build_seconds(entry)), negatives)
+    recorded = entry / TRAINED_ON
+    trained_on = json.loads(recorded.read_bytes()) if recorded.exists() else None
+    return Trained(entry, key, history, facts, facts.get("seconds", build_seconds(entry)), trained_on, negatives)
 
 
 def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> dict[str, Any]:

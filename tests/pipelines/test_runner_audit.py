@@ -14,6 +14,7 @@ from pipelines.config_loader import load_experiment
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError, LeakError
 from pipelines.runner import run_experiment
+from pipelines.stages import train
 from pipelines.stages.compress import GRAPH, CompressionStage
 
 
@@ -56,10 +57,45 @@ def test_clusters_and_maps_of_held_out_pairs_stop_the_run(experiment: Experiment
 def test_clusters_and_maps_are_audited_and_need_their_record(experiment: Experiment, tmp_path: Path) -> None:
     audit = audit_of(run_experiment(experiment, quiet=True))
     assert audit["clusters (louvain)"]["passed"] is audit["id maps (graphhash)"]["passed"] is True
-    entry = next((tmp_path / "cache" / "maps").glob(f"*/{GRAPH}")).parent
-    stamp = json.loads((entry / "stage.json").read_text())
-    del stamp["files"][GRAPH]
-    (entry / "stage.json").write_text(json.dumps(stamp))
-    (entry / GRAPH).unlink()
+    entry = forget(tmp_path / "cache" / "maps", GRAPH)
     with pytest.raises(DataError, match=rf"id maps \(graphhash\) does not say .* delete {entry} and run again"):
         run_experiment(experiment, quiet=True)
+
+
+def forget(entries: Path, name: str) -> Path:
+    """Take one record out of a cache entry, as if an older program had written it."""
+    entry = next(entries.glob(f"*/{name}")).parent
+    stamp = json.loads((entry / "stage.json").read_text())
+    del stamp["files"][name]
+    (entry / "stage.json").write_text(json.dumps(stamp))
+    (entry / name).unlink()
+    return entry
+
+
+def test_the_matrix_of_every_phase_is_audited(experiment: Experiment, tmp_path: Path) -> None:
+    run = run_experiment(experiment, quiet=True)
+    audit = audit_of(run)
+    expected = {"popularity, fit": "train+valid", "mf-graphhash, select": "train", "mf-graphhash, refit": "train+valid"}
+    for name, splits in expected.items():
+        check = audit[f"training data of {name}"]
+        assert (check["passed"], check["detail"]) == (True, f"made from the graph of {splits}")
+    for _ in experiment.variants:
+        forget(tmp_path / "cache" / "train", train.TRAINED_ON)
+    old = audit_of(run_experiment(experiment, quiet=True))["training data of mf-graphhash"]
+    assert old["passed"] is True
+    assert "trained before this check existed" in old["detail"]
+
+
+@pytest.mark.parametrize(("variant", "phase"), [("popularity", "fit"), ("mf-graphhash", "select")])
+def test_training_on_held_out_pairs_stops_the_run(
+    variant: str, phase: str, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaking(dataset: Dataset, _: Any) -> Any:
+        return dataset.matrix("train", "test"), dataset.matrix("valid")
+
+    monkeypatch.setattr(train, "_matrices", leaking)
+    chosen = tuple(v for v in experiment.variants if v.name == variant)
+    with pytest.raises(
+        LeakError, match=rf"training data of {variant}, {phase}: made from graph \w{{12}}, but the graph"
+    ):
+        run_experiment(experiment.model_copy(update={"variants": chosen}), quiet=True)
