@@ -154,28 +154,40 @@ def _order_column(events: Events) -> Array | None:
 
 
 def _tails(events: Events, settings: config.Split, facts: Facts, valid: Array, test: Array) -> Split:
-    """The last events of each user, by time or position if there is one, else at random; one stays in train."""
+    """The last events of each user, by time or position if there is one, else at random; one stays in train.
+
+    Events that tie at a cut of their user fall on its sides at random, whatever their items are.
+    """
     key = _order_column(events)
+    random = _random(settings).integers(0, 2**62, size=len(events))
     facts["order"] = "random" if key is None else "timestamp" if "timestamp" in events.columns else "position"
-    if key is None:
-        key = _random(settings).integers(0, 2**62, size=len(events))
     starts = np.concatenate([[0], np.cumsum(degrees(events.user, len(events.users)))])
-    split: Split = _tail_kernel(starts, key.astype(np.int64), valid, test)
+    tied: int
+    split: Split
+    split, tied = _tail_kernel(starts, random if key is None else key.astype(np.int64), random, valid, test)
+    if key is not None:
+        facts["users_with_tied_cut"] = tied
     return split
 
 
 @numba.njit(cache=True)
-def _tail_kernel(starts: Array, key: Array, valid: Array, test: Array) -> Array:
+def _tail_kernel(starts: Array, key: Array, tie_break: Array, valid: Array, test: Array) -> tuple[Array, int]:
+    """Split of every event, and the users with equal keys on both sides of a cut."""
     split = np.zeros(len(key), dtype=np.uint8)
+    tied = 0
     for user in range(len(starts) - 1):
         begin, end = starts[user], starts[user + 1]
         tests = min(test[user], max(end - begin - 1, 0))
         valids = min(valid[user], max(end - begin - 1 - tests, 0))
-        order = np.argsort(key[begin:end], kind="mergesort")
-        for place in range(len(order)):
-            left = len(order) - place
-            if left <= tests:
-                split[begin + order[place]] = TEST
-            elif left <= tests + valids:
-                split[begin + order[place]] = VALID
-    return split
+        keys = key[begin:end]
+        order = np.argsort(keys, kind="mergesort")
+        first_test = len(order) - tests
+        first_valid = first_test - valids
+        tie = tests > 0 and keys[order[first_test - 1]] == keys[order[first_test]]
+        if tie or (valids > 0 and keys[order[first_valid - 1]] == keys[order[first_valid]]):
+            shuffled = np.argsort(tie_break[begin:end])
+            order = shuffled[np.argsort(keys[shuffled], kind="mergesort")]
+            tied += 1
+        for place in range(first_valid, len(order)):
+            split[begin + order[place]] = TEST if place >= first_test else VALID
+    return split, tied

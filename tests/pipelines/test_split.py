@@ -49,9 +49,26 @@ def test_leave_last_n_follows_time_and_counts_short_users() -> None:
     assert (facts["users_without_valid"], facts["users_without_test"]) == (2, 1)
 
 
-def test_leave_last_n_ties_are_by_item() -> None:
-    codes, _ = split(grid(1, 4, position=[0, 0, 0, 0]), method="leave_last_n", n=1)
-    assert codes == [TRAIN, TRAIN, VALID, TEST]
+def test_events_that_tie_at_a_cut_are_drawn_whatever_their_items() -> None:
+    times = [1, 2, 3, 3, 3, 3, 3, 3] * 199 + list(range(8))
+    codes, facts = split(grid(200, 8, timestamp=times), method="leave_last_n", n=1)
+    table = np.array(codes).reshape(200, 8)
+    assert table[-1].tolist() == [TRAIN] * 6 + [VALID, TEST]
+    assert facts["users_with_tied_cut"] == 199
+    for code in (VALID, TEST):
+        held_out = (table[:-1] == code).sum(axis=0)
+        assert held_out[:2].tolist() == [0, 0]
+        assert held_out[2:].sum() == 199
+        assert held_out[2:].min() > 15
+    again, _ = split(grid(200, 8, timestamp=times), method="leave_last_n", n=1)
+    other, _ = split(grid(200, 8, timestamp=times), method="leave_last_n", n=1, seed=1)
+    assert codes == again != other
+
+
+def test_ties_away_from_the_cuts_change_nothing() -> None:
+    codes, facts = split(grid(1, 6, position=[0, 0, 0, 1, 2, 2]), method="user_ratio", valid=0.16, test=0.34)
+    assert codes == [TRAIN, TRAIN, TRAIN, VALID, TEST, TEST]
+    assert facts["users_with_tied_cut"] == 0
 
 
 def test_given_carves_validation_from_train_only() -> None:
