@@ -56,13 +56,19 @@ def entity_table(
     if taken := {"raw_id", "title"} & settings.features.keys():
         raise DataError(f"{side}s.features: {taken.pop()!r} is a column that every table has; leave it out")
     table = frame.select(
-        _id_text(frame, key).alias("raw_id"),
+        _id_text(frame, key, raw_ids).alias("raw_id"),
         *([pl.col(title).cast(pl.String).alias("title")] if title is not None else []),
         *(_feature(path, frame, name, kind, side) for name, kind in settings.features.items()),
     )
     _check_ids(path, key, table["raw_id"])
     joined = ids.join(table, on="raw_id", how="left", maintain_order="left")
     without = int(ids.join(table, on="raw_id", how="anti").height)
+    if without == ids.height:
+        first, theirs = (", ".join(map(repr, column.head(3).to_list())) for column in (table["raw_id"], raw_ids))
+        raise DataError(
+            f"{path.name}, column {key!r}: no id is that of any {side} with interactions; the file's first ids are"
+            f" {first or 'none'}, the interactions' first are {theirs}; set `{side}s.id` to the column of the same ids"
+        )
     return joined, {"file": path.name, "without_row": without, "unused_rows": table.height - (ids.height - without)}
 
 
@@ -106,10 +112,12 @@ def _column(path: Path, setting: str, name: str, columns: Sequence[str]) -> str:
     return name
 
 
-def _id_text(frame: pl.DataFrame, key: str) -> pl.Expr:
+def _id_text(frame: pl.DataFrame, key: str, known: pl.Series) -> pl.Expr:
+    """Ids as text; one that no event has as it stands is read without the blanks around it, as integer ids are."""
+    text = pl.col(key).cast(pl.String)
     if frame.schema[key].is_float():
-        return pl.col(key).cast(pl.String).str.replace(r"\.0$", "")
-    return pl.col(key).cast(pl.String)
+        text = text.str.replace(r"\.0$", "")
+    return pl.when(text.is_in(known.implode())).then(text).otherwise(text.str.strip_chars())
 
 
 def _feature(path: Path, frame: pl.DataFrame, name: str, kind: config.FeatureKind, side: Side) -> pl.Expr:

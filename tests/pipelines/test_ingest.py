@@ -258,6 +258,24 @@ def test_features_of_every_kind(tmp_path: Path) -> None:
     assert dataset.manifest.entities["items"] == {"file": "i.csv", "without_row": 2, "unused_rows": 1}
 
 
+def test_feature_ids_are_read_without_blanks_where_events_have_none(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("user_id,item_id\n" + "".join(f"{u}, {i}\n" for u in range(4) for i in range(9)))
+    (tmp_path / "i.csv").write_text("id,title\n" + "".join(f" {i} ,t{i}\n" for i in range(8)))
+    dataset = run(tmp_path / "e.csv", tmp_path / "out", items={"source": "i.csv", "id": "id"})
+    assert dataset.manifest.entities["items"] == {"file": "i.csv", "without_row": 1, "unused_rows": 0}
+    assert dataset.item_titles()[:2] == ["t0", "t1"]
+
+
+def test_a_feature_file_of_other_ids_names_both_sides(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(4) for i in range(9)))
+    (tmp_path / "i.csv").write_text("id,title\ntt1,a\ntt2,b\n")
+    with pytest.raises(
+        DataError,
+        match=r"i.csv, column 'id': no id is that of any item .* first ids are 'tt1', 'tt2', .* first are '0', '1', '2'",
+    ):
+        run(tmp_path / "e.csv", tmp_path / "out", items={"source": "i.csv", "id": "id"})
+
+
 @pytest.mark.parametrize(
     ("text", "entity", "message"),
     [
