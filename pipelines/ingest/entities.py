@@ -11,6 +11,7 @@ import polars as pl
 
 from pipelines import config
 from pipelines.errors import DataError, did_you_mean
+from pipelines.ingest.plan import decoded
 from pipelines.ingest.readers import parquet_schema
 from pipelines.ingest.source import SUFFIXES, Source
 from pipelines.ingest.text import TextFile
@@ -53,6 +54,10 @@ def entity_table(
     title = settings.title or next((name for name in TITLES if name in frame.columns), None)
     if title is not None:
         _column(path, f"{side}s.title", title, frame.columns)
+    for name, what in ((key, "id"), (title, "title")):
+        if name is not None:
+            _single(path, frame, name, what)
+    frame = decoded(path.name, frame, [n for n in {key, title, *settings.features} if n in frame.columns])
     if taken := {"raw_id", "title"} & settings.features.keys():
         raise DataError(f"{side}s.features: {taken.pop()!r} is a column that every table has; leave it out")
     table = frame.select(
@@ -125,6 +130,7 @@ def _feature(path: Path, frame: pl.DataFrame, name: str, kind: config.FeatureKin
     dtype = frame.schema[name]
     match kind:
         case "numeric":
+            _single(path, frame, name, "numeric feature")
             number = frame[name].cast(pl.Float64, strict=False)
             bad = (number.is_null() & frame[name].is_not_null() & (frame[name].cast(pl.String) != "")).arg_true()
             if len(bad):
@@ -143,9 +149,13 @@ def _feature(path: Path, frame: pl.DataFrame, name: str, kind: config.FeatureKin
                 )
             return column
         case "categorical" | "text":
-            if dtype.is_nested():
-                raise DataError(f"{path.name}, column {name!r}: a {kind} feature needs one value a row, got {dtype}")
+            _single(path, frame, name, f"{kind} feature")
             return column.cast(pl.String)
+
+
+def _single(path: Path, frame: pl.DataFrame, name: str, what: str) -> None:
+    if frame.schema[name].is_nested():
+        raise DataError(f"{path.name}, column {name!r}: the {what} needs one value a row, got {frame.schema[name]}")
 
 
 def _check_ids(path: Path, key: str, ids: pl.Series) -> None:

@@ -71,7 +71,7 @@ def make_plan(file: str, sample: pl.DataFrame, settings: config.Dataset) -> Plan
         column = _column(file, name, sample.columns, settings)
         if column is None:
             continue
-        values = sample[column]
+        values = decoded(file, sample, [column])[column]
         if name not in {"user", "item"} and (values.dtype.is_nested() or values.dtype in (pl.Time, pl.Duration)):
             raise DataError(f"{file}, column {column!r}: a {name} is a single value, the column is {values.dtype}")
         match name:
@@ -87,6 +87,33 @@ def make_plan(file: str, sample: pl.DataFrame, settings: config.Dataset) -> Plan
                 kind = "split"
         fields[name] = Field(column, kind)
     return Plan(fields, divisor)
+
+
+def decoded(file: str, frame: pl.DataFrame, columns: Sequence[str], first_row: int = 1) -> pl.DataFrame:
+    """The frame with the binary ones of some columns as text.
+
+    Raises:
+        DataError: The bytes of a cell are not UTF-8.
+    """
+    for name in columns:
+        if frame.schema[name] == pl.Binary:
+            try:
+                frame = frame.with_columns(pl.col(name).cast(pl.String))
+            except pl.exceptions.ComputeError as error:
+                bad = next(row for row, cell in enumerate(frame[name]) if not _is_text(cell))
+                raise DataError(
+                    f"{file}, row {first_row + bad}, column {name!r}: value {frame[name][bad][:20]!r} is binary and not"
+                    " UTF-8; write the column as text or numbers"
+                ) from error
+    return frame
+
+
+def _is_text(cell: bytes | None) -> bool:
+    try:
+        (cell or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _column(file: str, name: str, columns: Sequence[str], settings: config.Dataset) -> str | None:

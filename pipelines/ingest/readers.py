@@ -11,7 +11,7 @@ import polars as pl
 
 from pipelines.errors import DataError
 from pipelines.ingest.check import BAD_SCHEMA, BadRows, exact, fast
-from pipelines.ingest.plan import Plan
+from pipelines.ingest.plan import Plan, decoded
 
 PARQUET_ROWS = 4 << 20
 LINES = 500_000
@@ -61,12 +61,15 @@ def read_parquet(path: Path, plan: Plan, bad: BadRows, advance: Advance) -> Iter
     for column in plan.columns:
         if column not in schema:
             raise DataError(f"{path.name}: column {column!r} is missing, other files of the source have it")
+        if schema[column].is_nested():
+            raise DataError(f"{path.name}, column {column!r}: needs one value a row, the column is {schema[column]}")
     names = {field.column: name for name, field in plan.fields.items()}
-    scan = pl.scan_parquet(path, glob=False).select(plan.columns).rename(names)
+    scan = pl.scan_parquet(path, glob=False).select(plan.columns)
     rows = _collect(path, pl.scan_parquet(path, glob=False).select(pl.len())).item()
     size = path.stat().st_size
     for start in range(0, rows, PARQUET_ROWS):
         batch = _collect(path, scan.slice(start, PARQUET_ROWS))
+        batch = decoded(path.name, batch, plan.columns, start + 1).rename(names)
         frame = fast(batch, plan)
         if frame is None:
             text = batch.select(_as_text(name, dtype) for name, dtype in batch.schema.items())

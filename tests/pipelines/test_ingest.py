@@ -271,7 +271,7 @@ def test_a_feature_file_of_other_ids_names_both_sides(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("id,title\ntt1,a\ntt2,b\n")
     with pytest.raises(
         DataError,
-        match=r"i.csv, column 'id': no id is that of any item .* first ids are 'tt1', 'tt2', .* first are '0', '1', '2'",
+        match=r"i.csv, column 'id': no id is that of any item .* ids are 'tt1', 'tt2', .* first are '0', '1', '2'",
     ):
         run(tmp_path / "e.csv", tmp_path / "out", items={"source": "i.csv", "id": "id"})
 
@@ -319,11 +319,48 @@ def test_bad_feature_files_of_other_formats(tmp_path: Path) -> None:
         ("i.jsonl", {}, "i.jsonl: not JSON"),
         ("i.xml", {}, "users and items files are parquet, csv"),
         ("i.parquet", {}, "i.parquet: not a complete Parquet file"),
-        ("ok.parquet", {"v": "text"}, "a text feature needs one value a row"),
+        ("ok.parquet", {"v": "text"}, "the text feature needs one value a row"),
         ("ok.parquet", {"w": "list"}, "a list feature needs lists"),
     ):
         with pytest.raises(DataError, match=message):
             run(tmp_path, tmp_path / "out", items={"source": source, "id": "id", "features": features})
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("id", [[7], [8]], r"i.parquet, column 'id': the id needs one value a row, got List\(Int64\)"),
+        ("id", [b"7", b"\xff"], r"i.parquet, row 2, column 'id': value b'\\xff' is binary and not UTF-8"),
+        ("title", [{"en": "a"}, {"en": "b"}], r"i.parquet, column 'title': the title needs one value .* got Struct"),
+        ("size", [[1.0], [2.0]], r"i.parquet, column 'size': the numeric feature needs one value a row, got List"),
+        ("size", [b"1", b"\xff"], r"i.parquet, row 2, column 'size': value b'\\xff' is binary and not UTF-8"),
+    ],
+)
+def test_feature_columns_of_odd_types(column: str, cells: list[Any], message: str, tmp_path: Path) -> None:
+    write(tmp_path / "interactions.parquet", frame())
+    table = {"id": [7, 8], "title": ["a", "b"], "size": [1, 2]} | {column: cells}
+    pl.DataFrame(table).write_parquet(tmp_path / "i.parquet")
+    items = {"source": "i.parquet", "id": "id", "features": {"size": "numeric"}}
+    with pytest.raises(DataError, match=message):
+        run(tmp_path, tmp_path / "out", items=items)
+
+
+def test_binary_ids_are_text_or_an_error_and_later_files_are_checked(tmp_path: Path) -> None:
+    good = frame().with_columns(pl.col("user_id").cast(pl.String).cast(pl.Binary), pl.lit(b"\xff").alias("picture"))
+    good.write_parquet(tmp_path / "a.parquet")
+    assert run(tmp_path / "a.parquet", tmp_path / "out").num_users == frame()["user_id"].n_unique()
+    rows = pl.int_range(pl.len())
+    good.with_columns(user_id=pl.when(rows == 2).then(pl.lit(b"\xfe")).otherwise("user_id")).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    with pytest.raises(DataError, match=r"a.parquet, row 3, column 'user_id': value b'\\xfe' is binary and not UTF-8"):
+        run(tmp_path / "a.parquet", tmp_path / "out")
+    (tmp_path / "parts").mkdir()
+    frame().write_parquet(tmp_path / "parts" / "a.parquet")
+    nested = frame().with_columns(pl.concat_list("user_id").alias("user_id"))
+    nested.write_parquet(tmp_path / "parts" / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet, column 'user_id': needs one value a row, the column is List"):
+        run(tmp_path / "parts" / "*.parquet", tmp_path / "out")
 
 
 def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
