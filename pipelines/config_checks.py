@@ -26,6 +26,8 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     ks, max_k = experiment.evaluate.k, experiment.evaluate.max_k
     if not ks or min(ks) < 1 or max(ks) > max_k:
         yield ("evaluate", "k"), f"got {list(ks)}, each must lie in [1, {max_k}] (evaluate.max_k)"
+    else:
+        yield from _check_selection(experiment)
     for index, variant in enumerate(experiment.variants):
         for key, message in _check_variant(variant):
             yield ("variants", index, *key), message
@@ -62,6 +64,16 @@ def _check_names(experiment: Experiment) -> Iterator[Finding]:
             yield ("variants", index, "name"), f"{name!r} is the name of two variants"
     if len(set(experiment.seeds)) != len(experiment.seeds):
         yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
+
+
+def _check_selection(experiment: Experiment) -> Iterator[Finding]:
+    """The selecting metric of every trained variant must be among those that the test split is evaluated by."""
+    trained = [variant.train.selection for variant in experiment.variants if isinstance(variant.model, Mf)]
+    for selection in dict.fromkeys(trained):
+        cut, ks = selection.partition("@")[2], experiment.evaluate.k
+        if cut.isdigit() and int(cut) >= 1 and int(cut) not in ks:
+            more = sorted({*ks, int(cut)})
+            yield ("evaluate", "k"), f"got {list(ks)} without the k of train.selection {selection!r}; set it to {more}"
 
 
 def _check_variant(variant: Variant) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from pipelines.config_problems import did_you_mean
@@ -52,16 +53,37 @@ def open_dataset(run_dir: Path) -> Dataset:
     return Dataset.open(place)
 
 
-def find_variant(run_dir: Path, name: str | None, metric: str = "test/recall@20") -> VariantResult:
-    """A variant by name (its first seed), or the best one by a metric.
+def selection_metric(files: RunFiles) -> str:
+    """The metric that selected the epochs of most variants, e.g. "recall@20", if test was evaluated by it."""
+    variants = files.metrics().variants
+    wanted: Counter[str] = Counter()
+    if files.config_file.exists():
+        wanted.update(v.train.selection for v in files.config().variants if v.model.name == "mf")
+    names = [name for name, _ in wanted.most_common()] + ["recall@20"]
+    names += [name.removeprefix("test/") for variant in variants for name in variant.metrics]
+    known = {name for variant in variants for name in variant.metrics}
+    return next((name for name in names if f"test/{name}" in known), "recall@20")
+
+
+def headline_metrics(selection: str) -> list[str]:
+    """The metrics that a result is told by: the one that selected, and NDCG at its cut-off.
+
+    >>> headline_metrics("recall@10")
+    ['recall@10', 'ndcg@10']
+    """
+    return list(dict.fromkeys([selection, f"ndcg@{selection.partition('@')[2]}"]))
+
+
+def find_variant(run_dir: Path, name: str | None) -> VariantResult:
+    """A variant by name (its first seed), or the best one by the metric that selected the epochs.
 
     Raises:
         DataError: No variant has that name.
     """
-    variants = RunFiles(run_dir).metrics().variants
+    files = RunFiles(run_dir)
+    variants = files.metrics().variants
     if name is None:
-        if not any(metric in variant.metrics for variant in variants):  # evaluated at other cut-offs
-            metric = next((found for variant in variants for found in variant.metrics), metric)
+        metric = f"test/{selection_metric(files)}"
         return max(variants, key=lambda variant: variant.metrics.get(metric, float("-inf")))
     for variant in variants:
         if name in (variant.name, f"{variant.name}-s{variant.seed}"):

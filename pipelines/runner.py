@@ -23,7 +23,7 @@ from pipelines.dataset import Dataset, SplitName
 from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
-from pipelines.run_directory import DATASET_LINK, cache_root
+from pipelines.run_directory import DATASET_LINK, cache_root, headline_metrics
 from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunError, RunFiles, VariantResult
 from pipelines.stages.compress import CompressionStage, compressor_of, label
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
@@ -153,7 +153,7 @@ class _Run:
             directory = self.files.variant_dir(variant.name, seed)
             tracked.artifacts(directory / "evaluation.json", directory / "history.json")
             tracked.model(directory, dataset.path)
-        shown = ", ".join(f"{metric} {result.metrics[f'test/{metric}']:.4f}" for metric in _headline(result))
+        shown = ", ".join(f"{metric} {result.metrics[f'test/{metric}']:.4f}" for metric in _headline(result, variant))
         self.report.say(f"{name}: {shown} (trained in {duration(result.seconds['train'])})")
         return result
 
@@ -292,8 +292,8 @@ def _defined(metrics: dict[str, float]) -> Iterator[tuple[str, float]]:
     return ((name, value) for name, value in metrics.items() if np.isfinite(value))
 
 
-def _headline(result: VariantResult) -> list[str]:
-    return [name for name in ("recall@20", "ndcg@20") if f"test/{name}" in result.metrics]
+def _headline(result: VariantResult, variant: Variant) -> list[str]:
+    return [name for name in headline_metrics(variant.train.selection) if f"test/{name}" in result.metrics]
 
 
 def _histogram(degrees: np.ndarray) -> dict[str, int]:

@@ -10,13 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.progress import duration
+from pipelines.run_directory import headline_metrics, selection_metric
 from pipelines.run_files import RunFiles, VariantResult
 
 
 def summary(files: RunFiles) -> None:
     """Print the results of a run, the best variant first."""
     found = files.metrics()
-    shown = [name for name in ("recall@20", "ndcg@20") if any(f"test/{name}" in v.metrics for v in found.variants)]
+    metrics = headline_metrics(selection_metric(files))
+    shown = [name for name in metrics if any(f"test/{name}" in v.metrics for v in found.variants)]
     title = escape(f"{found.experiment}: {found.dataset.name}, test split")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("variant", no_wrap=True)

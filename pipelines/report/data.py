@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.config import Experiment
+from pipelines.run_directory import selection_metric
 from pipelines.run_files import RunFiles
 from pipelines.run_schema import Curve, Epoch, EvaluationSummary, Metrics, VariantResult
 from recsys.intervals import bootstrap_means
@@ -125,7 +125,7 @@ class Run:
         self.results: Metrics = self.files.metrics()
         self.config: Experiment | None = self.files.config() if self.files.config_file.exists() else None
         self.variants = self._variants()
-        self.selection = self._selection()
+        self.selection = selection_metric(self.files)
 
     def _variants(self) -> tuple[VariantRun, ...]:
         by_name: dict[str, list[VariantResult]] = {}
@@ -141,15 +141,6 @@ class Run:
             )
             for style, (name, results) in enumerate(by_name.items())
         )
-
-    def _selection(self) -> str:
-        wanted: Counter[str] = Counter()
-        if self.config is not None:
-            wanted.update(v.train.selection for v in self.config.variants if v.model.name == "mf")
-        names = [name for name, _ in wanted.most_common()] + ["recall@20"]
-        names += [name.removeprefix("test/") for v in self.results.variants for name in v.metrics]
-        known = {name for result in self.results.variants for name in result.metrics}
-        return next((name for name in names if f"test/{name}" in known), "recall@20")
 
     @property
     def seeds(self) -> tuple[int, ...]:

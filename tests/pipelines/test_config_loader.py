@@ -113,6 +113,7 @@ RULES = {
     "seeds=[1, 1]": "seeds: got [1, 1], a seed occurs twice",
     "evaluate.k=[5, 500]": "evaluate.k: got [5, 500], each must lie in [1, 200]",
     "train.selection=recal@20": "train.selection: got 'recal@20'; did you mean `recall`?",
+    "evaluate.k=[5, 10]": "evaluate.k: got [5, 10] without the k of train.selection 'recall@20'; set it to [5, 10, 20]",
     "train.selection=auc": "train.selection: got 'auc', must be one of recall@K",
     "variants.pop.compressor.name=full": "variants.pop.compressor: model 'popularity' has no embedding table",
     "variants.full.model.backend=fbgemm": "model.optimizer.name: the fbgemm back end has no adam",

@@ -1,0 +1,42 @@
+"""A run is ranked and told by the metric that selected its epochs."""
+
+from pathlib import Path
+
+import pytest
+from tiny_experiment import write_tiny
+
+from pipelines.config_loader import load_experiment
+from pipelines.run_directory import find_variant, headline_metrics, selection_metric
+from pipelines.run_files import DatasetFacts, Metrics, RunFiles, VariantResult
+from pipelines.summary import summary
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> RunFiles:
+    """A run selected by recall@5, whose best variant by recall@20 is another one."""
+    files = RunFiles(tmp_path / "run")
+    files.directory.mkdir()
+    files.write_config(load_experiment(str(write_tiny(tmp_path)), ["train.selection=recall@5"]))
+    values = {"mf-full": (0.3, 0.4), "mf-modulo": (0.2, 0.9)}
+    variants = tuple(
+        VariantResult(
+            name=name,
+            model="mf",
+            metrics={"test/recall@5": at_5, "test/ndcg@5": at_5 / 2, "test/recall@20": at_20, "test/ndcg@20": at_20},
+        )
+        for name, (at_5, at_20) in values.items()
+    )
+    facts = DatasetFacts(name="tiny", users=1, items=1, train=1, valid=1, test=1, hash="c" * 64)
+    files.write_metrics(Metrics(experiment="tiny", dataset=facts, variants=variants))
+    return files
+
+
+def test_the_best_variant_and_the_table_are_by_the_selection_metric(
+    files: RunFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert headline_metrics(selection_metric(files)) == ["recall@5", "ndcg@5"]
+    assert find_variant(files.directory, None).name == "mf-full"
+    summary(files)
+    shown = capsys.readouterr().out
+    assert "recall@5" in shown and "recall@20" not in shown
+    assert shown.index("mf-full") < shown.index("mf-modulo")
