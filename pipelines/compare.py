@@ -78,6 +78,9 @@ class Comparison:
     reference: str
     metric: str
     pairs: tuple[ComparedPair, ...]
+    on_test: tuple[str, ...] = ()
+    """Labels of the runs whose epochs were selected on test."""
+    runs: int = 0
 
     def __str__(self) -> str:
         rows = [list(COLUMNS), *(pair.cells() for pair in self.pairs)]
@@ -89,10 +92,16 @@ class Comparison:
     def heading(self) -> str:
         """What is compared, in a line."""
         users = f"{min(pair.users for pair in self.pairs):,}"
-        return (
+        line = (
             f"{self.metric} on test against run {self.reference}, {users} common users, paired sign-flip test,"
             f" Holm over {len(self.pairs)} pairs"
         )
+        if not self.on_test:
+            return line
+        line += f"; epochs selected on test: {', '.join(self.on_test)}"
+        if len(self.on_test) < self.runs:
+            line += ". WARNING: the other runs selected on validation, so that the comparison favours those on test"
+        return line
 
     def markdown(self) -> str:
         """A GitHub table."""
@@ -139,7 +148,8 @@ def compare_runs(runs: list[Path], metric: str = "recall@20", out: Path | None =
     ]
     corrected = holm([pair.p for pair in found])
     pairs = tuple(dataclasses.replace(pair, p=p) for pair, p in zip(found, corrected, strict=True))
-    comparison = Comparison(labels[0], metric, pairs)
+    on_test = tuple(label for label, run in zip(labels, loaded, strict=True) if run.results.selected_on == "test")
+    comparison = Comparison(labels[0], metric, pairs, on_test, len(runs))
     if out is not None:
         comparison.write(out)
     return comparison

@@ -19,7 +19,7 @@ def summary(files: RunFiles) -> None:
     found = files.metrics()
     metrics = headline_metrics(selection_metric(files))
     shown = [name for name in metrics if any(f"test/{name}" in v.metrics for v in found.variants)]
-    title = escape(f"{found.experiment}: {found.dataset.name}, test split")
+    title = escape(f"{found.experiment}: {found.dataset.name}, test split{_selected(found.selected_on)}")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("variant", no_wrap=True)
     for place, name in enumerate(shown):
@@ -37,6 +37,10 @@ def summary(files: RunFiles) -> None:
     if user is not None:
         hint = f"next:   recsys recommend {run} --user {shlex.quote(user)}"
         console.print(hint, highlight=False, markup=False, soft_wrap=True)
+
+
+def _selected(on: str) -> str:
+    return ", epochs SELECTED ON TEST" if on == "test" else ""
 
 
 def _row(variant: VariantResult, shown: list[str]) -> list[str]:

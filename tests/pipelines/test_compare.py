@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from report_fixture import Planted, write_dataset, write_run
@@ -88,6 +90,22 @@ def test_the_table_is_plain_text_markdown_and_html(runs, tmp_path):
     page = (tmp_path / "table.html").read_text()
     assert "second-2" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_run_selected_on_test_is_labelled_and_warned_of(runs, tmp_path):
+    honest = str(compare_runs(runs[:2]))
+    assert "selected" not in honest
+    parity = tmp_path / "parity"
+    shutil.copytree(runs[1], parity)
+    files = RunFiles(parity)
+    files.write_metrics(files.metrics().model_copy(update={"selected_on": "test"}))
+    mixed = compare_runs([runs[0], parity])
+    for text in (str(mixed), mixed.markdown(), mixed.html()):
+        assert "epochs selected on test: parity" in text
+        assert "WARNING: the other runs selected on validation" in text
+    both = compare_runs([parity, parity]).heading
+    assert "epochs selected on test: parity (1), parity (2)" in both
+    assert "WARNING" not in both
 
 
 def test_other_data_is_refused(runs):

@@ -40,3 +40,7 @@ def test_the_best_variant_and_the_table_are_by_the_selection_metric(
     shown = capsys.readouterr().out
     assert "recall@5" in shown and "recall@20" not in shown
     assert shown.index("mf-full") < shown.index("mf-modulo")
+    assert "SELECTED ON TEST" not in shown
+    files.write_metrics(files.metrics().model_copy(update={"selected_on": "test"}))
+    summary(files)
+    assert "SELECTED ON TEST" in capsys.readouterr().out
