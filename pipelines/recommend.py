@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_format
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recsys.models.popularity import Popularity
 from recsys.topk import exact_top_k
 
 _SHOWN_HISTORY = 20
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,17 @@ class Recommendation:
         return json_format.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
 
     def text(self) -> str:
-        """A page for a terminal."""
+        """A page for a terminal, without the control characters that ids and titles may hold."""
+        plain = dataclasses.replace(
+            self,
+            user=_printable(self.user),
+            note=_printable(self.note),
+            history=tuple(map(_printable_item, self.history)),
+            items=tuple(map(_printable_item, self.items)),
+        )
+        return plain._text()
+
+    def _text(self) -> str:
         lines = [self.note] if self.note else []
         if self.history:
             more = f", {len(self.history)} of {self.history_size}" if self.history_size > len(self.history) else ""
@@ -69,6 +81,19 @@ class Recommendation:
             known_as = "" if item.id == item.title else f"  ({item.id})"
             lines.append(f"  {place:>3} {item.title:<{min(width, 60)}}  {item.score:.4f}{known_as}")
         return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    r"""Text without control and direction characters, which a terminal would obey.
+
+    >>> _printable("a\x1b[2Jb\n")
+    'a[2Jb'
+    """
+    return _CONTROLS.sub("", text)
+
+
+def _printable_item(item: Item) -> Item:
+    return dataclasses.replace(item, id=_printable(item.id), title=_printable(item.title))
 
 
 def recommend(run: Path, user: str, *, variant: str | None = None, k: int = 10) -> Recommendation:
