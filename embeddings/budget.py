@@ -72,7 +72,10 @@ def resolve_budget(
 def _parse_rows(rows: str | int | None, ids: int) -> int:
     if isinstance(rows, int) and not isinstance(rows, bool):
         return rows
-    text = str(rows).strip().replace("_", "").replace(",", "")
+    text = str(rows).strip()
+    if text.endswith("%") and "," in text:
+        raise ValueError(f"budget.rows must be a share with a decimal point, such as '1.6%', got {rows!r}")
+    text = text.replace("_", "").replace(",", "")
     try:
         return round(float(text[:-1]) / 100 * ids) if text.endswith("%") else int(text)
     except (ValueError, OverflowError) as error:

@@ -45,6 +45,7 @@ def test_resolution_is_passed_on() -> None:
     [
         ({}, "exactly one of rows, table_mib and resolution, got none"),
         ({"rows": 5, "resolution": 2.0}, r"exactly one of .* got \{'rows': 5, 'resolution': 2.0\}"),
+        ({"rows": "1,6%"}, "a share with a decimal point, such as '1.6%', got '1,6%'"),
         ({"rows": "many"}, "a share such as '16%' or a number of rows, got 'many'"),
         ({"rows": "nan%"}, "got 'nan%'"),
         ({"rows": "inf%"}, "got 'inf%'"),
