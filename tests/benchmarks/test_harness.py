@@ -59,7 +59,9 @@ def test_paired_refuses_no_repeats() -> None:
         paired(list, list, repeats=0)
 
 
-def test_ratio_is_the_median_of_the_pairs_with_its_range() -> None:
+def test_ratio_is_of_the_medians_with_the_range_of_the_pairs() -> None:
+    noisy = Paired([1.0, 2.0, 4.0], [8.0, 2.0, 4.0])
+    assert (noisy.ratio, noisy.low, noisy.high) == (2.0, 1.0, 8.0)
     fast = rows()[0]
     assert (fast.ratio, fast.low, fast.high) == (4.0, 2.0, 8.0)
     assert (fast.ours, fast.theirs, fast.limit_fraction) == (10.0, 2.5, 0.25)
