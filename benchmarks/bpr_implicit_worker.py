@@ -19,7 +19,10 @@ TRAIN = csr_matrix((np.ones(len(_indices), np.float32), _indices, _indptr), shap
 
 
 def job(request: dict[str, Any]) -> dict[str, Any]:
-    """Fit ``epochs`` iterations; with ``vectors`` save user and item vectors there."""
+    """Fit ``epochs`` iterations; with ``vectors`` save user and item vectors there.
+
+    With ``verify``, as implicit does by default, a negative that is a positive of the user is passed over.
+    """
     model = BayesianPersonalizedRanking(
         factors=64,
         learning_rate=request["lr"],
@@ -27,6 +30,7 @@ def job(request: dict[str, Any]) -> dict[str, Any]:
         iterations=request["epochs"],
         num_threads=THREADS,
         random_state=0,
+        verify_negative_samples=request.get("verify", True),
     )
     start = time.perf_counter()
     model.fit(TRAIN, show_progress=False)
