@@ -1,30 +1,52 @@
 """Compiled loops of the tables: find rows, pool them, and update each touched row once.
 
-The update works on lookups grouped by row: each thread owns the rows of one hash, picks their lookups from the batch,
-brings equal rows together with a stable radix sort, sums each group's gradient in the order of the batch, and reads and
-writes the row once. So nothing is materialised by lookup, threads wait for each other only at the end, and the result
-does not depend on their number.
+Several tables are one call: its tasks are tables, or parts of tables where there are fewer tables than threads. The
+update works on lookups grouped by row: each part of a table owns the rows of one hash, picks their lookups from the
+batch, brings equal rows together with a stable radix sort, sums each group's gradient in the order of the batch, and
+reads and writes the row once. So nothing is materialised by lookup, threads wait for each other only at the end, and
+the result does not depend on their number.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from embeddings.tables.vector import AHEAD, add_scaled, address_of, prefetch_row, sum_rows, sum_squares
+from embeddings.tables.vector import (
+    AHEAD,
+    LINE,
+    adagrad,
+    add_scaled,
+    address_of,
+    array_at,
+    prefetch_row,
+    sum_rows,
+    sum_squares,
+)
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.uint64]
+Jobs = npt.NDArray[np.void]
 
+JOB = np.dtype(
+    [(name, np.int64) for name in (
+        "table", "num_rows", "dim", "state", "state_dim", "rows", "lookups", "weights", "offsets", "bags", "pooled",
+    )]
+)  # fmt: skip
+"""One table of a call. Addresses: ``table`` float32 [num_rows, dim]; ``state`` float32 [num_rows, state_dim]; ``rows``
+int32 [lookups]; ``weights`` float32 [lookups], 0 for ones; ``offsets`` int64 [bags + 1], 0 for one lookup a bag;
+``pooled`` float32 [bags, dim], the bags' sums in :func:`pool_tables` and their gradients in :func:`update_tables`.
+"""
 MAX_DIGIT = 12  # bits sorted in one pass
 KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2}
+UNEVEN = 1.25  # work of the largest table over the mean from which on tables are divided
 LOOKUPS_PER_THREAD = 2048  # below this, waking a thread takes longer than its work
 _HALF, _LOW_HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
 _SPREAD = np.uint64(0x9E3779B1)  # 2^32 / golden ratio: consecutive rows get distant hashes
@@ -35,21 +57,27 @@ def threads_for(lookups: int) -> Iterator[int]:
     """Run the kernels inside on as many threads as ``lookups`` rows keep busy; results do not depend on it.
 
     Yields:
-        The number of threads, the ``parts`` that the kernels take.
+        The number of threads.
     """
     available = numba.get_num_threads()
-    parts: int = max(1, min(available, lookups // LOOKUPS_PER_THREAD))
-    if parts == available:
-        yield parts
+    threads: int = max(1, min(available, lookups // LOOKUPS_PER_THREAD))
+    if threads == available:
+        yield threads
         return
-    numba.set_num_threads(parts)
+    numba.set_num_threads(threads)
     try:
-        yield parts
+        yield threads
     finally:
         numba.set_num_threads(available)
 
 
-@numba.njit(cache=True)
+def parts_for(lookups: Sequence[int], threads: int) -> int:
+    """Parts of each table that keep the threads equally busy: 1 where whole tables of ``lookups`` rows do."""
+    even = len(lookups) % threads == 0 and max(lookups) * len(lookups) <= UNEVEN * sum(lookups)
+    return 1 if even else threads
+
+
+@numba.njit(parallel=True, cache=True)
 def find_rows(ids: Longs, map_rows: Ints, num_ids: int, unseen_row: int, out: Ints) -> None:
     """Write the rows of each id; an id outside ``[0, num_ids)`` has the rows of the map's last line.
 
@@ -60,7 +88,7 @@ def find_rows(ids: Longs, map_rows: Ints, num_ids: int, unseen_row: int, out: In
         unseen_row: row of unknown ids where there is no map.
         out: int32 [n * H].
     """
-    for i in range(len(ids)):
+    for i in numba.prange(len(ids)):
         known = 0 <= ids[i] < num_ids
         if len(map_rows) == 0:
             out[i] = ids[i] if known else unseen_row
@@ -70,26 +98,32 @@ def find_rows(ids: Longs, map_rows: Ints, num_ids: int, unseen_row: int, out: In
                 out[i * map_rows.shape[1] + h] = map_rows[source, h]
 
 
+@numba.njit(cache=True)
+def first_fall(offsets: Longs) -> int:
+    """First i with ``offsets[i + 1] < offsets[i]``, -1 if there is none."""
+    for i in range(len(offsets) - 1):
+        if offsets[i + 1] < offsets[i]:
+            return i
+    return -1
+
+
 @numba.njit(parallel=True, cache=True)
-def pool_rows(table: Floats, rows: Ints, weights: Floats, offsets: Longs, parts: int, out: Floats) -> None:
-    """Sum the rows of each bag into ``out``.
+def pool_tables(jobs: Jobs, parts: int) -> None:
+    """Sum the rows of each bag into ``pooled``.
 
     Args:
-        table: float32 [R, D], C-contiguous, as are all the arrays.
-        rows: int32 [M].
-        weights: float32 [M], or [0] for ones.
-        offsets: int64 [B + 1], or [0] for B = M bags of one row.
-        parts: pieces of the work, one a thread.
-        out: float32 [B, D].
+        jobs: ``JOB`` [T]; the state is not used.
+        parts: pieces of the work of one table.
     """
-    bags, dim = out.shape
-    at, index, to = address_of(table), address_of(rows), address_of(out)
-    scales = address_of(weights) if len(weights) else 0
-    for part in numba.prange(parts):
-        for bag in range(bags * part // parts, bags * (part + 1) // parts):
+    for task in numba.prange(len(jobs) * parts):
+        job, part = jobs[task // parts], task % parts
+        offsets = array_at(job.offsets, job.bags + 1, np.int64(0))
+        row_bytes = job.dim * 4
+        for bag in range(job.bags * part // parts, job.bags * (part + 1) // parts):
             start = offsets[bag] if len(offsets) else bag
             stop = offsets[bag + 1] if len(offsets) else bag + 1
-            sum_rows(dim, at, index, 4, scales, start, stop, len(rows) - 1, to + bag * dim * 4)
+            out = job.pooled + bag * row_bytes
+            sum_rows(job.dim, job.table, job.rows, 4, job.weights, start, stop, job.lookups - 1, out)
 
 
 @numba.njit(cache=True)
@@ -176,70 +210,64 @@ def _starts(pairs: Pairs) -> Longs:
 
 
 @numba.njit(cache=True)
-def _update_row(table: Floats, state: Floats, row: Any, gradient: Floats, kind: int, lr: Any, eps: Any) -> None:
-    """Formulas of :class:`embeddings.tables.spec.OptimizerSpec`."""
-    dim, from_ = len(gradient), address_of(gradient)
-    to = address_of(table) + np.int64(row) * dim * 4
+def _update_row(job: Any, row: Any, gradient: Any, kind: int, lr: Any, eps: Any) -> None:
+    """Formulas of :class:`embeddings.tables.spec.OptimizerSpec`; ``gradient`` is the address of float32 [dim]."""
+    weights, state = job.table + row * job.dim * 4, job.state + row * job.state_dim * 4
     if kind == 0:
-        add_scaled(dim, to, -lr, from_)
+        add_scaled(job.dim, weights, -lr, gradient)
     elif kind == 1:
-        total = state[row, 0] + sum_squares(dim, from_) / np.float32(dim)
-        state[row, 0] = total
-        add_scaled(dim, to, -lr / (np.sqrt(total) + eps), from_)
+        sums = array_at(state, 1, np.float32(0))
+        sums[0] += sum_squares(job.dim, gradient) / np.float32(job.dim)
+        add_scaled(job.dim, weights, -lr / (np.sqrt(sums[0]) + eps), gradient)
     else:
-        for d in range(dim):
-            state[row, d] += gradient[d] * gradient[d]
-            table[row, d] -= lr * gradient[d] / (np.sqrt(state[row, d]) + eps)
+        adagrad(job.dim, weights, state, gradient, lr, eps)
 
 
 @numba.njit(parallel=True, cache=True)
-def update_rows(
-    table: Floats, state: Floats, rows: Ints, weights: Floats, offsets: Longs, gradients: Floats,
-    parts: int, kind: int, lr: Any, eps: Any, weight_decay: Any,
-) -> None:  # fmt: skip
-    """One update of each touched row with its summed gradient.
+def update_tables(jobs: Jobs, rates: Floats, kinds: Longs, parts: int) -> None:
+    """One update of each touched row with its summed gradient, in place.
 
     Args:
-        table: float32 [R, D], changed in place.
-        state: float32 [R, 1] for row-wise Adagrad, [R, D] for Adagrad, [1, 1] for SGD; changed in place.
-        rows: int32 [M].
-        weights: float32 [M], or [0] for ones.
-        offsets: int64 [B + 1] of the bags, or [0] where lookup i is bag i.
-        gradients: float32 [B, D], gradient of each bag.
-        parts: pieces of the work, one a thread.
-        kind: a value of ``KINDS``.
-        lr: float32.
-        eps: float32.
-        weight_decay: float32.
+        jobs: ``JOB`` [T]; ``state_dim`` is 1 for row-wise Adagrad, D for Adagrad, 0 for SGD.
+        rates: float32 [T, 3], learning rate, eps and weight decay of each table.
+        kinds: int64 [T], values of ``KINDS``.
+        parts: pieces of the work of one table.
     """
-    for part in numba.prange(parts):
-        pairs, scales = group_by_row(rows, weights, offsets, len(table), part, parts)
-        _update_groups(table, state, pairs, scales, gradients, kind, lr, eps, weight_decay)
+    for task in numba.prange(len(jobs) * parts):
+        t, part = task // parts, task % parts
+        job = jobs[t]
+        rows = array_at(job.rows, job.lookups, np.int32(0))
+        weights = array_at(job.weights, job.lookups, np.float32(0))
+        offsets = array_at(job.offsets, job.bags + 1, np.int64(0))
+        pairs, scales = group_by_row(rows, weights, offsets, job.num_rows, part, parts)
+        _update_groups(job, pairs, scales, kinds[t], rates[t, 0], rates[t, 1], rates[t, 2])
 
 
 @numba.njit(cache=True)
-def _update_groups(
-    table: Floats, state: Floats, pairs: Pairs, weights: Floats, gradients: Floats,
-    kind: int, lr: Any, eps: Any, weight_decay: Any,
-) -> None:  # fmt: skip
-    dim, last = table.shape[1], len(pairs) - 1
-    at, state_at, bag, from_ = address_of(table), address_of(state), address_of(pairs), address_of(gradients)
-    row_bytes, state_bytes = dim * 4, state.shape[1] * 4
+def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, eps: Any, weight_decay: Any) -> None:
+    """Update each row of sorted pairs; the gradient of a row looked up once is read where it lies."""
+    dim, last, starts = job.dim, len(pairs) - 1, _starts(pairs)
+    row_bytes, state_bytes, groups = dim * 4, job.state_dim * 4, len(starts) - 1
     scales = address_of(weights) if len(weights) else 0
-    total, starts = np.empty(dim, np.float32), _starts(pairs)
-    groups = len(starts) - 1
+    space = np.empty(dim + LINE // 4, np.float32)
+    total = (address_of(space) + LINE - 1) // LINE * LINE
+    as_it_is = len(weights) == 0 and weight_decay == 0
     for group in range(-AHEAD, groups):
         if group + AHEAD < groups:
-            later = np.int64(pairs[starts[group + AHEAD]] >> _HALF)
-            prefetch_row(at, later, row_bytes)
-            if kind != 0:
-                prefetch_row(state_at, later, state_bytes)
+            later = pairs[starts[group + AHEAD]]
+            prefetch_row(job.table, np.int64(later >> _HALF), row_bytes)
+            prefetch_row(job.state, np.int64(later >> _HALF), state_bytes)
+            prefetch_row(job.pooled, np.int64(later & _LOW_HALF), row_bytes)
         if group >= 0:
-            sum_rows(dim, from_, bag, 8, scales, starts[group], starts[group + 1], last, address_of(total))
-            row = np.uintp(pairs[starts[group]] >> _HALF)
+            start, stop = starts[group], starts[group + 1]
+            row, gradient = np.int64(pairs[start] >> _HALF), total
+            if as_it_is and stop - start == 1:
+                gradient = job.pooled + np.int64(pairs[start] & _LOW_HALF) * row_bytes
+            else:
+                sum_rows(dim, job.pooled, address_of(pairs), 8, scales, start, stop, last, total)
             if weight_decay != 0:
-                add_scaled(dim, address_of(total), weight_decay, at + np.int64(row) * row_bytes)
-            _update_row(table, state, row, total, kind, lr, eps)
+                add_scaled(dim, total, weight_decay, job.table + row * row_bytes)
+            _update_row(job, row, gradient, kind, lr, eps)
 
 
 @numba.njit(parallel=True, cache=True)

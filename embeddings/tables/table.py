@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
-from embeddings.tables.kernels import Floats, Ints, Longs, find_rows
+from embeddings.tables.kernels import Floats, Ints, Longs, find_rows, first_fall, threads_for
 from embeddings.tables.spec import OptimizerSpec, TableBytes
 
 VECTORS_AT_ONCE = 1 << 16
@@ -19,7 +19,7 @@ VECTORS_AT_ONCE = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Bags:
-    """Rows to be pooled by sum.
+    """Rows to be pooled by sum; the tensors are contiguous, the kernels take their addresses.
 
     Attributes:
         rows: int32 [M], each in ``[0, num_rows)``.
@@ -34,14 +34,13 @@ class Bags:
     @property
     def count(self) -> int:
         """B, the number of bags."""
-        _, _, offsets = self.arrays
-        return len(offsets) - 1 if len(offsets) else self.rows.shape[0]
+        return self.rows.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
 
     @functools.cached_property
     def arrays(self) -> tuple[Ints, Floats, Longs]:
         """Rows, weights and offsets as the kernels take them: empty for none."""
         weights = np.empty(0, np.float32) if self.weights is None else self.weights.numpy()
-        offsets = np.empty(0, np.int64) if self.offsets is None else self.offsets.contiguous().numpy()
+        offsets = np.empty(0, np.int64) if self.offsets is None else self.offsets.numpy()
         return self.rows.numpy(), weights, offsets
 
 
@@ -103,9 +102,11 @@ class Table(nn.Module, abc.ABC):
             raise ValueError(f"a table takes ids of shape [n] and dtype int64, got {list(ids.shape)} {ids.dtype}")
         if offsets is not None:
             _check_offsets(offsets, ids.shape[0])
+            offsets = offsets.contiguous()
         rows = torch.empty(ids.shape[0] * self.rows_per_id, dtype=torch.int32)
         map_rows = np.empty((0, 0), np.int32) if self.map_rows is None else self.map_rows.numpy()
-        find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
+        with threads_for(len(rows)):
+            find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
         if self.map_weights is None:
             return Bags(rows, None, offsets)
         known = (ids >= 0) & (ids < self.num_ids)
@@ -170,7 +171,6 @@ def _check_offsets(offsets: Tensor, ids: int) -> None:
             f"offsets must run from 0 to the number of ids, {ids}, got {bounds[0]} to {bounds[-1]};"
             " give B + 1 offsets, the last one included"
         )
-    falls = bounds[1:] < bounds[:-1]
-    if falls.any():
-        bag = int(np.argmax(falls))
+    bag = first_fall(bounds)
+    if bag >= 0:
         raise ValueError(f"offsets must not fall, but bag {bag} runs from {bounds[bag]} to {bounds[bag + 1]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,7 @@ class TorchTable(Table):
 
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
-        pooled: Tensor = _Pool.apply(self.embedding, self, bags)  # type: ignore[no-untyped-call]
-        return pooled
+        return pool_together([self], [bags])[0]
 
     def weight(self) -> Tensor:
         """Float32 [num_rows, D], a view."""
@@ -62,29 +62,16 @@ class TorchTable(Table):
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step, as one batch."""
-        if not self._pending:
-            return
-        bags, gradients = _joined(self._pending)
-        self._pending.clear()
-        lookups = bags.arrays
-        if self.optimizer.name == "adam":
-            self._update_adam(*kernels.group_by_row(*lookups, self.num_rows, 0, 1), gradients.numpy())
-            return
-        spec = self.optimizer
-        state = np.zeros((1, 1), np.float32) if spec.name == "sgd" else self.sum.numpy().reshape(self.num_rows, -1)
-        with kernels.threads_for(bags.rows.shape[0]) as parts:
-            kernels.update_rows(
-                self.weight().numpy(), state, *lookups, gradients.numpy(), parts, kernels.KINDS[spec.name],
-                np.float32(spec.lr), np.float32(spec.eps), np.float32(spec.weight_decay),
-            )  # fmt: skip
+        step_together([self])
 
-    def _update_adam(self, pairs: kernels.Pairs, weights: kernels.Floats, gradients: kernels.Floats) -> None:
+    def _update_adam(self, bags: Bags, gradient: Tensor) -> None:
         self.steps += 1
+        pairs, weights = kernels.group_by_row(*bags.arrays, self.num_rows, 0, 1)
         spec, steps = self.optimizer, int(self.steps)
         b1, b2 = spec.betas
         with kernels.threads_for(self.num_rows) as parts:
             kernels.update_adam(
-                self.weight().numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy(), pairs, weights, gradients,
+                self.weight().numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy(), pairs, weights, gradient.numpy(),
                 parts, (np.float32(b1), np.float32(b2)), np.float32(spec.lr / (1 - b1**steps)),
                 np.float32(math.sqrt(1 - b2**steps)), np.float32(spec.eps), np.float32(spec.weight_decay),
             )  # fmt: skip
@@ -106,24 +93,79 @@ def normal_rows(num_rows: int, dim: int, std: float, generator: np.random.Genera
     return rows.mul_(std)
 
 
+def pool_together(tables: Sequence[TorchTable], bags: Sequence[Bags]) -> tuple[Tensor, ...]:
+    """Pool several tables in one compiled call and one node of autograd.
+
+    Args:
+        tables: T of them.
+        bags: what is looked up in each.
+
+    Returns:
+        T times float32 [B, D], the weighted sum of each bag's rows.
+    """
+    pooled: tuple[Tensor, ...] = _Pool.apply(tables, bags, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
+    return pooled
+
+
+def step_together(tables: Sequence[TorchTable]) -> None:
+    """The steps of several tables, those with Adagrad or SGD in one compiled call."""
+    jobs, rates, kinds, kept = [], [], [], []
+    for table in tables:
+        if not table._pending:
+            continue
+        bags, gradient = _joined(table._pending)
+        table._pending.clear()
+        spec = table.optimizer
+        if spec.name == "adam":
+            table._update_adam(bags, gradient)
+            continue
+        jobs.append(_job(table, bags, gradient))
+        rates.append((spec.lr, spec.eps, spec.weight_decay))
+        kinds.append(kernels.KINDS[spec.name])
+        kept.append((bags, gradient))
+    if jobs:
+        lookups = [len(bags.rows) for bags, _ in kept]
+        with kernels.threads_for(sum(lookups)) as threads:
+            parts = kernels.parts_for(lookups, threads)
+            kernels.update_tables(np.array(jobs, kernels.JOB), np.array(rates, np.float32), np.array(kinds), parts)
+
+
 class _Pool(torch.autograd.Function):
-    """Pools in forward; backward leaves the bags' gradient with the table, and none for autograd."""
+    """Pools in forward; backward leaves the bags' gradients with the tables, and none for autograd."""
 
     @staticmethod
-    def forward(ctx: Any, embedding: Tensor, table: TorchTable, bags: Bags) -> Tensor:
-        """Float32 [B, D]."""
-        ctx.table, ctx.bags = table, bags
-        out = torch.empty(bags.count, table.dim)
-        with kernels.threads_for(bags.rows.shape[0]) as parts:
-            kernels.pool_rows(embedding.detach().numpy(), *bags.arrays, parts, out.numpy())
-        return out
+    def forward(
+        ctx: Any, tables: Sequence[TorchTable], bags: Sequence[Bags], *embeddings: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Float32 [B, D] of each table."""
+        ctx.tables, ctx.bags = tables, bags
+        ctx.set_materialize_grads(False)
+        pooled = tuple(torch.empty(bag.count, table.dim) for table, bag in zip(tables, bags, strict=True))
+        jobs = np.array([_job(*parts) for parts in zip(tables, bags, pooled, strict=True)], kernels.JOB)
+        lookups = [len(bag.rows) for bag in bags]
+        with kernels.threads_for(sum(lookups)) as threads:
+            kernels.pool_tables(jobs, kernels.parts_for(lookups, threads))
+        return pooled
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        """Keep [B, D] for :meth:`TorchTable.step`."""
-        ctx.table._pending.append((ctx.bags, gradient.contiguous()))
-        return None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
+        """Keep [B, D] for :func:`step_together`."""
+        for table, bags, gradient in zip(ctx.tables, ctx.bags, gradients, strict=True):
+            if gradient is not None:
+                table._pending.append((bags, gradient.contiguous()))
+        return (None,) * (2 + len(gradients))
+
+
+def _job(table: TorchTable, bags: Bags, pooled: Tensor) -> tuple[int, ...]:
+    """A line of ``kernels.JOB``: addresses, valid as long as the arguments live."""
+    state = getattr(table, "sum", None)
+    return (
+        table.embedding.data_ptr(), table.num_rows, table.dim,
+        0 if state is None else state.data_ptr(), 0 if state is None else state.numel() // table.num_rows,
+        bags.rows.data_ptr(), len(bags.rows), 0 if bags.weights is None else bags.weights.data_ptr(),
+        0 if bags.offsets is None else bags.offsets.data_ptr(), bags.count, pooled.data_ptr(),
+    )  # fmt: skip
 
 
 def _joined(pending: list[tuple[Bags, Tensor]]) -> tuple[Bags, Tensor]:

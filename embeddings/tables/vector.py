@@ -13,6 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 AHEAD = 16  # rows between a prefetch and its use
 LINE = 64  # bytes of a cache line
@@ -118,9 +119,41 @@ def _type_add_block(typing_context: Any, width: Any, at: Any, scale: Any, values
     return types.void(width, types.int64, types.float32, types.int64), generate
 
 
+def _type_adagrad_block(typing_context: Any, width: Any, at: Any, state: Any, values: Any, lr: Any, eps: Any) -> Any:
+    """Adagrad's update of ``width`` float32 at ``at`` and their state: s += g^2; w -= lr g / (sqrt(s) + eps)."""
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    vector = ir.VectorType(ir.FloatType(), width.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        weights, state, from_ = (builder.inttoptr(args[i], vector.as_pointer()) for i in (1, 2, 3))
+        gradient = builder.load(from_, align=4)
+        total = builder.fadd(builder.load(state, align=4), builder.fmul(gradient, gradient))
+        builder.store(total, state, align=4)
+        name, kind = f"llvm.sqrt.v{vector.count}f32", ir.FunctionType(vector, [vector])
+        root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [total])  # type: ignore[no-untyped-call]
+        step = builder.fmul(gradient, _splat(builder, args[4], vector))
+        step = builder.fdiv(step, builder.fadd(root, _splat(builder, args[5], vector)))
+        builder.store(builder.fsub(builder.load(weights, align=4), step), weights, align=4)
+        return context.get_dummy_value()
+
+    return types.void(width, types.int64, types.int64, types.int64, types.float32, types.float32), generate
+
+
+def _type_pointer(typing_context: Any, address: Any, kind: Any) -> Any:
+    """The address as a pointer to values of the type of ``kind``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind)(types.int64, kind), generate  # type: ignore[no-untyped-call]
+
+
+_pointer: Any = intrinsic(_type_pointer)
 _sum_block: Any = intrinsic(_type_sum_block)
 _square_block: Any = intrinsic(_type_square_block)
 _add_block: Any = intrinsic(_type_add_block)
+_adagrad_block: Any = intrinsic(_type_adagrad_block)
 
 
 @numba.njit(cache=True)
@@ -201,6 +234,20 @@ def add_scaled(dim: Any, out: Any, scale: Any, values: Any) -> None:
 
 
 @numba.njit(cache=True)
+def adagrad(dim: Any, weights: Any, state: Any, gradient: Any, lr: Any, eps: Any) -> None:
+    """Adagrad's update of float32 [dim] at the addresses ``weights`` and ``state`` by that at ``gradient``."""
+    column = 0
+    while column < dim:
+        at, to, from_ = weights + column * 4, state + column * 4, gradient + column * 4
+        if dim - column >= 16:
+            _adagrad_block(16, at, to, from_, lr, eps)
+            column += 16
+        else:
+            _adagrad_block(1, at, to, from_, lr, eps)
+            column += 1
+
+
+@numba.njit(cache=True)
 def prefetch_row(table: Any, row: Any, row_bytes: Any) -> None:
     """Ask for the cache lines of one row of the table at an address, to write to it."""
     start = table + row * row_bytes
@@ -212,3 +259,9 @@ def prefetch_row(table: Any, row: Any, row_bytes: Any) -> None:
 def address_of(array: Any) -> Any:
     """Address of an array's first element as int64."""
     return np.int64(array.ctypes.data)
+
+
+@numba.njit(cache=True)
+def array_at(address: Any, length: Any, kind: Any) -> Any:
+    """The array [length] at an address, of the type of the scalar ``kind``; [0] where the address is 0."""
+    return carray(_pointer(address, kind), (length if address else 0,))

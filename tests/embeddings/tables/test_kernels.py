@@ -44,25 +44,42 @@ def test_parts_share_the_rows(weighted: bool) -> None:
         assert np.array_equal(np.concatenate([s for _, s in found])[order], scales)
 
 
-@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_tables_are_divided_where_whole_ones_leave_threads_idle() -> None:
+    assert kernels.parts_for([50, 50], 2) == kernels.parts_for([50, 40, 45, 50], 2) == kernels.parts_for([9], 1) == 1
+    assert kernels.parts_for([50], 2) == kernels.parts_for([50, 50, 50], 2) == kernels.parts_for([90, 10], 2) == 2
+    assert kernels.parts_for([0, 0], 2) == 1
+
+
+@pytest.mark.parametrize("dim", [1, 24, 64, 80])
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", ["sgd", "rowwise_adagrad", "adagrad"])
-def test_result_does_not_depend_on_the_threads(kind: str) -> None:
+def test_result_does_not_depend_on_the_parts(kind: str, weighted: bool, dim: int) -> None:
     rng = np.random.default_rng(2)
-    table = rng.standard_normal((700, 24), np.float32)
-    rows = rng.zipf(1.2, 9000).clip(max=699).astype(np.int32)
-    offsets = np.arange(0, 9001, 3)
-    gradients = rng.standard_normal((3000, 24), np.float32)
+    table = rng.standard_normal((2, 700, dim), np.float32)
+    rows = rng.zipf(1.2, (2, 9000)).clip(max=699).astype(np.int32)
+    weights = rng.random((2, 9000), dtype=np.float32)
+    offsets, gradients = np.arange(0, 9001, 3), rng.standard_normal((2, 3000, dim), np.float32)
+    state_dim = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": dim}[kind]
     results = []
-    for threads in (1, 2):
-        numba.set_num_threads(threads)
-        state = {"sgd": np.zeros((1, 1)), "rowwise_adagrad": np.zeros((700, 1)), "adagrad": np.zeros((700, 24))}[kind]
-        changed, state, out = table.copy(), state.astype(np.float32), np.empty((3000, 24), np.float32)
-        kernels.pool_rows(changed, rows, NONE_F, offsets, threads, out)
-        rates = np.float32(0.1), np.float32(1e-8), np.float32(0.01)
-        kernels.update_rows(changed, state, rows, NONE_F, offsets, gradients, threads, kernels.KINDS[kind], *rates)
+    for parts in (1, 2, 3):
+        changed, state, out = table.copy(), np.zeros((2, 700, state_dim), np.float32), np.empty_like(gradients)
+        jobs = np.zeros(2, kernels.JOB)
+        for t in range(2):
+            scales = weights[t].ctypes.data if weighted else 0
+            rows_at, offsets_at, out_at = (array.ctypes.data for array in (rows[t], offsets, out[t]))
+            jobs[t] = (
+                changed[t].ctypes.data, 700, dim, state[t].ctypes.data, state_dim, rows_at, 9000, scales, offsets_at,
+                3000, out_at,
+            )  # fmt: skip
+        kernels.pool_tables(jobs, parts)
+        jobs["pooled"] = [gradient.ctypes.data for gradient in gradients]
+        rates = np.array([[0.1, 1e-8, 0.01], [0.2, 1e-8, 0]], np.float32)
+        kernels.update_tables(jobs, rates, np.full(2, kernels.KINDS[kind]), parts)
         results.append((out, changed, state))
-    for one, two in zip(*results, strict=True):
-        assert np.array_equal(one, two)
+    bags = (table[1][rows[1]] * (weights[1][:, None] if weighted else 1)).reshape(3000, 3, dim).sum(1)
+    assert np.allclose(results[0][0][1], bags, rtol=1e-4, atol=1e-4)
+    for found in results[1:]:
+        assert all(np.array_equal(one, two) for one, two in zip(results[0], found, strict=True))
     assert not np.array_equal(results[0][1], table)
 
 

@@ -1,0 +1,47 @@
+"""Several tables in one call, which saves the cost of a call for each; with one table it is that table's own call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from embeddings.tables.table import Bags, Table
+from embeddings.tables.torch_table import TorchTable, pool_together, step_together
+
+
+def look_up(
+    tables: Sequence[Table], ids: Sequence[Tensor], offsets: Sequence[Tensor | None] | None = None
+) -> tuple[Tensor, ...]:
+    """What each table gives for its ids; same numbers as one table after the other.
+
+    Args:
+        tables: T of them, of any back ends.
+        ids: T times int64 [n], as :meth:`Table.forward` takes them.
+        offsets: T times int64 [B + 1] or None; None for T times None.
+
+    Returns:
+        T times float32 [n, D], or [B, D] with offsets.
+
+    Raises:
+        ValueError: The sequences have different lengths, or ids or offsets are wrong (see :meth:`Table.forward`).
+    """
+    bounds: Sequence[Tensor | None] = [None] * len(tables) if offsets is None else offsets
+    if not len(tables) == len(ids) == len(bounds):
+        raise ValueError(
+            f"look_up takes ids and offsets for each table, got {len(tables)} tables, {len(ids)} ids and"
+            f" {len(bounds)} offsets"
+        )
+    bags: list[Bags] = [table.bags(i, bound) for table, i, bound in zip(tables, ids, bounds, strict=True)]
+    fused = [table for table in tables if isinstance(table, TorchTable)]
+    if len(fused) == len(tables):
+        return pool_together(fused, bags)
+    return tuple(table.pool(bag) for table, bag in zip(tables, bags, strict=True))
+
+
+def step_all(tables: Sequence[Table]) -> None:
+    """:meth:`Table.step` of every table."""
+    step_together([table for table in tables if isinstance(table, TorchTable)])
+    for table in tables:
+        if not isinstance(table, TorchTable):
+            table.step()

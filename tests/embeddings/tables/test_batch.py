@@ -1,0 +1,80 @@
+"""Several tables in one call are the same, bit for bit, as one after the other."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec, Table, build_table, look_up, step_all
+from embeddings.tables.build import Backend
+
+BACKENDS: list[list[Backend]] = [["torch"] * 4, ["fbgemm"] * 4, ["torch", "fbgemm", "torch", "fbgemm"]]
+
+
+def new_tables(backends: list[Backend]) -> list[Table]:
+    specs = [
+        OptimizerSpec("rowwise_adagrad", lr=0.3),
+        OptimizerSpec("sgd", lr=0.1),
+        OptimizerSpec("adagrad", lr=0.2),
+        OptimizerSpec("rowwise_adagrad", lr=0.2),
+    ]
+    maps = [IdMap(np.arange(n)[:, None], n + 1, n, "full") for n in (50, 400, 7)]
+    two_rows = np.random.default_rng(0).integers(0, 20, (60, 2))
+    maps.append(IdMap(two_rows, 21, 20, "double_hash"))
+    return [
+        build_table(id_map, 8, backend=backend, optimizer=spec, init_std=0.1, generator=np.random.default_rng(t))
+        for t, (backend, spec, id_map) in enumerate(zip(backends, specs, maps, strict=True))
+    ]
+
+
+def batch(step: int) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
+    rng = np.random.default_rng(step)
+    ids = [torch.from_numpy(rng.integers(-2, 60, n)) for n in (9000, 30, 1, 300)]
+    offsets = [torch.arange(0, 9001, 9), None, torch.tensor([0, 0, 1]), torch.tensor([0, 300])]
+    gradients = [torch.from_numpy(rng.standard_normal((n, 8), np.float32)) for n in (1000, 30, 2, 1)]
+    return ids, offsets, gradients
+
+
+@pytest.mark.parametrize("backends", BACKENDS, ids=["torch", "fbgemm", "mixed"])
+def test_same_bits_as_one_after_the_other(backends: list[Backend]) -> None:
+    together, apart = new_tables(backends), new_tables(backends)
+    for step in range(3):
+        ids, offsets, gradients = batch(step)
+        pooled = look_up(together, ids, offsets)
+        torch.autograd.backward(pooled, gradients)
+        step_all(together)
+        single = [table(*pair) for table, *pair in zip(apart, ids, offsets, strict=True)]
+        torch.autograd.backward(single, gradients)
+        for table in apart:
+            table.step()
+        assert all(torch.equal(a, b) for a, b in zip(pooled, single, strict=True))
+    for a, b in zip(together, apart, strict=True):
+        assert torch.equal(a.weight(), b.weight())
+        assert not torch.equal(a.weight(), new_tables(backends)[together.index(a)].weight())
+
+
+def test_a_table_whose_output_is_not_used_stays_as_it_is() -> None:
+    tables = new_tables(["torch"] * 4)
+    before = [table.weight().clone() for table in tables]
+    ids, offsets, gradients = batch(0)
+    pooled = look_up(tables, ids, offsets)
+    pooled[1].backward(gradients[1])
+    step_all(tables)
+    assert [torch.equal(a, table.weight()) for a, table in zip(before, tables, strict=True)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_no_offsets() -> None:
+    tables = new_tables(["torch"] * 4)
+    ids = [torch.arange(5)] * 4
+    assert all(torch.equal(a, table(i)) for a, table, i in zip(look_up(tables, ids), tables, ids, strict=True))
+
+
+def test_as_many_ids_as_tables() -> None:
+    with pytest.raises(ValueError, match="ids and offsets for each table, got 4 tables, 3 ids and 4 offsets"):
+        look_up(new_tables(["torch"] * 4), [torch.arange(2)] * 3)
