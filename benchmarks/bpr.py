@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
+from benchmarks.gowalla import gowalla
 from benchmarks.harness import RESULTS, Peer, Row, finish, paired, peer_python, probe, set_threads, write_json
 from benchmarks.topk import Factors
 from embeddings.id_map import IdMap
@@ -50,7 +50,7 @@ ROWS_PER_TRIPLE = 6
 def run(scale: float = 1.0) -> int:
     """Time epochs in ABBA pairs, then train each to its quality; ``scale`` shortens both."""
     set_threads()
-    train, test = _gowalla()
+    train, test = gowalla("train"), gowalla("test")
     epochs, quality_epochs = max(1, round(10 * scale)), max(1, round(SETTINGS.epochs * scale))
     repeats = 5 if scale == 1.0 else 1
     recall = _recall(_train(train, quality_epochs), train, test)
@@ -89,24 +89,6 @@ def run(scale: float = 1.0) -> int:
     return finish("bpr", rows, scale=scale)
 
 
-def _gowalla() -> tuple[csr_array, csr_array]:
-    """Train and test as csr, read from the adjacency of the interactions file."""
-    import polars as pl
-
-    source = Path(os.environ.get("RECSYS_DATA", HERE.parent.parent / "shared" / "data")) / "gowalla"
-    frame = pl.read_parquet(source / "interactions.parquet")
-    shape = (int(frame["user_id"].max()) + 1, int(frame["item_id"].max()) + 1)  # type: ignore[arg-type]
-
-    def matrix(split: str) -> csr_array:
-        part = frame.filter(pl.col("split") == split)
-        pairs = (part["user_id"].to_numpy(), part["item_id"].to_numpy())
-        out = csr_array((np.ones(len(part), np.float32), pairs), shape=shape)
-        out.sort_indices()
-        return out
-
-    return matrix("train"), matrix("test")
-
-
 def _train(train: csr_array, epochs: int) -> MatrixFactorization:
     """Our side: the ordinary trainer, with the settings that a user would write."""
     users, items = (
@@ -137,7 +119,7 @@ def _recall(model: MatrixFactorization | Factors, train: csr_array, test: csr_ar
 
 def peer_quality(epochs: int, every: int = 10) -> None:
     """Train RecBole for long; store the best test recall of all evaluations, which favours the peer."""
-    train, test = _gowalla()
+    train, test = gowalla("train"), gowalla("test")
     curve: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as directory:
         data, vectors = Path(directory) / "train.npz", str(Path(directory) / "recbole.npz")

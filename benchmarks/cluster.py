@@ -5,18 +5,16 @@ Louvain's labels are compared one by one; Leiden's by modularity and counts, sin
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from scipy import sparse
 from sknetwork.clustering import Leiden, Louvain
 
+from benchmarks.gowalla import gowalla
 from benchmarks.harness import Probe, Row, finish, paired, probe
-from benchmarks.peer import ROOT
 from embeddings.clustering import Algorithm, CoClustering, barber_modularity, co_cluster
 from embeddings.compress import compress
 from embeddings.describe import stability
@@ -25,14 +23,6 @@ from embeddings.graph import canonical, load_graph, save_graph
 SWEEPS = 20
 BYTES_PER_EDGE_AND_SWEEP = 16
 PEER = "scikit-network"
-
-
-def gowalla() -> sparse.csr_array:
-    """The train split of Gowalla (NGCF), 29,858 x 40,981 with 810,128 edges."""
-    data = Path(os.environ.get("RECSYS_DATA", ROOT.parent / "shared" / "data"))
-    frame = pl.read_parquet(data / "gowalla" / "interactions.parquet").filter(pl.col("split") == "train")
-    pairs = (frame["user_id"].to_numpy(), frame["item_id"].to_numpy())
-    return canonical(sparse.csr_array((np.ones(len(frame), dtype=np.float32), pairs)))
 
 
 def planted(edges: int, seed: int = 0) -> sparse.csr_array:
@@ -117,7 +107,7 @@ def run(scale: float = 1.0, *, with_networkx: bool = False) -> int:
     """Gowalla at GraphHash's resolution and a planted graph of ``scale`` million edges."""
     repeats = 7 if scale == 1.0 else 3
     machine = probe(min(scale, 1.0))
-    graph = gowalla()
+    graph = canonical(gowalla("train"))
     headline = compare("gowalla", graph, 200.0, "louvain", repeats, machine)
     rows = [
         headline,

@@ -32,11 +32,6 @@ class Probe:
     sgemm_gflop_s: float
     sgemm_k64_gflop_s: float
 
-    @property
-    def random_gb_s(self) -> float:
-        """Bytes of random 256-byte rows, 1e9 bytes/s."""
-        return self.random_rows_per_s * DIM * 4 / 1e9
-
 
 @numba.njit(parallel=True, fastmath=True, cache=True)
 def _stream(table: np.ndarray, chunks: int) -> float:

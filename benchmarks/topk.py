@@ -6,24 +6,22 @@ as it is and once at unit length, where no item can be left out by its norm.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
+from benchmarks.gowalla import gowalla
 from benchmarks.harness import Peer, Row, finish, paired, peer_python, probe, set_threads
 from recsys.metrics.ranking import hit_matrix, ranking_metrics
 from recsys.topk import exact_top_k
 
 HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("RECSYS_DATA", HERE.parent.parent / "shared" / "data")) / "gowalla" / "interactions.parquet"
 IMPLICIT = ["implicit==0.7.3", "pandas==3.1.1", "pyarrow"]
 DIM, K = 64, 20
 Vectors = npt.NDArray[np.float32]
@@ -95,17 +93,6 @@ def _recall(items: npt.NDArray[np.int32], test: csr_array, users: npt.NDArray[np
     some = counts > 0
     hits = hit_matrix(items[some], relevant[some])
     return float(ranking_metrics(hits, counts[some], [K])[f"recall@{K}"].mean())
-
-
-def gowalla(split: str) -> csr_array:
-    """Interactions of one split, csr [29858, 40981]."""
-    frame = pl.read_parquet(DATA)
-    shape = (int(frame["user_id"].n_unique()), int(frame["item_id"].n_unique()))
-    part = frame.filter(pl.col("split") == split)
-    pairs = (part["user_id"].to_numpy(), part["item_id"].to_numpy())
-    matrix = csr_array((np.ones(len(part), np.float32), pairs), shape=shape)
-    matrix.sort_indices()
-    return matrix
 
 
 def spectral_vectors(train: csr_array) -> tuple[Vectors, Vectors]:

@@ -1,9 +1,13 @@
-"""Files that are either wholly there or not there."""
+"""Files and directories that are either wholly there or not there, whenever the process is killed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -40,3 +44,42 @@ def sync_tree(directory: Path) -> None:
     for path in sorted(directory.rglob("*"), reverse=True):
         sync(path)
     sync(directory)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Give an empty temporary directory beside ``path`` that takes its place when the block ends well.
+
+    Every file in it is fsynced first. A directory that is already at ``path`` is replaced. When the block raises, the
+    temporary directory goes and ``path`` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_tree(temporary)
+        _put_in_place(temporary, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Rename ``new`` to ``path``; an older directory there is moved aside first and then removed."""
+    old = _temporary(path)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            new.rename(path)
+            break
+        except OSError:
+            if not path.exists():
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

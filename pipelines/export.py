@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from pipelines.atomic import atomic_directory, write_json
+from pipelines.atomic import atomic_directory, write_bytes, write_json
 from pipelines.errors import DataError
 from pipelines.run_directory import find_run, find_variant, open_dataset
 from pipelines.run_files import RunFiles
@@ -42,7 +42,7 @@ def export_vectors(run: Path, out: Path, *, variant: str | None = None) -> Path:
     users = model.user_vectors(np.arange(model.num_users, dtype=np.int64)).contiguous()
     items = model.item_vectors(range(model.num_items)).contiguous()
     with atomic_directory(out) as temporary:
-        save_file({"users": users, "items": items}, temporary / "vectors.safetensors")
+        write_bytes(temporary / "vectors.safetensors", save({"users": users, "items": items}))
         dataset.users.select("raw_id").write_parquet(temporary / "users.parquet")
         titles = pl.DataFrame({"raw_id": dataset.raw_item_ids(), "title": dataset.item_titles()})
         titles.write_parquet(temporary / "items.parquet")

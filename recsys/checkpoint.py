@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +35,15 @@ def save_model(model: Model, directory: Path) -> None:
     """
     if directory.exists() and any(directory.iterdir()) and not (directory / "model.json").exists():
         raise CheckpointError(f"{directory} exists and is not a saved model; choose an empty or new directory")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    temporary.chmod(0o755)
     kind, tensors = _contents(model)
     facts = {"format": _FORMAT, "version": _VERSION, **kind}
-    if isinstance(model, MatrixFactorization):
-        model.users.id_map.save(temporary / "user_map.safetensors")
-        model.items.id_map.save(temporary / "item_map.safetensors")
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
-    atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
-    if directory.exists():
-        shutil.rmtree(directory)
-    temporary.replace(directory)
+    with atomic.atomic_directory(directory) as temporary:
+        if isinstance(model, MatrixFactorization):
+            model.users.id_map.save(temporary / "user_map.safetensors")
+            model.items.id_map.save(temporary / "item_map.safetensors")
+        atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
+        atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
 
 def load_model(directory: Path) -> Model:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from embeddings import graph
+
 
 def coverage(items: npt.NDArray[np.int32], num_items: int) -> float:
     """Share of the catalogue that is in at least one list; ``items`` int32 [U, k], -1 = none."""
@@ -20,9 +22,7 @@ def gini(items: npt.NDArray[np.int32], num_items: int) -> float:
         items: int32 [U, k] lists, -1 = none.
         num_items: n, items never recommended count with x = 0.
     """
-    counts = np.sort(np.bincount(items[items >= 0], minlength=num_items))
-    ranks = 2 * np.arange(1, num_items + 1) - num_items - 1
-    return float((ranks * counts).sum() / max(1, num_items * counts.sum()))
+    return graph.gini(np.bincount(items[items >= 0], minlength=num_items))
 
 
 def novelty(
