@@ -268,6 +268,7 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, 
             if weight_decay != 0:
                 add_scaled(dim, total, weight_decay, job.table + row * row_bytes)
             _update_row(job, row, gradient, kind, lr, eps)
+    space[0] = 0  # its last use: numba frees an array after that, whatever its address is used for
 
 
 @numba.njit(parallel=True, cache=True)
