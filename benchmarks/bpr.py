@@ -52,7 +52,7 @@ def run(scale: float = 1.0) -> int:
     set_threads()
     train, test = gowalla("train"), gowalla("test")
     epochs, quality_epochs = max(1, round(10 * scale)), max(1, round(SETTINGS.epochs * scale))
-    repeats = 5 if scale == 1.0 else 1
+    repeats = 7 if scale == 1.0 else 1
     recall = _recall(_train(train, quality_epochs), train, test)
     limit = probe(1.0).random_rows_per_s / ROWS_PER_TRIPLE if scale == 1.0 else None
     rows = []
@@ -77,7 +77,7 @@ def run(scale: float = 1.0) -> int:
         recbole = Peer(peer_python("recbole", RECBOLE), HERE / "bpr_recbole_worker.py", [str(data)])
         with recbole as peer:
             few = max(1, round(2 * scale))
-            pairs = paired(lambda: _train(train, few), lambda: peer.run(epochs=few), repeats=3 if repeats > 1 else 1)
+            pairs = paired(lambda: _train(train, few), lambda: peer.run(epochs=few), repeats=repeats)
         stored = json.loads(PEER_QUALITY.read_text()) if PEER_QUALITY.exists() else {"recall_at_20": None}
         rows.append(
             Row.rate(
