@@ -17,12 +17,13 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import ItemKnn, Mf, Popularity, Train, Variant
+from pipelines.config import AdapTau, Bsl, ItemKnn, Mf, Popularity, Train, Variant
+from pipelines.config import Loss as LossConfig
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
-from recsys.losses import Loss
+from recsys.losses import Adaptation, Loss
 from recsys.models import item_knn, popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
@@ -171,7 +172,7 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
     """The plain arguments of the trainer."""
     negatives = config.negatives
     return FitSettings(
-        loss=Loss(**config.loss.model_dump()),
+        loss=_loss(config.loss),
         negatives=NegativeSampling(
             alpha=0.0 if negatives.name == "uniform" else 1.0,
             count=negatives.count,
@@ -188,6 +189,17 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
         checkpoint_minutes=train.checkpoint_minutes,
         lr_decay=train.lr_decay,
     )
+
+
+def _loss(config: LossConfig) -> Loss:
+    """The plain arguments of a loss."""
+    match config:
+        case Bsl(temperature=temperature, positive_temperature=positive):
+            return Loss(**config.model_dump() | {"positive_temperature": positive or temperature})
+        case AdapTau(warmup_epochs=warmup, beta=beta, quantile=quantile, user_dropout=dropout):
+            return Loss("adap_tau", adaptation=Adaptation(warmup, beta, quantile), user_dropout=dropout)
+        case _:
+            return Loss(**config.model_dump())
 
 
 def _matrices(dataset: Dataset, config: Train) -> tuple[csr_array, csr_array]:

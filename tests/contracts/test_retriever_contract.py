@@ -69,6 +69,9 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "mf-sampled-softmax": lambda: mf("sampled_softmax", "cosine"),
     "mf-in-batch-softmax": lambda: mf("in_batch_softmax", "cosine"),
     "mf-directau": lambda: mf("directau", "cosine"),
+    "mf-bsl": lambda: mf("bsl", "cosine"),
+    "mf-adap-tau": lambda: mf("adap_tau", "cosine"),
+    "mf-ccl": lambda: mf("ccl", "cosine"),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
