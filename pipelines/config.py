@@ -191,7 +191,20 @@ class ItemKnn(Section):
     shrinkage: float = Field(default=10.0, ge=0)
 
 
-Model = Annotated[Mf | Popularity | ItemKnn, Field(discriminator="name")]
+class Ials(Section):
+    """Implicit alternating least squares (Rendle et al. 2022); trained whole, without tables or epochs."""
+
+    name: Literal["ials"] = "ials"
+    dim: int = Field(default=64, ge=1)
+    iterations: int = Field(default=16, ge=1)
+    regularization: float = Field(default=0.003, gt=0)
+    unobserved_weight: float = Field(default=0.1, gt=0)
+    exponent: float = Field(default=1.0, ge=0, description="nu: how far regularisation follows the frequency")
+    cg_steps: int | None = Field(default=3, ge=1, description="conjugate gradients per system; null: exact, Cholesky")
+    init_std: float = Field(default=0.1, gt=0)
+
+
+Model = Annotated[Mf | Popularity | ItemKnn | Ials, Field(discriminator="name")]
 
 
 class Compressor(Section):

@@ -14,6 +14,7 @@ from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.checkpoint import Model, load_model, save_model
 from recsys.losses import Loss, LossName
+from recsys.models.ials import Ials, IalsSettings
 from recsys.models.item_knn import ItemKnn
 from recsys.models.mf import MatrixFactorization, Similarity
 from recsys.models.popularity import Popularity
@@ -72,6 +73,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "mf-bsl": lambda: mf("bsl", "cosine"),
     "mf-adap-tau": lambda: mf("adap_tau", "cosine"),
     "mf-ccl": lambda: mf("ccl", "cosine"),
+    "ials": lambda: Ials.fit(checkerboard()[0], IalsSettings(dim=4, iterations=10, regularization=0.1)),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
