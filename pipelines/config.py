@@ -150,8 +150,19 @@ class CosineContrastive(Section):
     user_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
+class UltraGcn(Section):
+    """Constraint losses of UltraGCN (Mao et al. 2021); for similarity dot."""
+
+    name: Literal["ultragcn"] = "ultragcn"
+    weights: tuple[float, float, float, float] = Field(default=(1e-6, 1.0, 1e-6, 1.0), description="w1, w2, w3, w4")
+    negative_weight: float = Field(default=300.0, ge=0)
+    neighbours: int = Field(default=10, ge=1)
+    neighbour_weight: float = Field(default=5e-4, ge=0, description="lambda")
+
+
 Loss = Annotated[
-    Bpr | SampledSoftmax | InBatchSoftmax | DirectAu | Bsl | AdapTau | CosineContrastive, Field(discriminator="name")
+    Bpr | SampledSoftmax | InBatchSoftmax | DirectAu | Bsl | AdapTau | CosineContrastive | UltraGcn,
+    Field(discriminator="name"),
 ]
 
 

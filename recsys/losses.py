@@ -16,7 +16,7 @@ from torch.nn import functional
 from recsys.contrastive_losses import InverseTemperatures, adaptive_softmax, bilateral_softmax, cosine_contrastive
 from recsys.softmax_kernel import Hits, shared_softmax
 
-LossName = Literal["bpr", "sampled_softmax", "in_batch_softmax", "directau", "bsl", "adap_tau", "ccl"]
+LossName = Literal["bpr", "sampled_softmax", "in_batch_softmax", "directau", "bsl", "adap_tau", "ccl", "ultragcn"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,23 @@ class Adaptation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Constraints:
+    """Weights of UltraGCN's terms, see :class:`recsys.ultragcn.UltraGcn`.
+
+    Attributes:
+        weights: w_1 and w_2 of the positives, w_3 and w_4 of the negatives.
+        negative_weight: w, of the mean over the negatives.
+        neighbours: items per item in the item-item term.
+        neighbour_weight: lambda, of that term.
+    """
+
+    weights: tuple[float, float, float, float] = (1e-6, 1.0, 1e-6, 1.0)
+    negative_weight: float = 300.0
+    neighbours: int = 10
+    neighbour_weight: float = 5e-4
+
+
+@dataclasses.dataclass(frozen=True)
 class Loss:
     """One of the losses with its parameters.
 
@@ -49,6 +66,7 @@ class Loss:
         margin: score that a negative may have, for CCL.
         negative_weight: weight of the negatives, for CCL.
         adaptation: how Adap-tau's temperatures follow the training.
+        constraints: of UltraGCN.
         user_dropout: share of the numbers of the users' raw vectors that a step sets to 0, for any loss.
     """
 
@@ -62,12 +80,13 @@ class Loss:
     margin: float = 0.9
     negative_weight: float = 150.0
     adaptation: Adaptation = Adaptation()
+    constraints: Constraints = Constraints()
     user_dropout: float = 0.0
 
     @property
     def needs_negatives(self) -> bool:
         """Whether a sampler must draw negatives; the other losses use the batch itself."""
-        return self.name in ("bpr", "sampled_softmax", "bsl", "adap_tau", "ccl")
+        return self.name in ("bpr", "sampled_softmax", "bsl", "adap_tau", "ccl", "ultragcn")
 
     def __call__(
         self,
@@ -111,6 +130,8 @@ class Loss:
             case "bsl" | "adap_tau" | "ccl":
                 assert negatives is not None
                 return self._contrast(user_BD, positive_BD, negatives, users_B, temperatures)
+            case "ultragcn":
+                raise ValueError("the ultragcn loss needs degrees and neighbours; train it by recsys.ultragcn.UltraGcn")
 
     def _contrast(
         self,

@@ -20,6 +20,7 @@ from recsys.models.mf import MatrixFactorization
 from recsys.objective import Objective
 from recsys.settings import EpochRecord, FitResult, FitSettings, Phase, TrainingDivergedError
 from recsys.training_state import fingerprint, read_state, write_state
+from recsys.ultragcn import UltraGcn
 
 _FILE = "training.safetensors"
 
@@ -172,8 +173,7 @@ class _Training:
         self._save()
 
     def _objective(self, train: csr_array) -> Objective | LearnBpr:
-        learn_bpr = self.settings.loss.name == "bpr" and self.settings.batch_size == 1
-        objective = (LearnBpr if learn_bpr else Objective)(self.model, train, self.settings, seed=self.seed)
+        objective = self._kind()(self.model, train, self.settings, seed=self.seed)
         if self.path is not None:
             write_bytes(negatives_file(self.path.parent, self.progress.phase), save(objective.knowledge()))
         if self.resumed:
@@ -181,6 +181,15 @@ class _Training:
             self.resumed = {}
         self.objective = objective
         return objective
+
+    def _kind(self) -> type[Objective | LearnBpr]:
+        match self.settings.loss.name, self.settings.batch_size:
+            case "bpr", 1:
+                return LearnBpr
+            case "ultragcn", _:
+                return UltraGcn
+            case _:
+                return Objective
 
     def _epoch(self, objective: Objective | LearnBpr) -> EpochRecord:
         progress = self.progress

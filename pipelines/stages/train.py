@@ -17,13 +17,13 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import AdapTau, Bsl, Ials, ItemKnn, Mf, Popularity, Train, Variant
+from pipelines.config import AdapTau, Bsl, Ials, ItemKnn, Mf, Popularity, Train, UltraGcn, Variant
 from pipelines.config import Loss as LossConfig
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
-from recsys.losses import Adaptation, Loss
+from recsys.losses import Adaptation, Constraints, Loss
 from recsys.models import ials, item_knn, popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
@@ -205,6 +205,8 @@ def _loss(config: LossConfig) -> Loss:
             return Loss(**config.model_dump() | {"positive_temperature": positive or temperature})
         case AdapTau(warmup_epochs=warmup, beta=beta, quantile=quantile, user_dropout=dropout):
             return Loss("adap_tau", adaptation=Adaptation(warmup, beta, quantile), user_dropout=dropout)
+        case UltraGcn():
+            return Loss("ultragcn", constraints=Constraints(**config.model_dump(exclude={"name"})))
         case _:
             return Loss(**config.model_dump())
 
