@@ -120,7 +120,50 @@ class DirectAu(Section):
     gamma: float = Field(default=1.0, ge=0)
 
 
-Loss = Annotated[Bpr | SampledSoftmax | InBatchSoftmax | DirectAu, Field(discriminator="name")]
+class Bsl(Section):
+    """Bilateral softmax (Wu et al. 2024)."""
+
+    name: Literal["bsl"] = "bsl"
+    temperature: float = Field(default=0.1, gt=0, description="of the negatives")
+    positive_temperature: float | None = Field(default=None, gt=0, description="null: that of the negatives")
+    exponent: float = Field(default=1.0, gt=0, description="weight of the negatives; the paper's tau_2 / tau_1")
+    pooled: bool = Field(default=True, description="pool the positives that a user has in the batch")
+    user_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class AdapTau(Section):
+    """Softmax with adaptive temperatures (Chen et al. 2023); for similarity cosine."""
+
+    name: Literal["adap_tau"] = "adap_tau"
+    warmup_epochs: int = Field(default=100, ge=0, description="epochs before the scores set the temperature")
+    beta: float | None = Field(default=None, gt=0, description="user-wise temperatures; null: one for all users")
+    quantile: float | None = Field(default=None, ge=0, le=1, description="of the users' losses; null: their mean")
+    user_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class CosineContrastive(Section):
+    """Cosine contrastive loss of SimpleX (Mao et al. 2021); for similarity cosine."""
+
+    name: Literal["ccl"] = "ccl"
+    margin: float = Field(default=0.9, ge=-1, lt=1)
+    negative_weight: float = Field(default=150.0, gt=0)
+    user_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class UltraGcn(Section):
+    """Constraint losses of UltraGCN (Mao et al. 2021); for similarity dot."""
+
+    name: Literal["ultragcn"] = "ultragcn"
+    weights: tuple[float, float, float, float] = Field(default=(1e-6, 1.0, 1e-6, 1.0), description="w1, w2, w3, w4")
+    negative_weight: float = Field(default=300.0, ge=0)
+    neighbours: int = Field(default=10, ge=1)
+    neighbour_weight: float = Field(default=5e-4, ge=0, description="lambda")
+
+
+Loss = Annotated[
+    Bpr | SampledSoftmax | InBatchSoftmax | DirectAu | Bsl | AdapTau | CosineContrastive | UltraGcn,
+    Field(discriminator="name"),
+]
 
 
 class Negatives(Section):
@@ -159,7 +202,20 @@ class ItemKnn(Section):
     shrinkage: float = Field(default=10.0, ge=0)
 
 
-Model = Annotated[Mf | Popularity | ItemKnn, Field(discriminator="name")]
+class Ials(Section):
+    """Implicit alternating least squares (Rendle et al. 2022); trained whole, without tables or epochs."""
+
+    name: Literal["ials"] = "ials"
+    dim: int = Field(default=64, ge=1)
+    iterations: int = Field(default=16, ge=1)
+    regularization: float = Field(default=0.003, gt=0)
+    unobserved_weight: float = Field(default=0.1, gt=0)
+    exponent: float = Field(default=1.0, ge=0, description="nu: how far regularisation follows the frequency")
+    cg_steps: int | None = Field(default=3, ge=1, description="conjugate gradients per system; null: exact, Cholesky")
+    init_std: float = Field(default=0.1, gt=0)
+
+
+Model = Annotated[Mf | Popularity | ItemKnn | Ials, Field(discriminator="name")]
 
 
 class Compressor(Section):

@@ -87,6 +87,9 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
             ("model", "optimizer", "name"),
             "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",
         )
+    needed = {"adap_tau": "cosine", "ccl": "cosine", "ultragcn": "dot"}.get(model.loss.name, model.similarity)
+    if model.similarity != needed:
+        yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
     name, at, cut = variant.train.selection.partition("@")
     if name not in METRICS or not at or not cut.isdigit() or int(cut) < 1:
         hint = did_you_mean(name, METRICS)

@@ -14,12 +14,13 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from recsys.models.ials import Ials
 from recsys.models.item_knn import ItemKnn
 from recsys.models.mf import MatrixFactorization
 from recsys.models.popularity import Popularity
 from recsys.training_state import CheckpointError
 
-Model = MatrixFactorization | Popularity | ItemKnn
+Model = MatrixFactorization | Popularity | ItemKnn | Ials
 
 _FORMAT = "recsys-model"
 _VERSION = 1
@@ -67,6 +68,8 @@ def load_model(directory: Path) -> Model:
                 return Popularity.from_state(tensors)
             case "item_knn":
                 return ItemKnn.from_state(tensors)
+            case "ials":
+                return Ials.from_state(tensors)
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -82,6 +85,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "popularity"}, model.state()
         case ItemKnn():
             return {"model": "item_knn"}, model.state()
+        case Ials():
+            return {"model": "ials"}, model.state()
 
 
 def _facts(path: Path) -> dict[str, Any]:

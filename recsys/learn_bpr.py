@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from embeddings.tables.table import Table
 from recsys.bpr_kernel import BprStep, BprTable, bpr_epoch
@@ -53,6 +54,13 @@ class LearnBpr:
     def knowledge(self) -> dict[str, IntArray]:
         """What the negatives know of the interactions: they are uniform, so that is what the positives show."""
         return {"counts": np.bincount(self._indices, minlength=len(self._items.rows)).astype(np.int64)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing beside the model."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to go on from."""
 
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
         """Train one epoch, unless it is done; yields (0, interactions, mean loss)."""

@@ -13,9 +13,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recsys.contrastive_losses import InverseTemperatures, adaptive_softmax, bilateral_softmax, cosine_contrastive
 from recsys.softmax_kernel import Hits, shared_softmax
 
-LossName = Literal["bpr", "sampled_softmax", "in_batch_softmax", "directau"]
+LossName = Literal["bpr", "sampled_softmax", "in_batch_softmax", "directau", "bsl", "adap_tau", "ccl", "ultragcn"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """How the temperatures of Adap-tau are found, see :class:`recsys.adaptive_temperature.AdaptiveTemperature`.
+
+    Attributes:
+        warmup_epochs: epochs with the temperature of an assumed gap between positives and the mean score.
+        beta: how far a user's temperature follows the user's loss, > 0; None gives every user the same.
+        quantile: of the users' losses, where the temperature is the common one; None is their mean.
+    """
+
+    warmup_epochs: int = 100
+    beta: float | None = None
+    quantile: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraints:
+    """Weights of UltraGCN's terms, see :class:`recsys.ultragcn.UltraGcn`.
+
+    Attributes:
+        weights: w_1 and w_2 of the positives, w_3 and w_4 of the negatives.
+        negative_weight: w, of the mean over the negatives.
+        neighbours: items per item in the item-item term.
+        neighbour_weight: lambda, of that term.
+    """
+
+    weights: tuple[float, float, float, float] = (1e-6, 1.0, 1e-6, 1.0)
+    negative_weight: float = 300.0
+    neighbours: int = 10
+    neighbour_weight: float = 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +60,33 @@ class Loss:
         temperature: divisor of the scores, for the softmax losses.
         logq: correct for the probability with which items are proposed, for the softmax losses.
         gamma: weight of uniformity, for DirectAU.
+        positive_temperature: divisor of the positives' scores, for BSL.
+        exponent: weight of the negatives, for BSL.
+        pooled: whether BSL pools the positives that a user has in the batch.
+        margin: score that a negative may have, for CCL.
+        negative_weight: weight of the negatives, for CCL.
+        adaptation: how Adap-tau's temperatures follow the training.
+        constraints: of UltraGCN.
+        user_dropout: share of the numbers of the users' raw vectors that a step sets to 0, for any loss.
     """
 
     name: LossName
     temperature: float = 0.1
     logq: bool = False
     gamma: float = 1.0
+    positive_temperature: float = 0.1
+    exponent: float = 1.0
+    pooled: bool = True
+    margin: float = 0.9
+    negative_weight: float = 150.0
+    adaptation: Adaptation = Adaptation()
+    constraints: Constraints = Constraints()
+    user_dropout: float = 0.0
 
     @property
     def needs_negatives(self) -> bool:
         """Whether a sampler must draw negatives; the other losses use the batch itself."""
-        return self.name in ("bpr", "sampled_softmax")
+        return self.name in ("bpr", "sampled_softmax", "bsl", "adap_tau", "ccl", "ultragcn")
 
     def __call__(
         self,
@@ -46,6 +95,9 @@ class Loss:
         positive_ids_B: Tensor,
         negatives: Negatives | None = None,
         log_q_B: Tensor | None = None,
+        *,
+        users_B: Tensor | None = None,
+        temperatures: InverseTemperatures | None = None,
     ) -> Tensor:
         """Mean loss of a batch.
 
@@ -55,9 +107,11 @@ class Loss:
             positive_ids_B: int64 [B], items, for accidental hits in the batch.
             negatives: for the losses that need them.
             log_q_B: float [B], log probability of each positive among the training interactions, for in-batch logQ.
+            users_B: int64 [B], for BSL's pooling.
+            temperatures: for Adap-tau.
 
         Raises:
-            ValueError: A loss that needs negatives got none.
+            ValueError: A loss that needs negatives or temperatures got none.
         """
         if negatives is None and self.needs_negatives:
             raise ValueError(f"the {self.name} loss needs sampled negatives, got None; give the trainer a sampler")
@@ -73,6 +127,38 @@ class Loss:
                 return in_batch_softmax(user_BD, positive_BD, positive_ids_B, log_q, temperature=self.temperature)
             case "directau":
                 return directau(user_BD, positive_BD, gamma=self.gamma)
+            case "bsl" | "adap_tau" | "ccl":
+                assert negatives is not None
+                return self._contrast(user_BD, positive_BD, negatives, users_B, temperatures)
+            case "ultragcn":
+                raise ValueError("the ultragcn loss needs degrees and neighbours; train it by recsys.ultragcn.UltraGcn")
+
+    def _contrast(
+        self,
+        user_BD: Tensor,
+        positive_BD: Tensor,
+        negatives: Negatives,
+        users_B: Tensor | None,
+        temperatures: InverseTemperatures | None,
+    ) -> Tensor:
+        """The losses of :mod:`recsys.contrastive_losses`."""
+        if self.name == "bsl":
+            return bilateral_softmax(
+                user_BD,
+                positive_BD,
+                negatives,
+                users_B if self.pooled else None,
+                temperature=self.temperature,
+                positive_temperature=self.positive_temperature,
+                exponent=self.exponent,
+            )
+        if self.name == "ccl":
+            return cosine_contrastive(
+                user_BD, positive_BD, negatives, margin=self.margin, negative_weight=self.negative_weight
+            )
+        if temperatures is None:
+            raise ValueError("the adap_tau loss needs temperatures, got None; give it AdaptiveTemperature.of(users)")
+        return adaptive_softmax(user_BD, positive_BD, negatives, temperatures)
 
 
 @dataclasses.dataclass(frozen=True)

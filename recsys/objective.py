@@ -9,8 +9,10 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from recsys.adaptive_temperature import AdaptiveTemperature
 from recsys.losses import Negatives
 from recsys.models.mf import MatrixFactorization
+from recsys.rng import generator
 from recsys.samplers import IntArray, NegativeSampler, epoch_order, log_popularity
 from recsys.settings import FitSettings
 
@@ -37,6 +39,17 @@ class Objective:
         self._items = train.indices.astype(np.int64)
         self._log_q = torch.from_numpy(log_popularity(train))
         self._sampler = NegativeSampler(train, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
+        adaptive = settings.loss.name == "adap_tau"
+        self._temperature = AdaptiveTemperature(train, settings.loss.adaptation) if adaptive else None
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resume in the middle of an epoch needs beside the model; empty for losses without a memory."""
+        return {} if self._temperature is None else self._temperature.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a :meth:`state`."""
+        if self._temperature is not None:
+            self._temperature.load_state(state)
 
     def knowledge(self) -> dict[str, IntArray]:
         """What the negatives know of the interactions: of a sampler, or of the batches whose positives they are."""
@@ -55,6 +68,8 @@ class Objective:
         Yields:
             (step, positives in the batch, mean loss before the update).
         """
+        if self._temperature is not None and first_step == 0:
+            self._temperature.start_epoch(epoch, self._model)
         order = epoch_order(self.count, seed=self._seed, phase=phase, epoch=epoch)
         bounds = np.linspace(0, self.count, self.steps_per_epoch + 1).astype(np.int64)  # near-equal batches, no crumb
         for step in range(first_step, self.steps_per_epoch):
@@ -69,7 +84,7 @@ class Objective:
         # The loss sees leaves: its gradient is whole, and may be clipped, before a table fuses it into its update.
         leaves = [vectors.detach().requires_grad_() for vectors in looked_up]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
-            user, item = (model.represent(vectors) for vectors in leaves)
+            user, item = model.represent(self._drop(leaves[0], *counters)), model.represent(leaves[1])
             negatives = None
             if draw is not None:
                 negatives = Negatives(
@@ -83,7 +98,11 @@ class Objective:
                 torch.from_numpy(positives),
                 negatives,
                 self._log_q[torch.from_numpy(positives)],
+                users_B=torch.from_numpy(users),
+                temperatures=None if self._temperature is None else self._temperature.of(users),
             )
+            if self._temperature is not None and negatives is not None:
+                self._temperature.observe(users, user, item[: len(positives)], negatives)
         value.backward()  # type: ignore[no-untyped-call]
         if self._settings.gradient_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(leaves, self._settings.gradient_clip_norm)
@@ -91,3 +110,12 @@ class Objective:
         model.users.step()
         model.items.step()
         return float(value.detach())
+
+    def _drop(self, user: Tensor, *counters: str | int) -> Tensor:
+        """The users' raw vectors with a share of their numbers at 0 and the others scaled up (inverted dropout)."""
+        share = self._settings.loss.user_dropout
+        if share == 0.0:
+            return user
+        rng = generator(self._seed, "user_dropout", *counters)
+        keep = rng.random(tuple(user.shape), dtype=np.float32) >= share
+        return user * torch.from_numpy(keep.astype(np.float32) / np.float32(1.0 - share))

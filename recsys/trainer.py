@@ -20,6 +20,7 @@ from recsys.models.mf import MatrixFactorization
 from recsys.objective import Objective
 from recsys.settings import EpochRecord, FitResult, FitSettings, Phase, TrainingDivergedError
 from recsys.training_state import fingerprint, read_state, write_state
+from recsys.ultragcn import UltraGcn
 
 _FILE = "training.safetensors"
 
@@ -112,6 +113,8 @@ class _Training:
         self.initial = self._tensors()
         self.best: dict[str, Tensor] = {}
         self.progress = _Progress()
+        self.objective: Objective | LearnBpr | None = None
+        self.resumed: dict[str, Tensor] = {}
 
     def run(self, train: csr_array, valid: csr_array | None) -> FitResult:
         """Both phases, or what is left of them."""
@@ -122,6 +125,7 @@ class _Training:
             self._select(train, valid)
             if valid is not None and selection.refit:
                 self._load(self.initial)
+                self.objective = None
                 progress.phase, progress.epoch, progress.step, self.best = "refit", 0, 0, {}
             else:
                 self._load(self.best or self._tensors())
@@ -169,11 +173,23 @@ class _Training:
         self._save()
 
     def _objective(self, train: csr_array) -> Objective | LearnBpr:
-        learn_bpr = self.settings.loss.name == "bpr" and self.settings.batch_size == 1
-        objective = (LearnBpr if learn_bpr else Objective)(self.model, train, self.settings, seed=self.seed)
+        objective = self._kind()(self.model, train, self.settings, seed=self.seed)
         if self.path is not None:
             write_bytes(negatives_file(self.path.parent, self.progress.phase), save(objective.knowledge()))
+        if self.resumed:
+            objective.load_state(self.resumed)
+            self.resumed = {}
+        self.objective = objective
         return objective
+
+    def _kind(self) -> type[Objective | LearnBpr]:
+        match self.settings.loss.name, self.settings.batch_size:
+            case "bpr", 1:
+                return LearnBpr
+            case "ultragcn", _:
+                return UltraGcn
+            case _:
+                return Objective
 
     def _epoch(self, objective: Objective | LearnBpr) -> EpochRecord:
         progress = self.progress
@@ -231,6 +247,8 @@ class _Training:
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        if self.objective is not None:
+            tensors |= {f"objective.{name}": tensor for name, tensor in self.objective.state().items()}
         write_state(self.path, tensors, {"fingerprint": self.fingerprint, "progress": self.progress.facts()})
 
     def _resume(self) -> None:
@@ -240,6 +258,7 @@ class _Training:
         tensors, facts = read_state(self.path, self.fingerprint)
         self._load({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
         self.best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
+        self.resumed = {name[10:]: tensor for name, tensor in tensors.items() if name.startswith("objective.")}
         self.progress = _Progress.from_facts(facts["progress"])
 
 

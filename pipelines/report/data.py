@@ -19,7 +19,7 @@ from recsys.intervals import bootstrap_means
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-MODEL_NAMES = {"mf": "MF", "popularity": "Popularity", "item_knn": "ItemKNN"}
+MODEL_NAMES = {"mf": "MF", "popularity": "Popularity", "item_knn": "ItemKNN", "ials": "iALS"}
 COMPRESSOR_NAMES = {
     "full": "full table",
     "modulo": "modulo",

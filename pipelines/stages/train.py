@@ -17,13 +17,14 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import ItemKnn, Mf, Popularity, Train, Variant
+from pipelines.config import AdapTau, Bsl, Ials, ItemKnn, Mf, Popularity, Train, UltraGcn, Variant
+from pipelines.config import Loss as LossConfig
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
-from recsys.losses import Loss
-from recsys.models import item_knn, popularity
+from recsys.losses import Adaptation, Constraints, Loss
+from recsys.models import ials, item_knn, popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
@@ -76,6 +77,9 @@ def train_stage(
             case ItemKnn(neighbours=neighbours, shrinkage=shrinkage):
                 fitted = {"fit": union}
                 _save(item_knn.ItemKnn.fit(union, neighbours=neighbours, shrinkage=shrinkage), directory)
+            case Ials() as config:
+                fitted = {"fit": union}
+                _save(ials.Ials.fit(union, _ials_settings(config), seed=seed), directory)
             case Mf():
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
@@ -100,7 +104,7 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
     if isinstance(variant.model, Mf):
         libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
     else:
-        train, seed = {"sees_valid": variant.train.sees_valid}, 0
+        train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
     return {
         "version": VERSION,
         "dataset": dataset.content_hash,
@@ -171,7 +175,7 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
     """The plain arguments of the trainer."""
     negatives = config.negatives
     return FitSettings(
-        loss=Loss(**config.loss.model_dump()),
+        loss=_loss(config.loss),
         negatives=NegativeSampling(
             alpha=0.0 if negatives.name == "uniform" else 1.0,
             count=negatives.count,
@@ -188,6 +192,23 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
         checkpoint_minutes=train.checkpoint_minutes,
         lr_decay=train.lr_decay,
     )
+
+
+def _ials_settings(config: Ials) -> ials.IalsSettings:
+    return ials.IalsSettings(**config.model_dump(exclude={"name"}))
+
+
+def _loss(config: LossConfig) -> Loss:
+    """The plain arguments of a loss."""
+    match config:
+        case Bsl(temperature=temperature, positive_temperature=positive):
+            return Loss(**config.model_dump() | {"positive_temperature": positive or temperature})
+        case AdapTau(warmup_epochs=warmup, beta=beta, quantile=quantile, user_dropout=dropout):
+            return Loss("adap_tau", adaptation=Adaptation(warmup, beta, quantile), user_dropout=dropout)
+        case UltraGcn():
+            return Loss("ultragcn", constraints=Constraints(**config.model_dump(exclude={"name"})))
+        case _:
+            return Loss(**config.model_dump())
 
 
 def _matrices(dataset: Dataset, config: Train) -> tuple[csr_array, csr_array]:

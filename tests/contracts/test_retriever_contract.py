@@ -13,7 +13,8 @@ from scipy.sparse import csr_array
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.checkpoint import Model, load_model, save_model
-from recsys.losses import Loss, LossName
+from recsys.losses import Constraints, Loss, LossName
+from recsys.models.ials import Ials, IalsSettings
 from recsys.models.item_knn import ItemKnn
 from recsys.models.mf import MatrixFactorization, Similarity
 from recsys.models.popularity import Popularity
@@ -53,7 +54,7 @@ def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] 
     model = MatrixFactorization(users, items, similarity=similarity)
     shared = size > 1
     settings = FitSettings(
-        Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax", gamma=0.1),
+        Loss(loss, 0.5, logq=loss == "in_batch_softmax", gamma=0.1, constraints=Constraints((1.0, 1.0, 1.0, 1.0), 1.0)),
         NegativeSampling(count=16 if shared else 1, shared=shared),
         batch_size=size,
         epochs=40,
@@ -69,6 +70,11 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "mf-sampled-softmax": lambda: mf("sampled_softmax", "cosine"),
     "mf-in-batch-softmax": lambda: mf("in_batch_softmax", "cosine"),
     "mf-directau": lambda: mf("directau", "cosine"),
+    "mf-bsl": lambda: mf("bsl", "cosine"),
+    "mf-adap-tau": lambda: mf("adap_tau", "cosine"),
+    "mf-ccl": lambda: mf("ccl", "cosine"),
+    "mf-ultragcn": lambda: mf("ultragcn", "dot"),
+    "ials": lambda: Ials.fit(checkerboard()[0], IalsSettings(dim=4, iterations=10, regularization=0.1)),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
