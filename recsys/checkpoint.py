@@ -16,12 +16,15 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from recsys.models.ease import Ease
+from recsys.models.graph_filter import GraphFilter
 from recsys.models.item_knn import ItemKnn
 from recsys.models.mf import MatrixFactorization
 from recsys.models.popularity import Popularity
+from recsys.models.slim import Slim
 from recsys.training_state import CheckpointError
 
-Model = MatrixFactorization | Popularity | ItemKnn
+Model = MatrixFactorization | Popularity | ItemKnn | Slim | Ease | GraphFilter
 
 _FORMAT = "recsys-model"
 _VERSION = 1
@@ -74,6 +77,12 @@ def load_model(directory: Path) -> Model:
                 return Popularity.from_state(tensors)
             case "item_knn":
                 return ItemKnn.from_state(tensors)
+            case "slim":
+                return Slim.from_state(tensors)
+            case "ease":
+                return Ease.from_state(tensors)
+            case "graph_filter":
+                return GraphFilter.from_state(tensors)
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -89,6 +98,12 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "popularity"}, model.state()
         case ItemKnn():
             return {"model": "item_knn"}, model.state()
+        case Slim():
+            return {"model": "slim"}, model.state()
+        case Ease():
+            return {"model": "ease"}, model.state()
+        case GraphFilter():
+            return {"model": "graph_filter"}, model.state()
 
 
 def _facts(path: Path) -> dict[str, Any]:

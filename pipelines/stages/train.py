@@ -17,13 +17,14 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import ItemKnn, Mf, Popularity, Train, Variant
+from pipelines.config import Bspm, ChebyCf, Ease, GfCf, ItemKnn, Mf, Popularity, Slim, Train, Variant, is_searched
 from pipelines.dataset import Dataset, graph_hash
+from pipelines.stages import closed_form
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
 from recsys.losses import Loss
-from recsys.models import item_knn, popularity
+from recsys.models import popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
@@ -73,9 +74,12 @@ def train_stage(
             case Popularity():
                 fitted = {"fit": union}
                 _save(popularity.Popularity.fit(union), directory)
-            case ItemKnn(neighbours=neighbours, shrinkage=shrinkage):
-                fitted = {"fit": union}
-                _save(item_knn.ItemKnn.fit(union, neighbours=neighbours, shrinkage=shrinkage), directory)
+            case ItemKnn() | Ease() | Slim() | GfCf() | ChebyCf() | Bspm():
+                matrices = (train, valid, union)
+                model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices)
+                _save(model, directory, {} if chosen is None else {"chosen": chosen})
+                if chosen is not None:
+                    write_json(directory / "checkpoint" / "selection.json", chosen)
             case Mf():
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
@@ -101,6 +105,8 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
         libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
     else:
         train, seed = {"sees_valid": variant.train.sees_valid}, 0
+        if is_searched(variant.model):
+            train |= {"selection": variant.train.selection, "selected_on": variant.train.selected_on}
     return {
         "version": VERSION,
         "dataset": dataset.content_hash,

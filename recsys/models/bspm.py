@@ -49,10 +49,9 @@ def fit_bspm(
     for factor in sharpen.coef:
         decode += np.float32(factor) * power
         power = operator(power)
-    filter_ = (sharpen * Polynomial([0, 1]))(Polynomial([0.5, 0.5])).coef
-    return GraphFilter(
-        history, chebyshev.poly2cheb(filter_.astype(np.float64)), 1.0, 0.0, scaled(vectors, degrees, -0.5), decode
-    )
+    filtered: Polynomial = (sharpen * Polynomial([0, 1]))(Polynomial([0.5, 0.5]))
+    coefficients = np.asarray(chebyshev.poly2cheb(filtered.coef), np.float64)
+    return GraphFilter(history, coefficients, 1.0, 0.0, scaled(vectors, degrees, -0.5), decode)
 
 
 def sharpening_polynomial(time: float, steps: int) -> Polynomial:
