@@ -208,6 +208,7 @@ class GfCf(ClosedForm):
     name: Literal["gf_cf"] = "gf_cf"
     rank: int = Field(default=256, ge=1)
     alpha: float = Field(default=0.3, ge=0)
+    exponent: float | None = Field(default=None, ge=0, le=1, description="of the degrees; none: 0 and 1/2, the paper's")
 
 
 class ChebyCf(ClosedForm):

@@ -91,14 +91,14 @@ def leading_eigenvectors(
         whole = width == shape[1]
         basis = np.eye(width, dtype=np.float32) if whole else _orthonormal(operator(_orthonormal(operator(start))))
         applied = 0
-        while width < min(shape) and applied < rounds * _DEGREE:
+        while basis.shape[1] > 0 and width < min(shape) and applied < rounds * _DEGREE:
             basis, values = _ritz(operator, basis)
             end = max(float(values[-1]), 1e-3 * float(values[0]), 1e-30)
             degree = _degree(float(values[0]) / end)
             basis = _orthonormal(_filtered(operator, basis, end, degree))
             applied += degree
         basis, values = _ritz(operator, _orthonormal(basis))
-    kept = values[:rank] > _SMALLEST * values[0]
+    kept = values[:rank] > _SMALLEST * values.max(initial=0.0)
     return np.ascontiguousarray(basis[:, :rank][:, kept]), values[:rank][kept]
 
 

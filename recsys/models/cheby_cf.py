@@ -88,7 +88,7 @@ def deflated(
         accuracy: largest error on the rest of the spectrum, as a share of the largest value of p.
     """
     vectors, values = spectrum
-    rest = float(values[-1]) * 1.05 if len(values) < min(history.shape) else 1.0
+    rest = float(values[-1]) * 1.05 if len(values) else 1.0
     end = min(1.0, max(rest, 1e-3))
     cheaper = economised(coefficients, end, accuracy)
     exact = chebyshev.chebval(2 * values.astype(np.float64) - 1, coefficients)

@@ -50,6 +50,8 @@ class GraphFilter:
         self.num_users, self.num_items = history.shape
         self.history = history
         self.chebyshev, self.end, self.exponent = np.asarray(chebyshev, np.float64), float(end), float(exponent)
+        if decode.shape[1] == 0:
+            encode = decode = np.zeros((self.num_items, 1), np.float32)
         self.encode, self.decode = encode, decode
         self._graph: Bipartite = bipartite(history)
         degrees = np.diff(self._graph.by_item.indptr).astype(np.float64)
@@ -64,7 +66,7 @@ class GraphFilter:
             return torch.from_numpy(out)
         rows = neighbours(self.history[users])
         threads = torch.get_num_threads()
-        encoded = np.zeros((-(-len(users) // USERS), max(1, self.encode.shape[1]), USERS), np.float32)
+        encoded = np.zeros((-(-len(users) // USERS), self.encode.shape[1], USERS), np.float32)
         _encode(rows, self.encode, encoded)
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(lambda some: self._low_rank(encoded, some, out), _spans(len(self._panels), 4 * threads)))
@@ -73,10 +75,7 @@ class GraphFilter:
         return torch.from_numpy(out)
 
     def _low_rank(self, encoded: Floats, panels: slice, out: Floats) -> None:
-        if self.encode.shape[1] == 0:
-            out[:, panels.start * ITEMS : panels.stop * ITEMS] = 0
-        else:
-            _multiply(encoded, self._panels[panels], panels.start * ITEMS, out)
+        _multiply(encoded, self._panels[panels], panels.start * ITEMS, out)
 
     def _add_polynomial(self, rows: Masks, first: int, out: Floats) -> None:
         indptr = rows.indptr[first : first + COLUMNS + 1]

@@ -53,6 +53,8 @@ def test_gf_cf_is_its_equation() -> None:
     x, a, v, degrees = dense_parts(train)
     expected = x @ (a + 0.3 * np.diag(degrees**-0.5) @ v @ v.T @ np.diag(degrees**0.5))
     assert_close(all_scores(FITS["gf_cf"](train)), expected, 1e-5)
+    one = x @ np.diag(degrees**-0.4) @ (a + 0.3 * v @ v.T) @ np.diag(degrees**0.4)
+    assert_close(all_scores(fit_gf_cf(train, rank=RANK, exponent=0.4)), one, 1e-5)
 
 
 def test_cheby_cf_is_its_equation() -> None:
