@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import itertools
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from embeddings.names import CompressorName
 
@@ -194,7 +195,31 @@ class Popularity(Section):
     name: Literal["popularity"] = "popularity"
 
 
-class ItemKnn(Section):
+class ClosedForm(Section):
+    """A model without epochs. ``grid`` maps parameters to the values that are tried; train.selection decides."""
+
+    grid: dict[str, tuple[float | str, ...]] = {}
+
+    @model_validator(mode="after")
+    def _grid_is_valid(self) -> Self:
+        allowed = [name for name in type(self).model_fields if name not in ("name", "grid")]
+        for name, values in self.grid.items():
+            if name not in allowed:
+                raise ValueError(f"grid has {name!r}, must be one of {', '.join(allowed)}")
+            if not values:
+                raise ValueError(f"grid.{name} has no value to try; give some, or remove it")
+        self.points()
+        return self
+
+    def points(self) -> list[Self]:
+        """The model at every point of the grid, itself where there is none; the last parameter changes fastest."""
+        own = self.model_dump(exclude={"grid"})
+        values = itertools.product(*self.grid.values())
+        whole = [own | dict(zip(self.grid, point, strict=True)) for point in values]
+        return [type(self).model_validate(point) for point in whole] if self.grid else [self]
+
+
+class ItemKnn(ClosedForm):
     """Cosine item neighbours with shrinkage."""
 
     name: Literal["item_knn"] = "item_knn"
@@ -215,7 +240,63 @@ class Ials(Section):
     init_std: float = Field(default=0.1, gt=0)
 
 
-Model = Annotated[Mf | Popularity | ItemKnn | Ials, Field(discriminator="name")]
+class Ease(ClosedForm):
+    """Linear item-item model (Steck 2019); low-rank where the dense solution needs more than ``memory_gib``."""
+
+    name: Literal["ease"] = "ease"
+    l2: float = Field(default=200.0, gt=0)
+    method: Literal["auto", "dense", "low_rank"] = "auto"
+    rank: int = Field(default=512, ge=1)
+    memory_gib: float = Field(default=8.0, gt=0)
+
+
+class Slim(ClosedForm):
+    """Sparse non-negative item-item weights (Ning and Karypis 2011); penalties are in users."""
+
+    name: Literal["slim"] = "slim"
+    l1: float = Field(default=1.0, gt=0)
+    l2: float = Field(default=10.0, ge=0)
+
+
+class GfCf(ClosedForm):
+    """Linear and ideal low-pass graph filter (Shen et al. 2021)."""
+
+    name: Literal["gf_cf"] = "gf_cf"
+    rank: int = Field(default=256, ge=1)
+    alpha: float = Field(default=0.3, ge=0)
+    exponent: float | None = Field(default=None, ge=0, le=1, description="of the degrees; none: 0 and 1/2, the paper's")
+
+
+class ChebyCf(ClosedForm):
+    """Chebyshev graph filter (Kim et al. 2025)."""
+
+    name: Literal["cheby_cf"] = "cheby_cf"
+    order: int = Field(default=8, ge=1)
+    flatness: float = Field(default=1.5, ge=0)
+    rank: int = Field(default=512, ge=1)
+    alpha: float = Field(default=0.2, ge=0)
+    exponent: float = Field(default=0.4, ge=0, le=1)
+
+
+class Bspm(ClosedForm):
+    """Graph filter that blurs, then sharpens (Choi et al. 2023)."""
+
+    name: Literal["bspm"] = "bspm"
+    rank: int = Field(default=256, ge=1)
+    beta: float = Field(default=0.3, ge=0)
+    sharpening: float = Field(default=2.5, ge=0)
+    steps: int = Field(default=1, ge=1)
+
+
+Model = Annotated[
+    Mf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
+    Field(discriminator="name"),
+]
+
+
+def is_searched(model: Model) -> bool:
+    """Whether parameters of a model are chosen by a grid."""
+    return isinstance(model, ClosedForm) and bool(model.grid)
 
 
 class Compressor(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import Budget, Dataset, Experiment, Mf, Variant
+from pipelines.config import Budget, Dataset, Experiment, Mf, Variant, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.errors import DataError
 
@@ -68,7 +68,11 @@ def _check_names(experiment: Experiment) -> Iterator[Finding]:
 
 def _check_selection(experiment: Experiment) -> Iterator[Finding]:
     """The selecting metric of every trained variant must be among those that the test split is evaluated by."""
-    trained = [variant.train.selection for variant in experiment.variants if isinstance(variant.model, Mf)]
+    trained = [
+        variant.train.selection
+        for variant in experiment.variants
+        if isinstance(variant.model, Mf) or is_searched(variant.model)
+    ]
     for selection in dict.fromkeys(trained):
         cut, ks = selection.partition("@")[2], experiment.evaluate.k
         if cut.isdigit() and int(cut) >= 1 and int(cut) not in ks:
@@ -81,8 +85,9 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
     if not isinstance(model, Mf):
         if variant.compressor is not None:
             yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
-        return
-    if model.backend == "fbgemm" and model.optimizer.name == "adam":
+        if not is_searched(model):
+            return
+    elif model.backend == "fbgemm" and model.optimizer.name == "adam":
         yield (
             ("model", "optimizer", "name"),
             "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",

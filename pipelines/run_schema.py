@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Json = dict[str, Any]
-BASELINES = frozenset({"popularity", "item_knn"})
+BASELINES = frozenset({"popularity", "item_knn", "ease", "slim"})
 
 
 class Record(BaseModel):

@@ -17,7 +17,7 @@ import numpy as np
 from pipelines.atomic import write_text
 from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
-from pipelines.config import Experiment, Mf, Popularity, Variant
+from pipelines.config import Experiment, ItemKnn, Mf, Popularity, Variant, is_searched
 from pipelines.config_loader import config_hash
 from pipelines.dataset import Dataset, SplitName
 from pipelines.memory import memory_lines
@@ -209,7 +209,8 @@ class _Run:
         )
 
     def _selected_on(self) -> Literal["valid", "test"]:
-        trained = [variant.train for variant in self.experiment.variants if isinstance(variant.model, Mf)]
+        simple = (Popularity, ItemKnn)
+        trained = [v.train for v in self.experiment.variants if not isinstance(v.model, simple) or is_searched(v.model)]
         return "test" if any(train.selected_on == "test" for train in trained) else "valid"
 
     def _track_files(self, tracker: Tracker, report_file: Path) -> None:
@@ -271,6 +272,7 @@ def _result(variant: Variant, seed: int, trained: Trained, evaluated: Evaluated)
     evaluation, facts = evaluated.evaluation, trained.facts
     selection = variant.train.selection
     valid = [record["metrics"][selection] for record in trained.history if selection in record["metrics"]]
+    valid += [facts["chosen"][selection]] if "chosen" in facts else []
     return VariantResult(
         name=variant.name,
         model=variant.model.name,

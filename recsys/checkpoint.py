@@ -14,13 +14,27 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from recsys.models.ease import Ease
+from recsys.models.graph_filter import GraphFilter
 from recsys.models.ials import Ials
 from recsys.models.item_knn import ItemKnn
 from recsys.models.mf import MatrixFactorization
 from recsys.models.popularity import Popularity
+from recsys.models.slim import Slim
 from recsys.training_state import CheckpointError
 
-Model = MatrixFactorization | Popularity | ItemKnn | Ials
+Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
+"""Models that are their ``state()``."""
+Model = MatrixFactorization | Closed
+
+CLOSED: dict[str, type[Closed]] = {
+    "popularity": Popularity,
+    "item_knn": ItemKnn,
+    "ials": Ials,
+    "slim": Slim,
+    "ease": Ease,
+    "graph_filter": GraphFilter,
+}
 
 _FORMAT = "recsys-model"
 _VERSION = 1
@@ -64,12 +78,8 @@ def load_model(directory: Path) -> Model:
                     _table(directory / "item_map.safetensors", tensors["items"]),
                     similarity=facts["similarity"],
                 )
-            case "popularity":
-                return Popularity.from_state(tensors)
-            case "item_knn":
-                return ItemKnn.from_state(tensors)
-            case "ials":
-                return Ials.from_state(tensors)
+            case name if name in CLOSED:
+                return CLOSED[name].from_state(tensors)
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -81,12 +91,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors
-        case Popularity():
-            return {"model": "popularity"}, model.state()
-        case ItemKnn():
-            return {"model": "item_knn"}, model.state()
-        case Ials():
-            return {"model": "ials"}, model.state()
+        case _:
+            return {"model": next(name for name, kind in CLOSED.items() if isinstance(model, kind))}, model.state()
 
 
 def _facts(path: Path) -> dict[str, Any]:

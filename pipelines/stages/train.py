@@ -17,14 +17,31 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import AdapTau, Bsl, Ials, ItemKnn, Mf, Popularity, Train, UltraGcn, Variant
+from pipelines.config import (
+    AdapTau,
+    Bsl,
+    Bspm,
+    ChebyCf,
+    Ease,
+    GfCf,
+    Ials,
+    ItemKnn,
+    Mf,
+    Popularity,
+    Slim,
+    Train,
+    UltraGcn,
+    Variant,
+    is_searched,
+)
 from pipelines.config import Loss as LossConfig
 from pipelines.dataset import Dataset, graph_hash
+from pipelines.stages import closed_form
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
 from recsys.losses import Adaptation, Constraints, Loss
-from recsys.models import ials, item_knn, popularity
+from recsys.models import ials, popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
@@ -74,12 +91,15 @@ def train_stage(
             case Popularity():
                 fitted = {"fit": union}
                 _save(popularity.Popularity.fit(union), directory)
-            case ItemKnn(neighbours=neighbours, shrinkage=shrinkage):
-                fitted = {"fit": union}
-                _save(item_knn.ItemKnn.fit(union, neighbours=neighbours, shrinkage=shrinkage), directory)
             case Ials() as config:
                 fitted = {"fit": union}
                 _save(ials.Ials.fit(union, _ials_settings(config), seed=seed), directory)
+            case ItemKnn() | Ease() | Slim() | GfCf() | ChebyCf() | Bspm():
+                matrices = (train, valid, union)
+                model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices)
+                _save(model, directory, {} if chosen is None else {"chosen": chosen})
+                if chosen is not None:
+                    write_json(directory / "checkpoint" / "selection.json", chosen)
             case Mf():
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
@@ -105,6 +125,8 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
         libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
     else:
         train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
+        if is_searched(variant.model):
+            train |= {"selection": variant.train.selection, "selected_on": variant.train.selected_on}
     return {
         "version": VERSION,
         "dataset": dataset.content_hash,

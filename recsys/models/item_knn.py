@@ -6,33 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
+from recsys.models.item_graph import ItemGraph
+from recsys.propagation import neighbours as neighbours_of
 from recsys.selection import Heaps, Masks, best_first, empty_heaps, offer
 
 _BLOCK_ITEMS = 256
 
 
-class ItemKnn:
+class ItemKnn(ItemGraph):
     r"""Scores an item by its similarity to the user's training items.
 
     .. math:: s_{ij} = \frac{c_{ij}}{\sqrt{c_i c_j} + \beta}, \qquad score(u, i) = \sum_{j \in N_u} s_{ij}
 
     with c_ij the users of both items, c_i the users of item i, and beta the shrinkage; each item j gives its
     similarity to its ``neighbours`` most similar items only, the lower index first among equals.
-
-    Args:
-        history: float32 csr [num_users, num_items], the training interactions.
-        similarity: float32 csr [num_items, num_items], row j has the neighbours of item j.
     """
-
-    def __init__(self, history: csr_array, similarity: csr_array) -> None:
-        self.num_users, self.num_items = history.shape
-        self.history = history
-        self.similarity = similarity
 
     @classmethod
     def fit(cls, train: csr_array, neighbours: int = 100, shrinkage: float = 10.0) -> ItemKnn:
@@ -47,7 +38,7 @@ class ItemKnn:
         history = csr_array((np.ones(train.nnz, np.float32), train.indices, train.indptr), shape=train.shape)
         heaps = empty_heaps(num_items, min(neighbours, max(1, num_items - 1)))
         by_item = history.T.tocsr()
-        arguments = (_rows(by_item), _rows(history), np.float32(shrinkage))
+        arguments = (neighbours_of(by_item), neighbours_of(history), np.float32(shrinkage))
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             spans = [(first, min(first + _BLOCK_ITEMS, num_items)) for first in range(0, num_items, _BLOCK_ITEMS)]
             list(pool.map(lambda span: _find_neighbours(*arguments, span, heaps), spans))
@@ -57,36 +48,6 @@ class ItemKnn:
         similarity = csr_array((values[kept], found[kept], indptr), shape=(num_items, num_items))
         similarity.sort_indices()
         return cls(history, similarity)
-
-    def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
-        """Float32 [len(users), num_items]."""
-        out = np.zeros((len(users), self.num_items), dtype=np.float32)
-        _add_scores(_rows(self.history[users]), _rows(self.similarity), self.similarity.data, out)
-        return torch.from_numpy(out)
-
-    def state(self) -> dict[str, Tensor]:
-        """Tensors for a safetensors file, see :meth:`from_state`."""
-        return {
-            f"{name}.{part}": torch.from_numpy(np.ascontiguousarray(getattr(matrix, part)))
-            for name, matrix in (("history", self.history), ("similarity", self.similarity))
-            for part in ("indptr", "indices", "data")
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> ItemKnn:
-        """The model whose :meth:`state` this is."""
-        parts = {name: tensor.numpy() for name, tensor in state.items()}
-        num_users, num_items = len(parts["history.indptr"]) - 1, len(parts["similarity.indptr"]) - 1
-
-        def matrix(name: str, rows: int) -> csr_array:
-            arrays = (parts[f"{name}.data"], parts[f"{name}.indices"], parts[f"{name}.indptr"])
-            return csr_array(arrays, shape=(rows, num_items))
-
-        return cls(matrix("history", num_users), matrix("similarity", num_items))
-
-
-def _rows(matrix: csr_array) -> Masks:
-    return Masks(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -113,13 +74,3 @@ def _find_neighbours(
                 similarity = np.float32(common[other] / (np.sqrt(product) + shrinkage))
                 offer(heaps, nothing, item, (similarity, other))
             common[other] = 0
-
-
-@numba.njit(nogil=True, cache=True)
-def _add_scores(
-    history: Masks, similarity: Masks, values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]
-) -> None:
-    for row in range(len(out)):
-        for item in history.indices[history.indptr[row] : history.indptr[row + 1]]:
-            for j in range(similarity.indptr[item], similarity.indptr[item + 1]):
-                out[row, similarity.indices[j]] += values[j]

@@ -14,10 +14,15 @@ from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.checkpoint import Model, load_model, save_model
 from recsys.losses import Constraints, Loss, LossName
+from recsys.models.bspm import fit_bspm
+from recsys.models.cheby_cf import fit_cheby_cf
+from recsys.models.ease import Ease
+from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.ials import Ials, IalsSettings
 from recsys.models.item_knn import ItemKnn
 from recsys.models.mf import MatrixFactorization, Similarity
 from recsys.models.popularity import Popularity
+from recsys.models.slim import Slim
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
@@ -65,6 +70,12 @@ def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] 
 
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
+    "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
+    "ease-low-rank": lambda: Ease.fit(checkerboard()[0], l2=5.0, method="low_rank", rank=4),
+    "slim": lambda: Slim.fit(checkerboard()[0], l1=0.1, l2=5.0),
+    "gf_cf": lambda: fit_gf_cf(checkerboard()[0], rank=4),
+    "cheby_cf": lambda: fit_cheby_cf(checkerboard()[0], rank=4),
+    "bspm": lambda: fit_bspm(checkerboard()[0], rank=4, sharpening=1.0),
     "mf-bpr": lambda: mf("bpr", "dot"),
     "mf-learn-bpr": lambda: mf("bpr", "dot", size=1),
     "mf-sampled-softmax": lambda: mf("sampled_softmax", "cosine"),
@@ -119,7 +130,10 @@ def test_scores_do_not_depend_on_the_batch(trained: dict[str, Model], name: str)
     assert model.scores(users[:0]).shape == (0, ITEMS)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name != "item_knn"])
+WITHOUT_VECTORS = {"item_knn", "ease", "ease-low-rank", "slim", "gf_cf", "cheby_cf", "bspm"}
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in WITHOUT_VECTORS])
 def test_vectors_give_the_scores(trained: dict[str, Model], name: str) -> None:
     model = model_of(trained, name)
     assert isinstance(model, VectorRetriever)

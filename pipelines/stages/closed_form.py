@@ -1,0 +1,75 @@
+"""Models without epochs: fit in one go, or at every point of a grid and again at the best one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from scipy.sparse import csr_array
+
+from pipelines.config import Bspm, ChebyCf, Ease, GfCf, ItemKnn, Slim, Train
+from recsys.checkpoint import Model
+from recsys.evaluator import quick_metrics
+from recsys.models import bspm, cheby_cf, ease, gf_cf, item_knn, slim
+
+Matrices = tuple[csr_array, csr_array, csr_array]
+ClosedFormModel = ItemKnn | Ease | Slim | GfCf | ChebyCf | Bspm
+
+
+def fit(config: ClosedFormModel, matrix: csr_array) -> Model:
+    """The model that ``config`` describes, of ``matrix`` [users, items]; a grid is not looked at."""
+    parameters = config.model_dump(exclude={"name", "grid"})
+    match config:
+        case ItemKnn():
+            return item_knn.ItemKnn.fit(matrix, **parameters)
+        case Ease():
+            return ease.Ease.fit(matrix, **parameters)
+        case Slim():
+            return slim.Slim.fit(matrix, **parameters)
+        case GfCf():
+            return gf_cf.fit_gf_cf(matrix, **parameters)
+        case ChebyCf():
+            return cheby_cf.fit_cheby_cf(matrix, **parameters)
+        case Bspm():
+            return bspm.fit_bspm(matrix, **parameters)
+
+
+def train(
+    config: ClosedFormModel, settings: Train, matrices: Matrices
+) -> tuple[Model, dict[str, csr_array], dict[str, Any] | None]:
+    """Fit ``config``, after a search of its grid.
+
+    Each point is fitted on train and scored on what selects by ``settings.selection``; the first of the best is
+    fitted again on what the final model may see.
+
+    Args:
+        config: parameters, and the values to try.
+        settings: of training.
+        matrices: train, what selects (valid, or test in parity runs), and what the final model is fitted on.
+
+    Returns:
+        The model; by phase the matrix that it was fitted on, for the leak audit; what the search found.
+
+    Raises:
+        ValueError: There is a grid and nothing to select on.
+    """
+    train_matrix, selects, final = matrices
+    if not config.grid:
+        return fit(config, final), {"fit": final}, None
+    if selects.nnz == 0:
+        raise ValueError(
+            f"the grid of model {config.name} needs interactions in {settings.selected_on} to choose by, got none; give"
+            " the split a validation share, or remove model.grid"
+        )
+    tried: list[dict[str, Any]] = []
+    points = config.points()
+    for point in points:
+        started = time.perf_counter()
+        value = quick_metrics(fit(point, train_matrix), selects, train_matrix, [settings.selection])
+        parameters = {name: getattr(point, name) for name in config.grid}
+        tried.append({"parameters": parameters, **value, "seconds": time.perf_counter() - started})
+    values = [found[settings.selection] for found in tried]
+    best = values.index(max(values))
+    chosen = {"metric": settings.selection, "on": settings.selected_on, **tried[best], "tried": tried}
+    phases = {"select": train_matrix} | ({"refit": final} if settings.refits else {})
+    return fit(points[best], final), phases, chosen
