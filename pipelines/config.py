@@ -145,6 +145,27 @@ class Mf(Section):
     init_std: float = Field(default=0.1, gt=0)
 
 
+class Ssl(Section):
+    """Self-supervised term of a graph model: SGL (Wu et al. 2021), SimGCL, XSimGCL (Yu et al. 2022, 2023)."""
+
+    name: Literal["sgl", "simgcl", "xsimgcl"]
+    weight: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=0.2, gt=0)
+    noise: float = Field(default=0.1, ge=0, description="length of the noise in each layer, for simgcl and xsimgcl")
+    drop: float = Field(default=0.1, ge=0, lt=1, description="share of the edges dropped, for sgl")
+    layer: int = Field(default=1, ge=1, description="layer compared with the mean, for xsimgcl")
+
+
+class LightGcn(Mf):
+    """Mean of the tables' vectors propagated over the training graph (He et al. 2020)."""
+
+    name: Literal["lightgcn"] = "lightgcn"  # type: ignore[assignment]
+    similarity: Literal["dot", "cosine"] = "dot"
+    layers: int = Field(default=3, ge=0)
+    l2: float = Field(default=1e-4, ge=0, description="penalty on the layer-0 vectors of the batch")
+    ssl: Ssl | None = None
+
+
 class Popularity(Section):
     """Most popular items of the training split."""
 
@@ -159,7 +180,7 @@ class ItemKnn(Section):
     shrinkage: float = Field(default=10.0, ge=0)
 
 
-Model = Annotated[Mf | Popularity | ItemKnn, Field(discriminator="name")]
+Model = Annotated[Mf | LightGcn | Popularity | ItemKnn, Field(discriminator="name")]
 
 
 class Compressor(Section):

@@ -16,9 +16,13 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from recsys.bipartite import BipartiteGraph
+from recsys.models.graph_model import GraphModel
 from recsys.models.item_knn import ItemKnn
+from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
 from recsys.models.popularity import Popularity
+from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
 
 Model = MatrixFactorization | Popularity | ItemKnn
@@ -70,6 +74,10 @@ def load_model(directory: Path) -> Model:
                     _table(directory / "item_map.safetensors", tensors["items"]),
                     similarity=facts["similarity"],
                 )
+            case "lightgcn":
+                lightgcn = LightGcn(*_tables(directory, tensors), **_graph_parameters(facts))
+                lightgcn.set_graph(BipartiteGraph.from_interactions(tensors))
+                return lightgcn
             case "popularity":
                 return Popularity.from_state(tensors)
             case "item_knn":
@@ -82,6 +90,8 @@ def load_model(directory: Path) -> Model:
 
 def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
     match model:
+        case LightGcn():
+            return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors
@@ -89,6 +99,27 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "popularity"}, model.state()
         case ItemKnn():
             return {"model": "item_knn"}, model.state()
+
+
+def _graph_facts(model: GraphModel) -> dict[str, Any]:
+    return {"similarity": model.similarity, "layers": model.layers, "with_ego": model.with_ego}
+
+
+def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
+    return {"users": model.users.weight(), "items": model.items.weight(), **model.graph.interactions()}
+
+
+def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a graph model for scoring; whether layer 0 counts is all that is left of a self-supervised term."""
+    ssl = None if facts["with_ego"] else SelfSupervision("simgcl")
+    return {"similarity": facts["similarity"], "layers": facts["layers"], "ssl": ssl}
+
+
+def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
+    return (
+        _table(directory / "user_map.safetensors", tensors["users"]),
+        _table(directory / "item_map.safetensors", tensors["items"]),
+    )
 
 
 def _facts(path: Path) -> dict[str, Any]:

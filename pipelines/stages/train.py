@@ -17,16 +17,18 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import ItemKnn, Mf, Popularity, Train, Variant
+from pipelines.config import ItemKnn, LightGcn, Mf, Popularity, Train, Variant
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
 from recsys.losses import Loss
 from recsys.models import item_knn, popularity
+from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
+from recsys.self_supervision import SelfSupervision
 from recsys.settings import EpochRecord, FitSettings, Phase, Selection
 from recsys.trainer import fit, negatives_file
 
@@ -151,7 +153,7 @@ def _train_mf(
 
 
 def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
-    """A matrix factorisation with freshly drawn tables."""
+    """A matrix factorisation, or a graph model, with freshly drawn tables."""
     spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
     users, items = (
         build_table(
@@ -164,7 +166,14 @@ def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
         )
         for side, id_map in (("users", maps.users), ("items", maps.items))
     )
-    return MatrixFactorization(users, items, similarity=config.similarity)
+    match config:
+        case LightGcn():
+            ssl = SelfSupervision(**config.ssl.model_dump()) if config.ssl else None
+            return LightGcnModel(
+                users, items, layers=config.layers, similarity=config.similarity, l2=config.l2, ssl=ssl
+            )
+        case _:
+            return MatrixFactorization(users, items, similarity=config.similarity)
 
 
 def fit_settings(config: Mf, train: Train) -> FitSettings:
