@@ -166,6 +166,14 @@ class LightGcn(Mf):
     ssl: Ssl | None = None
 
 
+class Ngcf(LightGcn):
+    """Propagation with weight matrices; the layers are concatenated (Wang et al. 2019)."""
+
+    name: Literal["ngcf"] = "ngcf"  # type: ignore[assignment]
+    l2: float = Field(default=1e-5, ge=0, description="penalty on the layer-0 vectors of the batch")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="message dropout")
+
+
 class Popularity(Section):
     """Most popular items of the training split."""
 
@@ -180,7 +188,7 @@ class ItemKnn(Section):
     shrinkage: float = Field(default=10.0, ge=0)
 
 
-Model = Annotated[Mf | LightGcn | Popularity | ItemKnn, Field(discriminator="name")]
+Model = Annotated[Mf | LightGcn | Ngcf | Popularity | ItemKnn, Field(discriminator="name")]
 
 
 class Compressor(Section):

@@ -21,6 +21,7 @@ from recsys.models.graph_model import GraphModel
 from recsys.models.item_knn import ItemKnn
 from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
+from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
@@ -78,6 +79,12 @@ def load_model(directory: Path) -> Model:
                 lightgcn = LightGcn(*_tables(directory, tensors), **_graph_parameters(facts))
                 lightgcn.set_graph(BipartiteGraph.from_interactions(tensors))
                 return lightgcn
+            case "ngcf":
+                parameters = {**_graph_parameters(facts), "dropout": 0.0, "generator": np.random.default_rng(0)}
+                ngcf = Ngcf(*_tables(directory, tensors), **parameters)
+                ngcf.mixers.data = tensors["mixers"]
+                ngcf.set_graph(BipartiteGraph.from_interactions(tensors))
+                return ngcf
             case "popularity":
                 return Popularity.from_state(tensors)
             case "item_knn":
@@ -92,6 +99,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
     match model:
         case LightGcn():
             return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
+        case Ngcf():
+            return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors

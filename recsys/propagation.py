@@ -69,6 +69,31 @@ def expand(compact: Tensor, places: Longs) -> Tensor:
     return expanded
 
 
+def product(users: Tensor, items: Tensor, graph: BipartiteGraph, rows: Rows | None = None) -> Pair:
+    """``A x``, at ``rows`` (distinct) only where they are given; differentiable in ``users`` and ``items``."""
+    found: Pair = _Product.apply(users, items, graph, rows)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Product(torch.autograd.Function):
+    """The autograd node of :func:`product`: the matrix is symmetric, so backward multiplies by it too."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, graph: BipartiteGraph, rows: Rows | None) -> Pair:
+        """A pair."""
+        ctx.graph, ctx.rows = graph, rows
+        pair = (users.detach(), items.detach())
+        return graph.product(pair) if rows is None else graph.product_rows(pair, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """A pair, and nothing for the graph."""
+        pair = (users, items)
+        back = ctx.graph.product(pair) if ctx.rows is None else ctx.graph.product_of_rows(pair, ctx.rows)
+        return *back, None, None
+
+
 class _Propagate(torch.autograd.Function):
     """The autograd node of :func:`propagate`."""
 

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import ItemKnn, LightGcn, Mf, Popularity, Train, Variant
+from pipelines.config import ItemKnn, LightGcn, Mf, Ngcf, Popularity, Train, Variant
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
@@ -26,6 +26,7 @@ from recsys.losses import Loss
 from recsys.models import item_knn, popularity
 from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
+from recsys.models.ngcf import Ngcf as NgcfModel
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.self_supervision import SelfSupervision
@@ -167,11 +168,13 @@ def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
         for side, id_map in (("users", maps.users), ("items", maps.items))
     )
     match config:
-        case LightGcn():
-            ssl = SelfSupervision(**config.ssl.model_dump()) if config.ssl else None
-            return LightGcnModel(
-                users, items, layers=config.layers, similarity=config.similarity, l2=config.l2, ssl=ssl
-            )
+        case LightGcn(ssl=term):
+            ssl = SelfSupervision(**term.model_dump()) if term else None
+            parameters: Any = {"layers": config.layers, "similarity": config.similarity, "l2": config.l2, "ssl": ssl}
+            if isinstance(config, Ngcf):
+                draws = generator(seed, "init", "mixers")
+                return NgcfModel(users, items, dropout=config.dropout, generator=draws, **parameters)
+            return LightGcnModel(users, items, **parameters)
         case _:
             return MatrixFactorization(users, items, similarity=config.similarity)
 

@@ -39,6 +39,9 @@ class GraphModel(MatrixFactorization, abc.ABC):
         ValueError: A parameter is out of range.
     """
 
+    mean_of_layers = True
+    """Whether a final vector can be compared with that of a layer."""
+
     def __init__(
         self,
         users: Table,
@@ -129,7 +132,8 @@ class GraphModel(MatrixFactorization, abc.ABC):
         views: tuple[Perturb | None, ...] = (None,)
         if ssl is not None:
             views = ssl.views(seed, *counters)
-            taps += (ssl.layer,) if ssl.name == "xsimgcl" else ()
+            if ssl.name == "xsimgcl":
+                taps += (ssl.layer,) if self.mean_of_layers else (self.layers, ssl.layer)
         dropout = torch_generator(seed, "dropout", *counters)
         found = self.propagated(ego, rows, self.graph, views, taps, dropout)
         extras: list[Tensor] = []
@@ -143,7 +147,7 @@ class GraphModel(MatrixFactorization, abc.ABC):
                 case "simgcl":
                     compared = found[1:3]
                 case "xsimgcl":
-                    compared = [found[0], found[-1]]
+                    compared = [found[0] if self.mean_of_layers else found[-2], found[-1]]
                 case "sgl":
                     graphs = self._dropped(seed, *counters[:2])
                     compared = [self.propagated(ego, rows, part, (None,), (), dropout)[0] for part in graphs]
