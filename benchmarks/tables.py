@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/benchmarks.md")
-BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials")
+BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Json = dict[str, Any]
 

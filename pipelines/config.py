@@ -189,6 +189,35 @@ class Mf(Section):
     init_std: float = Field(default=0.1, gt=0)
 
 
+class Ssl(Section):
+    """Self-supervised term of a graph model: SGL (Wu et al. 2021), SimGCL, XSimGCL (Yu et al. 2022, 2023)."""
+
+    name: Literal["sgl", "simgcl", "xsimgcl"]
+    weight: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=0.2, gt=0)
+    noise: float = Field(default=0.1, ge=0, description="length of the noise in each layer, for simgcl and xsimgcl")
+    drop: float = Field(default=0.1, ge=0, lt=1, description="share of the edges dropped, for sgl")
+    layer: int = Field(default=1, ge=1, description="layer compared with the mean, for xsimgcl")
+
+
+class LightGcn(Mf):
+    """Mean of the tables' vectors propagated over the training graph (He et al. 2020)."""
+
+    name: Literal["lightgcn"] = "lightgcn"  # type: ignore[assignment]
+    similarity: Literal["dot", "cosine"] = "dot"
+    layers: int = Field(default=3, ge=0)
+    l2: float = Field(default=1e-4, ge=0, description="penalty on the layer-0 vectors of the batch")
+    ssl: Ssl | None = None
+
+
+class Ngcf(LightGcn):
+    """Propagation with weight matrices; the layers are concatenated (Wang et al. 2019)."""
+
+    name: Literal["ngcf"] = "ngcf"  # type: ignore[assignment]
+    l2: float = Field(default=1e-5, ge=0, description="penalty on the layer-0 vectors of the batch")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="message dropout")
+
+
 class Popularity(Section):
     """Most popular items of the training split."""
 
@@ -289,7 +318,7 @@ class Bspm(ClosedForm):
 
 
 Model = Annotated[
-    Mf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
+    Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
     Field(discriminator="name"),
 ]
 

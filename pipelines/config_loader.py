@@ -38,8 +38,8 @@ def config_root() -> Path:
 
 
 def list_configs(kind: str = "experiments") -> list[Path]:
-    """The packaged configurations of a kind (``experiments`` or ``datasets``), sorted by name."""
-    return sorted((config_root() / kind).glob("*.yaml"))
+    """The packaged configurations of a kind (``experiments`` or ``datasets``) and of the folders in it, sorted."""
+    return sorted((config_root() / kind).rglob("*.yaml"))
 
 
 def find_config(name: str, kind: str = "experiments", beside: Path | None = None) -> Path:

@@ -14,13 +14,18 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from recsys.bipartite import BipartiteGraph
 from recsys.models.ease import Ease
 from recsys.models.graph_filter import GraphFilter
+from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials
 from recsys.models.item_knn import ItemKnn
+from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
+from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.slim import Slim
+from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
@@ -80,6 +85,16 @@ def load_model(directory: Path) -> Model:
                 )
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
+            case "lightgcn":
+                lightgcn = LightGcn(*_tables(directory, tensors), **_graph_parameters(facts))
+                lightgcn.set_graph(BipartiteGraph.from_interactions(tensors))
+                return lightgcn
+            case "ngcf":
+                parameters = {**_graph_parameters(facts), "dropout": 0.0, "generator": np.random.default_rng(0)}
+                ngcf = Ngcf(*_tables(directory, tensors), **parameters)
+                ngcf.mixers.data = tensors["mixers"]
+                ngcf.set_graph(BipartiteGraph.from_interactions(tensors))
+                return ngcf
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -88,11 +103,36 @@ def load_model(directory: Path) -> Model:
 
 def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
     match model:
+        case LightGcn():
+            return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
+        case Ngcf():
+            return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors
         case _:
             return {"model": next(name for name, kind in CLOSED.items() if isinstance(model, kind))}, model.state()
+
+
+def _graph_facts(model: GraphModel) -> dict[str, Any]:
+    return {"similarity": model.similarity, "layers": model.layers, "with_ego": model.with_ego}
+
+
+def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
+    return {"users": model.users.weight(), "items": model.items.weight(), **model.graph.interactions()}
+
+
+def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a graph model for scoring; whether layer 0 counts is all that is left of a self-supervised term."""
+    ssl = None if facts["with_ego"] else SelfSupervision("simgcl")
+    return {"similarity": facts["similarity"], "layers": facts["layers"], "ssl": ssl}
+
+
+def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
+    return (
+        _table(directory / "user_map.safetensors", tensors["users"]),
+        _table(directory / "item_map.safetensors", tensors["items"]),
+    )
 
 
 def _facts(path: Path) -> dict[str, Any]:

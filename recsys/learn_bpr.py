@@ -84,6 +84,7 @@ def _problems(model: MatrixFactorization, settings: FitSettings) -> list[str]:
     negatives = settings.negatives
     tables = (model.users, model.items)
     checks = {
+        f"the model {type(model).__name__}": type(model) is not MatrixFactorization,
         "similarity: cosine": model.similarity != "dot",
         "gradient_clip_norm": settings.gradient_clip_norm is not None,
         "precision: bfloat16": settings.precision != "float32",

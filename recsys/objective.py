@@ -80,7 +80,8 @@ class Objective:
         model, loss = self._model, self._settings.loss
         draw = None if self._sampler is None else self._sampler.draw(users, *counters)
         ids = positives if draw is None else np.concatenate([positives, draw.items.reshape(-1)])
-        looked_up = [model.users(torch.from_numpy(users)), model.items(torch.from_numpy(ids))]
+        found = model.look_up(users, ids, self._seed, *counters)
+        looked_up = [found.users, found.items, *found.extras]
         # The loss sees leaves: its gradient is whole, and may be clipped, before a table fuses it into its update.
         leaves = [vectors.detach().requires_grad_() for vectors in looked_up]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
@@ -103,12 +104,13 @@ class Objective:
             )
             if self._temperature is not None and negatives is not None:
                 self._temperature.observe(users, user, item[: len(positives)], negatives)
+        if found.extra_loss is not None:
+            value = value + found.extra_loss(leaves[2:])
         value.backward()  # type: ignore[no-untyped-call]
         if self._settings.gradient_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(leaves, self._settings.gradient_clip_norm)
         torch.autograd.backward(looked_up, [leaf.grad for leaf in leaves])
-        model.users.step()
-        model.items.step()
+        model.step()
         return float(value.detach())
 
     def _drop(self, user: Tensor, *counters: str | int) -> Tensor:

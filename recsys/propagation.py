@@ -1,173 +1,204 @@
-r"""Propagation over the user-item graph for a block of dense columns, in bounded memory.
+"""Linear propagation over the user-item graph with its own backward (He et al. 2020, LightGCN).
 
-Everything here is one operator, the two-step random walk of an item-item graph,
-
-.. math:: M = D_I^{-1} R^T D_U^{-1} R, \qquad \tilde R^T \tilde R = D_I^{1/2} M D_I^{-1/2}
-
-with R~ = D_U^{-1/2} R D_I^{-1/2}: a step is the mean of the neighbours' rows, no weight is stored, and any power of
-the degrees is applied outside. The columns of a block do not meet, so a result depends neither on the block nor on
-threads.
+What a step does not need is not computed: the last layer is made for the rows of the batch only, the gradient starts
+from these rows, and everything that depends on the tables by the same linear map shares one backward pass.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numba
 import numpy as np
-import numpy.typing as npt
-from llvmlite import ir
-from numba import extending, types
-from scipy.sparse import csr_array
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from recsys.selection import Masks
+from embeddings.tables.kernels import Longs, pool_rows
+from recsys.bipartite import BipartiteGraph, Pair, Rows
 
-COLUMNS = 64
-"""Columns of a block: a row is four AVX-512 registers."""
-_LANES = 16
-_VECTORS = COLUMNS // _LANES
-_SCATTER_COST = 8
-"""A scattered add costs about as much as this many lanes of a dense one."""
-Floats = npt.NDArray[np.float32]
+Perturb = Callable[[int, Pair], Pair]
+"""Adds noise to the vectors of a layer, 1-based: (layer, vectors) -> vectors, as if the noise were constant."""
 
 
-class Bipartite(NamedTuple):
-    """The interactions from both sides.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is propagated, and which rows of the result are wanted.
 
     Attributes:
-        by_user: items of each user, sorted.
-        by_item: users of each item, sorted.
+        graph: with ``users + 1`` and ``items + 1`` nodes.
+        layers: K.
+        with_ego: the final vector is the mean of layers 0 to K, otherwise of 1 to K.
+        rows: distinct nodes whose vectors are wanted.
+        views: for each result its noise; None for a result without.
+        taps: layers of the first view whose vectors are wanted too.
     """
 
-    by_user: Masks
-    by_item: Masks
+    graph: BipartiteGraph
+    layers: int
+    with_ego: bool
+    rows: Rows
+    views: tuple[Perturb | None, ...] = (None,)
+    taps: tuple[int, ...] = ()
+
+    @property
+    def scale(self) -> float:
+        """One over the number of layers in the mean."""
+        return 1.0 / (self.layers + self.with_ego)
 
 
-def bipartite(matrix: csr_array) -> Bipartite:
-    """Both adjacency lists of a csr matrix [users, items]; values are not looked at."""
-    rows = csr_array((np.ones(matrix.nnz, np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
-    return Bipartite(neighbours(rows), neighbours(rows.T.tocsr()))
-
-
-def neighbours(matrix: csr_array) -> Masks:
-    """Column indices of each row as the kernels take them."""
-    return Masks(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32))
-
-
-@extending.intrinsic
-def _sum_rows(typing: Any, indices: Any, first: Any, last: Any, source: Any, target: Any, row: Any) -> Any:
-    """``target[row] = sum of source[indices[first:last]]`` for float32 arrays of 64 columns, in the order given.
-
-    The four accumulators stay in registers, which loops over an array do not achieve.
-    """
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        vector, int64 = ir.VectorType(ir.FloatType(), _LANES), ir.IntType(64)
-
-        def array(position: int) -> Any:
-            return context.make_array(signature.args[position])(context, builder, args[position]).data
-
-        def vectors(pointer: Any, index: Any) -> list[Any]:
-            start = builder.gep(pointer, [builder.mul(index, ir.Constant(int64, COLUMNS))])
-            whole = builder.bitcast(start, vector.as_pointer())
-            return [builder.gep(whole, [ir.Constant(int64, j)]) for j in range(_VECTORS)]
-
-        ids, rows, out = array(0), array(3), vectors(array(4), args[5])
-        zero = ir.Constant(vector, [0.0] * _LANES)
-        before = builder.block
-        loop, behind = builder.append_basic_block("rows"), builder.append_basic_block("sum")
-        builder.cbranch(builder.icmp_signed("<", args[1], args[2]), loop, behind)
-        builder.position_at_end(loop)
-        place = builder.phi(int64)
-        sums = [builder.phi(vector) for _ in range(_VECTORS)]
-        index = builder.sext(builder.load(builder.gep(ids, [place])), int64)
-        parts = [builder.load(pointer, align=4) for pointer in vectors(rows, index)]
-        totals = [builder.fadd(a, b) for a, b in zip(sums, parts, strict=True)]
-        following = builder.add(place, ir.Constant(int64, 1))
-        place.add_incoming(args[1], before)
-        place.add_incoming(following, loop)
-        for phi, total in zip(sums, totals, strict=True):
-            phi.add_incoming(zero, before)
-            phi.add_incoming(total, loop)
-        builder.cbranch(builder.icmp_signed("<", following, args[2]), loop, behind)
-        builder.position_at_end(behind)
-        finals = [builder.phi(vector) for _ in range(_VECTORS)]
-        for pointer, final, total in zip(out, finals, totals, strict=True):
-            final.add_incoming(zero, before)
-            final.add_incoming(total, loop)
-            builder.store(final, pointer, align=4)
-        return context.get_dummy_value()
-
-    return types.void(indices, first, last, source, target, row), generate
-
-
-sum_rows: Any = _sum_rows
-
-
-@numba.njit(nogil=True, cache=True)
-def mean_of_neighbours(lists: Masks, source: Floats, target: Floats) -> None:
-    """``target[r] = mean of source[n]`` over the neighbours n of r, zero without neighbours.
+def propagate(users: Tensor, items: Tensor, plan: Plan) -> list[Pair]:
+    """Final vectors of each view, then the vectors of each tapped layer, at ``plan.rows``.
 
     Args:
-        lists: of R rows.
-        source: float32 [N, 64], C order.
-        target: float32 [R, 64], C order, overwritten.
+        users: float32 [users + 1, D], layer 0, the unseen user last.
+        items: float32 [items + 1, D].
+        plan: what to do.
+
+    Returns:
+        Pairs of float32 [rows, D], differentiable in ``users`` and ``items``.
     """
-    for row in range(len(lists.indptr) - 1):
-        first, last = lists.indptr[row], lists.indptr[row + 1]
-        sum_rows(lists.indices, first, last, source, target, row)
-        if last > first:
-            scale = np.float32(1.0) / np.float32(last - first)
-            for column in range(COLUMNS):
-                target[row, column] *= scale
+    flat = _Propagate.apply(users, items, plan)  # type: ignore[no-untyped-call]
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-@numba.njit(nogil=True, cache=True)
-def walk(graph: Bipartite, source: Floats, middle: Floats, target: Floats) -> None:
-    """``target = M source``, float32 [items, 64]; ``middle`` [users, 64] is scratch."""
-    mean_of_neighbours(graph.by_user, source, middle)
-    mean_of_neighbours(graph.by_item, middle, target)
+def expand(compact: Tensor, places: Longs) -> Tensor:
+    """``compact[places]``: float32 [n, D] from [m, D]; the gradient is summed in the order of the places."""
+    expanded: Tensor = _Expand.apply(compact, places)  # type: ignore[no-untyped-call]
+    return expanded
 
 
-@numba.njit(nogil=True, cache=True)
-def walk_from(graph: Bipartite, history: Masks, weights: Floats, middle: Floats, target: Floats) -> None:
-    """``target = M x`` where column b of x has ``weights[i]`` at the items i of ``history`` row b, else zero.
-
-    While few users are reached their rows are added up one by one, else as :func:`walk` does; in both the terms of a
-    sum come in the order of the items, so that they give the same bits.
-
-    Args:
-        graph: the interactions.
-        history: of at most 64 users.
-        weights: float32 [items].
-        middle: float32 [users, 64], scratch.
-        target: float32 [items, 64], overwritten.
-    """
-    reached = 0
-    for item in history.indices:
-        reached += graph.by_item.indptr[item + 1] - graph.by_item.indptr[item]
-    if reached * _SCATTER_COST >= len(graph.by_user.indices) * COLUMNS // 2:
-        fill(history, weights, np.float32(1.0), target)
-        mean_of_neighbours(graph.by_user, target.copy(), middle)
-    else:
-        middle[:] = 0
-        for column in range(len(history.indptr) - 1):
-            for item in history.indices[history.indptr[column] : history.indptr[column + 1]]:
-                for user in graph.by_item.indices[graph.by_item.indptr[item] : graph.by_item.indptr[item + 1]]:
-                    middle[user, column] += weights[item]
-        for user in range(len(middle)):
-            count = graph.by_user.indptr[user + 1] - graph.by_user.indptr[user]
-            if count > 0:
-                scale = np.float32(1.0) / np.float32(count)
-                for column in range(COLUMNS):
-                    middle[user, column] *= scale
-    mean_of_neighbours(graph.by_item, middle, target)
+def product(users: Tensor, items: Tensor, graph: BipartiteGraph, rows: Rows | None = None) -> Pair:
+    """``A x``, at ``rows`` (distinct) only where they are given; differentiable in ``users`` and ``items``."""
+    found: Pair = _Product.apply(users, items, graph, rows)  # type: ignore[no-untyped-call]
+    return found
 
 
-@numba.njit(nogil=True, cache=True)
-def fill(history: Masks, weights: Floats, factor: np.float32, target: Floats) -> None:
-    """``target = factor x`` for the x of :func:`walk_from`."""
-    target[:] = 0
-    for column in range(len(history.indptr) - 1):
-        for item in history.indices[history.indptr[column] : history.indptr[column + 1]]:
-            target[item, column] = factor * weights[item]
+class _Product(torch.autograd.Function):
+    """The autograd node of :func:`product`: the matrix is symmetric, so backward multiplies by it too."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, graph: BipartiteGraph, rows: Rows | None) -> Pair:
+        """A pair."""
+        ctx.graph, ctx.rows = graph, rows
+        pair = (users.detach(), items.detach())
+        return graph.product(pair) if rows is None else graph.product_rows(pair, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """A pair, and nothing for the graph."""
+        pair = (users, items)
+        back = ctx.graph.product(pair) if ctx.rows is None else ctx.graph.product_of_rows(pair, ctx.rows)
+        return *back, None, None
+
+
+class _Propagate(torch.autograd.Function):
+    """The autograd node of :func:`propagate`."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, plan: Plan) -> tuple[Tensor, ...]:
+        """Flat pairs."""
+        ctx.plan = plan
+        ego = (users.detach(), items.detach())
+        finals, taps = [], []
+        for view, perturb in enumerate(plan.views):
+            wanted = plan.taps if view == 0 else ()
+            if perturb is None and all(layer == 0 for layer in wanted):
+                final, found = _mean_by_horner(ego, plan), [_select(ego, plan.rows)] * len(wanted)
+            else:
+                final, found = _mean_by_layer(ego, plan, perturb, wanted)
+            finals.append(final)
+            taps += found
+        return tuple(part for pair in [*finals, *taps] for part in pair)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *flat: Tensor) -> tuple[Tensor, Tensor, None]:
+        """``sum_k A^k g_k`` by Horner's rule, g_k the gradient of layer k."""
+        plan: Plan = ctx.plan
+        pairs = list(zip(flat[::2], flat[1::2], strict=True))
+        finals, taps = pairs[: len(plan.views)], pairs[len(plan.views) :]
+        mean = _total(finals)
+        scaled = (mean[0] * plan.scale, mean[1] * plan.scale)
+
+        def gradient_of(layer: int) -> Pair:
+            parts = [scaled] if layer > 0 or plan.with_ego else []
+            parts += [tap for wanted, tap in zip(plan.taps, taps, strict=True) if wanted == layer]
+            return _total(parts) if parts else (torch.zeros_like(scaled[0]), torch.zeros_like(scaled[1]))
+
+        last = gradient_of(plan.layers)
+        if plan.layers == 0:
+            users, items = (torch.zeros(len(part), last[0].shape[1]) for part in plan.graph.all_rows())
+            return *_add_at((users, items), last, plan.rows), None
+        total = _add_at(plan.graph.product_of_rows(last, plan.rows), gradient_of(plan.layers - 1), plan.rows)
+        for layer in range(plan.layers - 2, -1, -1):
+            total = _add_at(plan.graph.product(total), gradient_of(layer), plan.rows)
+        return *total, None
+
+
+def _mean_by_horner(ego: Pair, plan: Plan) -> Pair:
+    """``(1 + A (1 + A (1 + ...))) x``: no layer is kept."""
+    if plan.layers == 0:
+        return _select(ego, plan.rows)
+    inner = ego
+    for _ in range(plan.layers - 1):
+        inner = plan.graph.product(inner, base=ego)
+    final = plan.graph.product_rows(inner, plan.rows)
+    if plan.with_ego:
+        final = _total([final, _select(ego, plan.rows)])
+    return final[0] * plan.scale, final[1] * plan.scale
+
+
+def _mean_by_layer(ego: Pair, plan: Plan, perturb: Perturb | None, wanted: tuple[int, ...]) -> tuple[Pair, list[Pair]]:
+    """The mean with noise in every layer, and the layers that are ``wanted``."""
+    layers = {0: _select(ego, plan.rows)}
+    whole = ego
+    for layer in range(1, plan.layers + 1):
+        if layer < plan.layers:
+            whole = plan.graph.product(whole)
+            whole = perturb(layer, whole) if perturb else whole
+            layers[layer] = _select(whole, plan.rows)
+        else:
+            part = plan.graph.product_rows(whole, plan.rows)
+            layers[layer] = perturb(layer, part) if perturb else part
+    mean = _total([pair for layer, pair in layers.items() if layer > 0 or plan.with_ego])
+    return (mean[0] * plan.scale, mean[1] * plan.scale), [layers[layer] for layer in wanted]
+
+
+def _select(pair: Pair, rows: Rows) -> Pair:
+    return pair[0][torch.from_numpy(rows[0])], pair[1][torch.from_numpy(rows[1])]
+
+
+def _total(pairs: Sequence[Pair]) -> Pair:
+    users, items = pairs[0]
+    for more_users, more_items in pairs[1:]:
+        users, items = users + more_users, items + more_items
+    return users, items
+
+
+def _add_at(total: Pair, pair: Pair, rows: Rows) -> Pair:
+    for whole, part, at in zip(total, pair, rows, strict=True):
+        whole.numpy()[at] += part.numpy()
+    return total
+
+
+class _Expand(torch.autograd.Function):
+    """The autograd node of :func:`expand`."""
+
+    @staticmethod
+    def forward(ctx: Any, compact: Tensor, places: Longs) -> Tensor:
+        """Float32 [n, D]."""
+        ctx.places, ctx.count = places, len(compact)
+        return compact[torch.from_numpy(places)]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Sums by place."""
+        order = np.argsort(ctx.places, kind="stable").astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(ctx.places, minlength=ctx.count))]).astype(np.int64)
+        out = torch.empty(ctx.count, gradient.shape[1])
+        pool_rows(gradient.contiguous().numpy(), order, starts, out.numpy())
+        return out, None

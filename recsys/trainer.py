@@ -134,6 +134,11 @@ class _Training:
         if not progress.finished:
             assert valid is not None
             self._refit((train + valid).tocsr())
+        elif progress.phase == "refit":
+            assert valid is not None
+            self.model.use_graph((train + valid).tocsr())
+        else:
+            self.model.use_graph(train)
         return FitResult(progress.best_epoch, progress.epochs_run, list(progress.history), progress.seconds)
 
     def _select(self, train: csr_array, valid: csr_array | None) -> None:
@@ -173,6 +178,7 @@ class _Training:
         self._save()
 
     def _objective(self, train: csr_array) -> Objective | LearnBpr:
+        self.model.use_graph(train)
         objective = self._kind()(self.model, train, self.settings, seed=self.seed)
         if self.path is not None:
             write_bytes(negatives_file(self.path.parent, self.progress.phase), save(objective.knowledge()))

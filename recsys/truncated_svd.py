@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
-from recsys.propagation import COLUMNS, Bipartite, bipartite, walk
+from recsys.random_walk import COLUMNS, Bipartite, bipartite, walk
 from recsys.rng import generator
 
 Floats = npt.NDArray[np.float32]
@@ -146,7 +146,7 @@ def _filtered(operator: Operator, basis: Floats, end: float, degree: int) -> Flo
 
 
 def apply_walk(graph: Bipartite, columns: Floats, threads: int) -> Floats:
-    """``M`` of :mod:`recsys.propagation` times ``columns`` float32 [items, n]."""
+    """``M`` of :mod:`recsys.random_walk` times ``columns`` float32 [items, n]."""
     users, items = len(graph.by_user.indptr) - 1, len(graph.by_item.indptr) - 1
     out = np.empty_like(columns)
 

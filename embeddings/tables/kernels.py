@@ -126,6 +126,22 @@ def pool_tables(jobs: Jobs, parts: int) -> None:
             sum_rows(job.dim, job.table, job.rows, 4, job.weights, start, stop, job.lookups - 1, out)
 
 
+def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
+    """:func:`pool_tables` of one array.
+
+    Args:
+        table: float32 [R, D]; all arrays are C-contiguous.
+        rows: int32 [M].
+        offsets: int64 [B + 1].
+        out: float32 [B, D], the sum of ``table[rows[offsets[b]:offsets[b + 1]]]``.
+    """
+    bags, dim = out.shape
+    at = [array.ctypes.data for array in (table, rows, offsets, out)]
+    job = (at[0], len(table), dim, 0, 0, at[1], len(rows), 0, at[2], bags, at[3])
+    with threads_for(len(rows)) as threads:
+        pool_tables(np.array([job], JOB), threads)
+
+
 @numba.njit(cache=True)
 def _lookups_of(rows: Ints, weights: Floats, offsets: Longs, part: int, parts: int) -> tuple[Pairs, Floats]:
     """The (row, bag) pairs and the weights of the rows that ``part`` owns, in the order of the batch."""

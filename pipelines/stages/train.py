@@ -26,7 +26,9 @@ from pipelines.config import (
     GfCf,
     Ials,
     ItemKnn,
+    LightGcn,
     Mf,
+    Ngcf,
     Popularity,
     Slim,
     Train,
@@ -42,9 +44,12 @@ from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
 from recsys.losses import Adaptation, Constraints, Loss
 from recsys.models import ials, popularity
+from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
+from recsys.models.ngcf import Ngcf as NgcfModel
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
+from recsys.self_supervision import SelfSupervision
 from recsys.settings import EpochRecord, FitSettings, Phase, Selection
 from recsys.trainer import fit, negatives_file
 
@@ -177,7 +182,7 @@ def _train_mf(
 
 
 def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
-    """A matrix factorisation with freshly drawn tables."""
+    """A matrix factorisation, or a graph model, with freshly drawn tables."""
     spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
     users, items = (
         build_table(
@@ -190,7 +195,16 @@ def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
         )
         for side, id_map in (("users", maps.users), ("items", maps.items))
     )
-    return MatrixFactorization(users, items, similarity=config.similarity)
+    match config:
+        case LightGcn(ssl=term):
+            ssl = SelfSupervision(**term.model_dump()) if term else None
+            parameters: Any = {"layers": config.layers, "similarity": config.similarity, "l2": config.l2, "ssl": ssl}
+            if isinstance(config, Ngcf):
+                draws = generator(seed, "init", "mixers")
+                return NgcfModel(users, items, dropout=config.dropout, generator=draws, **parameters)
+            return LightGcnModel(users, items, **parameters)
+        case _:
+            return MatrixFactorization(users, items, similarity=config.similarity)
 
 
 def fit_settings(config: Mf, train: Train) -> FitSettings:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys.models.graph_filter import ones
-from recsys.propagation import neighbours
+from recsys.random_walk import neighbours
 from recsys.selection import Masks
 from recsys.truncated_svd import leading_gram_vectors, one_thread
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys.microkernel import ITEMS, USERS, pack, score_tile
-from recsys.propagation import COLUMNS, Bipartite, bipartite, fill, neighbours, walk, walk_from
+from recsys.random_walk import COLUMNS, Bipartite, bipartite, fill, neighbours, walk, walk_from
 from recsys.selection import Masks
 
 Floats = npt.NDArray[np.float32]

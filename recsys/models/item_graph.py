@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recsys.propagation import neighbours
+from recsys.random_walk import neighbours
 from recsys.selection import Masks
 
 _BLOCK_USERS = 64

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_array
 
 from recsys.models.item_graph import ItemGraph
-from recsys.propagation import neighbours as neighbours_of
+from recsys.random_walk import neighbours as neighbours_of
 from recsys.selection import Heaps, Masks, best_first, empty_heaps, offer
 
 _BLOCK_ITEMS = 256

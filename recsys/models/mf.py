@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
 
 from embeddings.tables.table import Table
 
 Similarity = Literal["dot", "cosine"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LookUp:
+    """What a model gives to a step of the training.
+
+    Attributes:
+        users: float32 [B, D], before :meth:`MatrixFactorization.represent`.
+        items: float32 [n, D].
+        extras: further tensors that ``extra_loss`` is a function of.
+        extra_loss: added to the loss; it gets tensors of the values of ``extras``.
+    """
+
+    users: Tensor
+    items: Tensor
+    extras: tuple[Tensor, ...] = ()
+    extra_loss: Callable[[Sequence[Tensor]], Tensor] | None = None
 
 
 class MatrixFactorization(nn.Module):
@@ -48,6 +68,27 @@ class MatrixFactorization(nn.Module):
     def represent(self, raw: Tensor) -> Tensor:
         """Vectors as they are compared: of length one under cosine. Float [..., D] to the same shape."""
         return functional.normalize(raw, dim=-1) if self.similarity == "cosine" else raw
+
+    def use_graph(self, train: csr_array) -> None:
+        """Told of the interactions [users, items] before each phase of the training; there is nothing to do."""
+
+    def look_up(
+        self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64], seed: int, *counters: str | int
+    ) -> LookUp:
+        """Differentiable vectors of a batch.
+
+        Args:
+            users: int64 [B].
+            items: int64 [n], the positives of the users first.
+            seed: of the run.
+            counters: phase, epoch and step, for models that draw random numbers.
+        """
+        return LookUp(self.users(torch.from_numpy(users)), self.items(torch.from_numpy(items)))
+
+    def step(self) -> None:
+        """Apply the gradients of the backward passes since the last step."""
+        self.users.step()
+        self.items.step()
 
     @torch.no_grad()
     def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:

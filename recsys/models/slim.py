@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 from recsys.models.graph_filter import ones
 from recsys.models.item_graph import ItemGraph
-from recsys.propagation import Bipartite, bipartite
+from recsys.random_walk import Bipartite, bipartite
 from recsys.selection import Masks
 
 _BLOCK_ITEMS = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,14 +19,18 @@ from recsys.models.bspm import fit_bspm
 from recsys.models.cheby_cf import fit_cheby_cf
 from recsys.models.ease import Ease
 from recsys.models.gf_cf import fit_gf_cf
+from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials, IalsSettings
 from recsys.models.item_knn import ItemKnn
+from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization, Similarity
+from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.slim import Slim
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
+from recsys.self_supervision import SelfSupervision, SslName
 from recsys.settings import FitSettings
 from recsys.trainer import fit
 
@@ -68,6 +73,33 @@ def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] 
     return model
 
 
+def graph_model(
+    loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] = full_map, ssl: SslName | None = None,
+    kind: str = "lightgcn",
+) -> Model:  # fmt: skip
+    users, items = (
+        build_table(
+            make_map(n), 4, optimizer=OptimizerSpec("adam", lr=0.03), init_std=0.1, generator=generator(0, side)
+        )
+        for side, n in (("users", USERS), ("items", ITEMS))
+    )
+    term = SelfSupervision(ssl, weight=0.02) if ssl else None
+    if kind == "ngcf":
+        model: GraphModel = Ngcf(
+            users, items, layers=2, similarity=similarity, l2=1e-4, ssl=term, generator=generator(0, "mixers")
+        )
+    else:
+        model = LightGcn(users, items, layers=2, similarity=similarity, l2=1e-4, ssl=term)
+    settings = FitSettings(
+        Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax", gamma=0.1),
+        NegativeSampling(count=16),
+        batch_size=64,
+        epochs=20,
+    )
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -86,6 +118,14 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "mf-ccl": lambda: mf("ccl", "cosine"),
     "mf-ultragcn": lambda: mf("ultragcn", "dot"),
     "ials": lambda: Ials.fit(checkerboard()[0], IalsSettings(dim=4, iterations=10, regularization=0.1)),
+    **{f"lightgcn-{loss}": lambda loss=loss: graph_model(loss, "cosine") for loss in get_args(LossName)},
+    **{
+        f"lightgcn-{ssl}": lambda ssl=ssl: graph_model("sampled_softmax", "cosine", ssl=ssl)
+        for ssl in get_args(SslName)
+    },
+    "lightgcn-compressed": lambda: graph_model("bpr", "dot", paired_map),
+    "ngcf": lambda: graph_model("bpr", "dot", kind="ngcf"),
+    "ngcf-compressed": lambda: graph_model("sampled_softmax", "cosine", paired_map, "simgcl", kind="ngcf"),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
