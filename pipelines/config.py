@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from embeddings.names import CompressorName
 
@@ -162,11 +162,38 @@ class ItemKnn(Section):
 Model = Annotated[Mf | Popularity | ItemKnn, Field(discriminator="name")]
 
 
+class LevelShares(Section):
+    """How ``multi_graphhash`` and ``residual_codes`` divide their rows between levels, own and hashed rows."""
+
+    count: int = Field(default=3, ge=1, description="clustering levels")
+    ratio: float = Field(default=3.0, ge=1, description="rows of a level over those of the coarser one")
+    head_share: float = Field(default=0.2, ge=0, lt=1, description="rows of the most frequent ids, one each")
+    hash_share: float = Field(default=0.0, ge=0, lt=1, description="rows that the other ids share at random")
+    weights: tuple[float, ...] | None = Field(default=None, description="of the levels, coarse first; none: 1 each")
+
+
 class Compressor(Section):
     """How ids share rows. All but ``full`` get exactly the row budget of the experiment."""
 
     name: CompressorName = "full"
     algorithm: Literal["louvain", "leiden"] = "louvain"
+    levels: LevelShares | None = None
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Compressor:
+        given = self.levels
+        if given is None:
+            return self
+        if self.name not in ("multi_graphhash", "residual_codes"):
+            raise ValueError(f"compressor.levels belongs to multi_graphhash and residual_codes, not to {self.name}")
+        if given.head_share + given.hash_share >= 1:
+            raise ValueError(
+                f"levels.head_share and hash_share must be below 1 together, got {given.head_share} and"
+                f" {given.hash_share}"
+            )
+        if given.weights is not None and len(given.weights) != given.count:
+            raise ValueError(f"levels.weights needs {given.count} numbers, got {len(given.weights)}")
+        return self
 
 
 class Budget(Section):

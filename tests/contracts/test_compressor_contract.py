@@ -148,7 +148,9 @@ def test_one_user_and_one_item(name: str) -> None:
         assert (one.rows == 0).all()
 
 
-@pytest.mark.parametrize("name", [name for name in COMPRESSORS if not name.endswith("graphhash") or name == "multi_graphhash"])
+@pytest.mark.parametrize(
+    "name", [name for name in COMPRESSORS if not name.endswith("graphhash") or name == "multi_graphhash"]
+)
 def test_a_graph_without_interactions_is_all_unseen(name: str) -> None:
     for shape in ((4, 3), (0, 3), (0, 0)):
         for one in compress(name, sparse.csr_array(shape, dtype=np.float32), 2, 2):
