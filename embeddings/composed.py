@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any, Literal
 
 import numpy as np
@@ -60,7 +61,7 @@ def compress_composed(
         if division.hashed:
             hashed = UniversalHash.draw(division.hashed, _generator(seed, side))(ids)
         places, weights = compose(division, sides[side], codes[side], hashed, levels.weights)
-        info = {"levels": dataclasses.asdict(levels), "division": dataclasses.asdict(division)}
+        info = json.loads(json.dumps({"levels": dataclasses.asdict(levels), "division": dataclasses.asdict(division)}))
         maps.append(_id_map(name, places, weights, seen[side], rows, info))
     return maps[0], maps[1]
 

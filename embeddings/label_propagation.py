@@ -163,7 +163,7 @@ def _search(
     for _ in range(MAX_FITS):
         penalty = math.sqrt(low * high)
         joint = propagate(graph, penalty, capacity, exponent)
-        users, items = graph.shape
+        users = graph.shape[0]
         sides = (_numbered(joint[:users], seen[0]), _numbered(joint[users:], seen[1]))
         count = sum(int(side.max(initial=-1)) + 1 for side in sides)
         if best is None or abs(count - target) < best[0]:

@@ -33,10 +33,10 @@ class Carried:
 def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDArray[np.generic]]) -> Carried:
     """Carry a trained table over to another map of the same ids, and of ids that are new.
 
-    A row whose known ids had one row of the old table to themselves, in the same place, is copied with its state, and so is the unseen row.
-    The others are fitted by least squares, ``SWEEPS`` sweeps of coordinate descent from zero: each row becomes the mean
-    over its known ids of what their old vectors lack, with the weights of the map. Their state is the mean of the
-    old rows of their ids. A row without a known id is a copy of the unseen row, without state.
+    A row whose known ids had one row of the old table to themselves, in the same place, is copied with its state, and
+    so is the unseen row. The others are fitted by least squares, ``SWEEPS`` sweeps of coordinate descent from zero: a
+    row becomes the mean over its known ids of what their old vectors lack, with the weights of the map. Their state is
+    the mean of the old rows of their ids. A row without a known id is a copy of the unseen row, without state.
 
     Args:
         old: map of the trained table.

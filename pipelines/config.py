@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from embeddings.names import CompressorName
 
@@ -178,22 +178,6 @@ class Compressor(Section):
     name: CompressorName = "full"
     algorithm: Literal["louvain", "leiden"] = "louvain"
     levels: LevelShares | None = None
-
-    @model_validator(mode="after")
-    def _levels_fit(self) -> Compressor:
-        given = self.levels
-        if given is None:
-            return self
-        if self.name not in ("multi_graphhash", "residual_codes"):
-            raise ValueError(f"compressor.levels belongs to multi_graphhash and residual_codes, not to {self.name}")
-        if given.head_share + given.hash_share >= 1:
-            raise ValueError(
-                f"levels.head_share and hash_share must be below 1 together, got {given.head_share} and"
-                f" {given.hash_share}"
-            )
-        if given.weights is not None and len(given.weights) != given.count:
-            raise ValueError(f"levels.weights needs {given.count} numbers, got {len(given.weights)}")
-        return self
 
 
 class Budget(Section):

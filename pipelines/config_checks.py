@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import Budget, Dataset, Experiment, Mf, Variant
+from pipelines.config import Budget, Compressor, Dataset, Experiment, Mf, Variant
 from pipelines.config_problems import did_you_mean
 from pipelines.errors import DataError
 
@@ -82,6 +82,8 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
         if variant.compressor is not None:
             yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
         return
+    if variant.compressor is not None:
+        yield from _check_levels(variant.compressor)
     if model.backend == "fbgemm" and model.optimizer.name == "adam":
         yield (
             ("model", "optimizer", "name"),
@@ -92,3 +94,16 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
         hint = did_you_mean(name, METRICS)
         allowed = ", ".join(f"{metric}@K" for metric in METRICS)
         yield ("train", "selection"), f"got {variant.train.selection!r}{hint}, must be one of {allowed}"
+
+
+def _check_levels(compressor: Compressor) -> Iterator[Finding]:
+    levels, where = compressor.levels, ("compressor", "levels")
+    if levels is None:
+        return
+    if compressor.name not in ("multi_graphhash", "residual_codes"):
+        yield where, f"only multi_graphhash and residual_codes have levels, not {compressor.name}; remove `levels`"
+    if levels.head_share + levels.hash_share >= 1:
+        given = f"{levels.head_share} and {levels.hash_share}"
+        yield where, f"head_share and hash_share must be below 1 together, got {given}"
+    if levels.weights is not None and len(levels.weights) != levels.count:
+        yield (*where, "weights"), f"got {len(levels.weights)} weights for {levels.count} levels; give one for each"

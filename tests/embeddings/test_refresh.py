@@ -87,7 +87,7 @@ def planted(blocks: int = 8) -> tuple[sparse.csr_array, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["graphhash", "double_graphhash"])
 def test_new_ids_join_the_cluster_of_their_neighbours(name: str) -> None:
-    graph, blocks = planted()
+    graph, _ = planted()
     clusters = co_cluster(graph, 1.0)
     maps = compress(name, graph, clusters.num_user_clusters, clusters.num_item_clusters, clusters)
     new = graph[np.arange(0, 80, 10)]
