@@ -9,11 +9,13 @@ import numpy.typing as npt
 from scipy import sparse
 
 from embeddings.clustering import CoClustering
+from embeddings.composed import compress_composed
 from embeddings.frequency import reserve_rows
 from embeddings.graph import canonical, degrees
 from embeddings.graphhash import cluster_rows
 from embeddings.hashing import UniversalHash, quotient_remainder
 from embeddings.id_map import IdMap, IntArray
+from embeddings.levels import Levels
 from embeddings.lsh import hyperplane_buckets
 from embeddings.names import COMPRESSORS, CompressorName
 
@@ -25,6 +27,7 @@ def compress(
     item_rows: int,
     clustering: CoClustering | None = None,
     seed: int = 0,
+    levels: Levels | None = None,
 ) -> tuple[IdMap, IdMap]:
     """Map users and items to table rows.
 
@@ -38,6 +41,7 @@ def compress(
         item_rows: rows of the item table without the unseen row, >= 1.
         clustering: of this graph; needed by "graphhash" and "double_graphhash".
         seed: of the random hash functions and hyperplanes.
+        levels: of "multi_graphhash" and "residual_codes"; none means the defaults.
 
     Returns:
         The user map and the item map.
@@ -52,6 +56,8 @@ def compress(
             raise ValueError(f"{name} needs {side}_rows >= 1, got {rows}")
     graph = canonical(graph)
     user_degrees, item_degrees = degrees(graph)
+    if name in ("baco", "multi_graphhash", "residual_codes"):
+        return compress_composed(name, graph, user_rows, item_rows, seed, levels or Levels())
     user_clusters = item_clusters = None
     info: dict[str, Any] = {}
     if name in ("graphhash", "double_graphhash"):
@@ -106,6 +112,8 @@ def _compress_side(
         case "double_graphhash":
             assert clusters is not None
             places = [clusters, UniversalHash.draw(rows, generator)(ids)]
+        case "baco" | "multi_graphhash" | "residual_codes":
+            raise AssertionError(f"{name} is made by compress_composed")
     return _id_map(name, np.stack(places, axis=1).astype(np.int64), rows, seen, single, info)
 
 

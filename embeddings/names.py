@@ -15,5 +15,8 @@ CompressorName = Literal[
     "lsh",
     "graphhash",
     "double_graphhash",
+    "baco",
+    "multi_graphhash",
+    "residual_codes",
 ]
 COMPRESSORS: tuple[str, ...] = get_args(CompressorName)

@@ -34,7 +34,7 @@ def split_largest(labels: Sides, finer: Sides, splits: int) -> Sides:
         order = np.lexsort((side_finer, side_labels))
         order = order[side_labels[order] >= 0]
         starts = np.flatnonzero(np.diff(side_labels[order], prepend=-1))
-        ends = np.append(starts[1:], order.size)
+        ends = np.append(starts[1:], order.size)[: starts.size]
         heap += [(start - end, side, start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         orders.append(order)
     result = (labels[0].copy(), labels[1].copy())
@@ -81,3 +81,21 @@ def merge_smallest(labels: Sides, merges: int) -> Sides:
         seen = result[side] >= 0
         result[side][seen] = number[roots[result[side][seen]]]
     return result
+
+
+def fit_rows(labels: IntArray, finer: IntArray, rows: int) -> IntArray:
+    """Bring the buckets of one side to exactly ``rows``: halve the largest or join the smallest.
+
+    Args:
+        labels: int64 [N] in ``[0, K)`` without gaps, -1 = none.
+        finer: labels of the same ids that say which members of a halved bucket stay together.
+        rows: buckets wanted, >= 1 and at most the number of ids with a label.
+
+    Raises:
+        ValueError: There are fewer ids with a label than ``rows``.
+    """
+    none = np.empty(0, dtype=np.int64)
+    missing = rows - (int(labels.max(initial=-1)) + 1)
+    if missing > 0:
+        return split_largest((labels, none), (finer, none), missing)[0]
+    return merge_smallest((labels, none), -missing)[0]

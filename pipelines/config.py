@@ -328,11 +328,22 @@ def is_searched(model: Model) -> bool:
     return isinstance(model, ClosedForm) and bool(model.grid)
 
 
+class LevelShares(Section):
+    """How ``multi_graphhash`` and ``residual_codes`` divide their rows between levels, own and hashed rows."""
+
+    count: int = Field(default=3, ge=1, description="clustering levels")
+    ratio: float = Field(default=3.0, ge=1, description="rows of a level over those of the coarser one")
+    head_share: float = Field(default=0.2, ge=0, lt=1, description="rows of the most frequent ids, one each")
+    hash_share: float = Field(default=0.0, ge=0, lt=1, description="rows that the other ids share at random")
+    weights: tuple[float, ...] | None = Field(default=None, description="of the levels, coarse first; none: 1 each")
+
+
 class Compressor(Section):
     """How ids share rows. All but ``full`` get exactly the row budget of the experiment."""
 
     name: CompressorName = "full"
     algorithm: Literal["louvain", "leiden"] = "louvain"
+    levels: LevelShares | None = None
 
 
 class Budget(Section):

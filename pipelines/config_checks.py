@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import Budget, Dataset, Experiment, Mf, Variant, is_searched
+from pipelines.config import Budget, Compressor, Dataset, Experiment, Mf, Variant, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.errors import DataError
 
@@ -82,12 +82,23 @@ def _check_selection(experiment: Experiment) -> Iterator[Finding]:
 
 def _check_variant(variant: Variant) -> Iterator[Finding]:
     model = variant.model
-    if not isinstance(model, Mf):
+    if isinstance(model, Mf):
+        yield from _check_tables(model)
         if variant.compressor is not None:
-            yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
-        if not is_searched(model):
-            return
-    elif model.backend == "fbgemm" and model.optimizer.name == "adam":
+            yield from _check_levels(variant.compressor)
+    elif variant.compressor is not None:
+        yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
+    if not (isinstance(model, Mf) or is_searched(model)):
+        return
+    name, at, cut = variant.train.selection.partition("@")
+    if name not in METRICS or not at or not cut.isdigit() or int(cut) < 1:
+        hint = did_you_mean(name, METRICS)
+        allowed = ", ".join(f"{metric}@K" for metric in METRICS)
+        yield ("train", "selection"), f"got {variant.train.selection!r}{hint}, must be one of {allowed}"
+
+
+def _check_tables(model: Mf) -> Iterator[Finding]:
+    if model.backend == "fbgemm" and model.optimizer.name == "adam":
         yield (
             ("model", "optimizer", "name"),
             "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",
@@ -95,8 +106,18 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
     needed = {"adap_tau": "cosine", "ccl": "cosine", "ultragcn": "dot"}.get(model.loss.name, model.similarity)
     if model.similarity != needed:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
-    name, at, cut = variant.train.selection.partition("@")
-    if name not in METRICS or not at or not cut.isdigit() or int(cut) < 1:
-        hint = did_you_mean(name, METRICS)
-        allowed = ", ".join(f"{metric}@K" for metric in METRICS)
-        yield ("train", "selection"), f"got {variant.train.selection!r}{hint}, must be one of {allowed}"
+    if model.loss.name == "ultragcn" and model.name != "mf":
+        yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
+
+
+def _check_levels(compressor: Compressor) -> Iterator[Finding]:
+    levels, where = compressor.levels, ("compressor", "levels")
+    if levels is None:
+        return
+    if compressor.name not in ("multi_graphhash", "residual_codes"):
+        yield where, f"only multi_graphhash and residual_codes have levels, not {compressor.name}; remove `levels`"
+    if levels.head_share + levels.hash_share >= 1:
+        given = f"{levels.head_share} and {levels.hash_share}"
+        yield where, f"head_share and hash_share must be below 1 together, got {given}"
+    if levels.weights is not None and len(levels.weights) != levels.count:
+        yield (*where, "weights"), f"got {len(levels.weights)} weights for {levels.count} levels; give one for each"

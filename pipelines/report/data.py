@@ -32,6 +32,9 @@ COMPRESSOR_NAMES = {
     "lsh": "LSH",
     "graphhash": "GraphHash",
     "double_graphhash": "double GraphHash",
+    "baco": "balanced label propagation",
+    "multi_graphhash": "multi-resolution GraphHash",
+    "residual_codes": "residual codes",
 }
 _FAMILIES = {"double_graphhash": "graphhash", "double_frequency": "frequency"}
 

@@ -17,6 +17,7 @@ from embeddings.compress import compress
 from embeddings.describe import describe, stability, worst_buckets
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap
+from embeddings.levels import Levels
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Compressor, Experiment, Mf
@@ -29,6 +30,7 @@ VERSION = 2
 GRAPH = "graph.json"
 """File of an entry with the hash of the matrix that it was made from, for the leak audit."""
 _CLUSTERED = ("graphhash", "double_graphhash")
+_LEVELLED = ("multi_graphhash", "residual_codes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +133,14 @@ class CompressionStage:
 
     def _maps_key(self, compressor: Compressor) -> dict[str, Any]:
         clusters = None if compressor.name == "full" else self._cluster_key(self._algorithm(compressor))
-        return {
+        key = {
             "version": VERSION,
             "graph": self.train_hash,
             "compressor": compressor.name,
             "clusters": clusters,
             "seed": self.experiment.seeds[0],
         }
+        return key | ({"levels": dataclasses.asdict(_levels(compressor))} if compressor.name in _LEVELLED else {})
 
     def _algorithm(self, compressor: Compressor) -> Algorithm:
         return compressor.algorithm if compressor.name in _CLUSTERED else self._main_algorithm
@@ -150,7 +153,8 @@ class CompressionStage:
             clusters = self.clustering(self._algorithm(compressor))
             rows = (clusters.num_user_clusters, clusters.num_item_clusters)
             given = clusters if compressor.name in _CLUSTERED else None
-            users, items = compress(compressor.name, self.graph, *rows, clustering=given, seed=seed)
+            levels = _levels(compressor) if compressor.name in _LEVELLED else None
+            users, items = compress(compressor.name, self.graph, *rows, clustering=given, seed=seed, levels=levels)
         users.save(directory / "user_map.safetensors")
         items.save(directory / "item_map.safetensors")
         self._record_graph(directory)
@@ -198,9 +202,22 @@ def label(compressor: Compressor) -> str:
 
     >>> label(Compressor(name="graphhash", algorithm="leiden"))
     'graphhash-leiden'
+    >>> label(Compressor(name="multi_graphhash", levels={"count": 4}))
+    'multi_graphhash-count=4'
     """
-    other = compressor.name in _CLUSTERED and compressor.algorithm != "louvain"
-    return f"{compressor.name}-{compressor.algorithm}" if other else compressor.name
+    other = compressor.name in (*_CLUSTERED, "multi_graphhash") and compressor.algorithm != "louvain"
+    name = f"{compressor.name}-{compressor.algorithm}" if other else compressor.name
+    given = compressor.levels.model_dump(exclude_defaults=True) if compressor.levels else {}
+    return name + "".join(f"-{key}={_written(value)}" for key, value in given.items())
+
+
+def _written(value: Any) -> str:
+    return "+".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}"
+
+
+def _levels(compressor: Compressor) -> Levels:
+    given = compressor.levels.model_dump() if compressor.levels else {}
+    return Levels(**given, algorithm=compressor.algorithm)
 
 
 def _recorded_graph(name: str, entry: Path) -> str:

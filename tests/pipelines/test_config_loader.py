@@ -117,6 +117,14 @@ RULES = {
     "train.selection=auc": "train.selection: got 'auc', must be one of recall@K",
     "variants.pop.compressor.name=full": "variants.pop.compressor: model 'popularity' has no embedding table",
     "variants.full.model.backend=fbgemm": "model.optimizer.name: the fbgemm back end has no adam",
+    "variants.full.compressor={name: lsh, levels: {count: 2}}": "variants.full.compressor.levels: only multi_graphhash",
+    "variants.full.compressor={name: residual_codes, levels: {head_share: 0.9, hash_share: 0.1}}": (
+        "variants.full.compressor.levels: head_share and hash_share must be below 1 together, got 0.9 and 0.1"
+    ),
+    "variants.full.compressor={name: multi_graphhash, levels: {count: 2, weights: [1]}}": (
+        "variants.full.compressor.levels.weights: got 1 weights for 2 levels"
+    ),
+    "variants.full.compressor={name: multi_graphhash, levels: {count: 2, weights: [1, 2]}}": None,
     "variants.full.name=pop": "variants.pop.name: 'pop' is the name of two variants",
     "dataset.split={valid: 0.5, test: 0.5}": "dataset.split: valid (0.5) + test (0.5) leave nothing for training",
     "dataset.source=nowhere.csv": "dataset.source: source 'nowhere.csv' has no file",

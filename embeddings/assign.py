@@ -1,0 +1,77 @@
+"""Rows for ids that arrive after clustering: where the majority of their neighbours leads, without clustering again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import sparse
+
+from embeddings.graph import canonical
+from embeddings.id_map import IdMap
+from embeddings.majority import home_buckets, majority
+
+
+def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdMap:
+    """Append ids to a map that was made from the graph's clusters.
+
+    Each neighbour has a home, the bucket that most of its own neighbours in ``graph`` are in; a new id gets the home of
+    most of its neighbours. This is done once for each place that holds clusters. Places of head, hashed or missing
+    codes get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
+
+    Args:
+        new: interactions of the new ids [n, M], columns as in ``graph``.
+        graph: train pairs [N, M] of the side of the map; for items the transpose of [users, items].
+        id_map: of the N ids, by "graphhash", "double_graphhash", "baco", "multi_graphhash" or "residual_codes".
+
+    Returns:
+        The map of N + n ids, with the same table.
+
+    Raises:
+        ValueError: The compressor has no clusters, or shapes do not fit.
+    """
+    new, graph = canonical(new), canonical(graph)
+    if graph.shape[0] != id_map.num_ids or new.shape[1] != graph.shape[1]:
+        raise ValueError(
+            f"assign needs new [n, M] and graph [{id_map.num_ids:,}, M] of the map's ids, "
+            f"got {list(new.shape)} and {list(graph.shape)}"
+        )
+    places = cluster_places(id_map)
+    known = id_map.lookup_weights(np.arange(id_map.num_ids, dtype=np.int64))
+    seen = (id_map.rows != id_map.unseen_row).any(axis=1)
+    rows = np.full((new.shape[0], id_map.rows_per_id), id_map.unseen_row, dtype=np.int64)
+    weights = np.zeros(rows.shape, dtype=np.float32)
+    for place in places:
+        scale = float(known[:, place].max(initial=0.0))
+        voting = seen if id_map.compressor != "baco" else seen & (known[:, place] > 0)
+        buckets = np.where(voting, id_map.rows[:, place], -1)
+        found = majority(new, home_buckets(graph.T, buckets))
+        rows[found >= 0, place] = found[found >= 0]
+        weights[found >= 0, place] = scale
+    weights[(weights == 0).all(axis=1), 0] = 1.0
+    both = np.concatenate([known, weights])
+    return dataclasses.replace(
+        id_map,
+        rows=np.concatenate([id_map.rows, rows]),
+        weights=None if id_map.weights is None and (both == 1.0).all() else both,
+    )
+
+
+def cluster_places(id_map: IdMap) -> range:
+    """The places of a map that hold clusters of the graph.
+
+    Raises:
+        ValueError: The compressor does not cluster.
+    """
+    match id_map.compressor:
+        case "graphhash" | "double_graphhash":
+            return range(1)
+        case "baco":
+            return range(id_map.rows_per_id)
+        case "multi_graphhash" | "residual_codes":
+            return range(1, id_map.rows_per_id)
+        case other:
+            raise ValueError(
+                f"{other!r} has no clusters that a new id could join; use graphhash, double_graphhash, baco, "
+                "multi_graphhash or residual_codes"
+            )

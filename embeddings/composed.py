@@ -1,0 +1,95 @@
+"""Compressors that look at both sides at once and give an id several weighted rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+import numpy as np
+from scipy import sparse
+
+from embeddings.graph import degrees
+from embeddings.hashing import UniversalHash
+from embeddings.id_map import FloatArray, IdMap, IntArray
+from embeddings.label_propagation import balanced_clusters
+from embeddings.levels import Levels, compose, divide
+from embeddings.multi_graphhash import cluster_levels
+from embeddings.residual_codes import residual_codes, spectral_vectors
+
+Composed = Literal["baco", "multi_graphhash", "residual_codes"]
+RANK = 32
+"""Columns of the vectors that ``residual_codes`` quantises."""
+
+
+def compress_composed(
+    name: Composed, graph: sparse.csr_array, user_rows: int, item_rows: int, seed: int, levels: Levels
+) -> tuple[IdMap, IdMap]:
+    """Map users and items to weighted sums of rows, see :func:`embeddings.compress.compress`.
+
+    Args:
+        name: compressor.
+        graph: canonical train pairs [users, items].
+        user_rows: rows of the user table without the unseen row, >= 1.
+        item_rows: likewise for items.
+        seed: of the hashed rows and of the start of the spectral vectors.
+        levels: how the rows are divided; "baco" has none.
+    """
+    if name == "baco":
+        return _balanced(graph, user_rows, item_rows)
+    sides = degrees(graph)
+    seen = [side > 0 for side in sides]
+    divisions = (
+        divide(user_rows, int(seen[0].sum()), levels),
+        divide(item_rows, int(seen[1].sum()), levels),
+    )
+    if name == "multi_graphhash":
+        codes = cluster_levels(graph, divisions, levels)
+    elif any(division.levels for division in divisions):
+        vectors = spectral_vectors(graph, RANK, _generator(seed, 2))
+        users, items = (
+            residual_codes(vector, mask, division.levels)
+            for vector, mask, division in zip(vectors, seen, divisions, strict=True)
+        )
+        codes = (users, items)
+    else:
+        codes = ([], [])
+    maps = []
+    for side, rows in enumerate((user_rows, item_rows)):
+        division, ids = divisions[side], np.arange(sides[side].size, dtype=np.int64)
+        hashed = None
+        if division.hashed:
+            hashed = UniversalHash.draw(division.hashed, _generator(seed, side))(ids)
+        places, weights = compose(division, sides[side], codes[side], hashed, levels.weights)
+        info = json.loads(json.dumps({"levels": dataclasses.asdict(levels), "division": dataclasses.asdict(division)}))
+        maps.append(_id_map(name, places, weights, seen[side], rows, info))
+    return maps[0], maps[1]
+
+
+def _balanced(graph: sparse.csr_array, user_rows: int, item_rows: int) -> tuple[IdMap, IdMap]:
+    """One code for an item and two for a user; the second has weight zero if all its items are of one cluster."""
+    seen = [side > 0 for side in degrees(graph)]
+    capped = (min(user_rows, int(seen[0].sum())), min(item_rows, int(seen[1].sum())))
+    users = np.full((graph.shape[0], 2), -1, dtype=np.int64)
+    items = np.full((graph.shape[1], 1), -1, dtype=np.int64)
+    info: dict[str, Any] = {}
+    if graph.nnz:
+        found = balanced_clusters(graph, *capped)
+        users, items = np.stack([found.users, found.second], axis=1), found.items[:, None]
+        info = {"penalty": found.penalty}
+    weights = [(places >= 0).astype(np.float32) for places in (users, items)]
+    user_map = _id_map("baco", np.maximum(users, 0), weights[0], seen[0], user_rows, info)
+    return user_map, _id_map("baco", np.maximum(items, 0), weights[1], seen[1], item_rows, info)
+
+
+def _id_map(name: str, places: IntArray, weights: FloatArray, seen: IntArray, rows: int, info: dict[str, Any]) -> IdMap:
+    """Send unseen ids to the last row, with weight one in the first place."""
+    places[~seen] = rows
+    weights[~seen] = 0.0
+    weights[~seen, 0] = 1.0
+    given = None if (weights == 1.0).all() else weights
+    return IdMap(places, num_rows=rows + 1, unseen_row=rows, compressor=name, weights=given, info=info)
+
+
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *stream])))
