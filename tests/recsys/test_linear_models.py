@@ -71,7 +71,7 @@ def test_ease_estimates_its_memory_and_takes_low_rank_where_it_does_not_fit() ->
         Ease.fit(train, l2=0.0)
 
 
-@pytest.mark.parametrize(("l1", "l2"), [(0.5, 2.0), (2.0, 0.5), (0.0, 5.0)])
+@pytest.mark.parametrize(("l1", "l2"), [(0.5, 2.0), (2.0, 0.5), (0.05, 5.0)])
 def test_slim_is_the_elastic_net_of_scikit_learn(l1: float, l2: float) -> None:
     train = random_train()
     x = train.toarray().astype(np.float64)
