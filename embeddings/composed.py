@@ -7,6 +7,7 @@ import json
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from embeddings.graph import degrees
@@ -82,7 +83,9 @@ def _balanced(graph: sparse.csr_array, user_rows: int, item_rows: int) -> tuple[
     return user_map, _id_map("baco", np.maximum(items, 0), weights[1], seen[1], item_rows, info)
 
 
-def _id_map(name: str, places: IntArray, weights: FloatArray, seen: IntArray, rows: int, info: dict[str, Any]) -> IdMap:
+def _id_map(
+    name: str, places: IntArray, weights: FloatArray, seen: npt.NDArray[np.bool_], rows: int, info: dict[str, Any]
+) -> IdMap:
     """Send unseen ids to the last row, with weight one in the first place."""
     places[~seen] = rows
     weights[~seen] = 0.0

@@ -143,4 +143,5 @@ def _orthonormal(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _unit(vectors: npt.NDArray[np.float64]) -> Matrix:
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-    return (vectors / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
+    unit: Matrix = (vectors / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
+    return unit
