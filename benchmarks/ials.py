@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bpr import IMPLICIT, _gowalla, _recall, _vectors
+from benchmarks.bpr import IMPLICIT, _recall, _vectors
+from benchmarks.gowalla import gowalla
 from benchmarks.harness import Peer, Row, finish, paired, peer_python, set_threads
 from benchmarks.topk import Factors
 from recsys.models.ials import Ials, IalsSettings
@@ -26,7 +27,7 @@ SETTINGS = IalsSettings(dim=64, iterations=10, regularization=0.1, unobserved_we
 def run(scale: float = 1.0) -> int:
     """Time whole fits in ABBA pairs, set-up included on both sides; ``scale`` shortens them."""
     set_threads()
-    train, test = _gowalla()
+    train, test = gowalla("train"), gowalla("test")
     iterations = max(1, round(SETTINGS.iterations * scale))
     settings = dataclasses.replace(SETTINGS, iterations=iterations)
     weight = settings.unobserved_weight

@@ -20,7 +20,8 @@ from scipy.sparse import block_array, csr_array
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.bpr import DIM, _gowalla
+from benchmarks.bpr import DIM
+from benchmarks.gowalla import gowalla
 from benchmarks.harness import Row, finish, paired, probe, set_threads
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
@@ -40,7 +41,7 @@ PEER = f"torch {torch.__version__.split('+')[0]}"
 def run(scale: float = 1.0) -> int:
     """Time forward and backward of a product, and steps of an epoch; ``scale`` shortens both and the graph."""
     set_threads()
-    train = _gowalla()[0]
+    train = gowalla("train")
     if scale < 1.0:
         train = csr_array(train[: max(100, int(train.shape[0] * scale))])
     repeats = 7 if scale == 1.0 else 1
