@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import Budget, Compressor, Dataset, Experiment, Mf, Variant, is_searched
+from pipelines.config import Budget, Compressor, Dataset, Experiment, Variant
+from pipelines.config_models import Mf, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.errors import DataError
 

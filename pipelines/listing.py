@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from pipelines import config
+from pipelines import config, config_models
 from pipelines.atomic import write_bytes
 from pipelines.config_checks import METRICS
 from pipelines.config_loader import find_config, list_configs, read_yaml
@@ -59,14 +59,14 @@ def copy_config(name: str, to: Path) -> Path:
 
 def _kinds() -> dict[str, _Kind]:
     variant = config.Variant.model_fields
-    mf = config.Mf.model_fields
+    mf = config_models.Mf.model_fields
     return {
         "experiments": _Kind("experiments (recsys run NAME)", lambda: _files("experiments")),
         "datasets": _Kind("datasets (dataset.base)", lambda: _files("datasets")),
         "models": _Kind("models (model.name)", lambda: _sections(variant["model"].annotation)),
         "compressors": _Kind("compressors (compressor.name)", lambda: _literals(config.Compressor, "name")),
         "losses": _Kind("losses (model.loss.name)", lambda: _sections(mf["loss"].annotation)),
-        "optimizers": _Kind("optimizers (model.optimizer.name)", lambda: _literals(config.Optimizer, "name")),
+        "optimizers": _Kind("optimizers (model.optimizer.name)", lambda: _literals(config_models.Optimizer, "name")),
         "metrics": _Kind("metrics for train.selection, at any k", lambda: [(f"{name}@k", "") for name in METRICS]),
     }
 
@@ -83,5 +83,5 @@ def _sections(union: Any) -> list[tuple[str, str]]:
     return [(tag(section), (section.__doc__ or "").split("\n")[0]) for section in alternatives(union)]
 
 
-def _literals(section: type[config.Section], field: str) -> list[tuple[str, str]]:
+def _literals(section: type[config_models.Section], field: str) -> list[tuple[str, str]]:
     return [(str(name), "") for name in get_args(section.model_fields[field].annotation)]

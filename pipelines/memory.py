@@ -9,7 +9,8 @@ import polars as pl
 import psutil
 
 from embeddings.budget import resolve_budget
-from pipelines.config import Dataset, Experiment, Mf
+from pipelines.config import Dataset, Experiment
+from pipelines.config_models import Mf
 from pipelines.ingest.source import resolve
 
 MIB = 2**20

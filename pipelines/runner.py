@@ -17,8 +17,9 @@ import numpy as np
 from pipelines.atomic import write_text
 from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
-from pipelines.config import Experiment, ItemKnn, Mf, Popularity, Variant, is_searched
+from pipelines.config import Experiment, Variant
 from pipelines.config_loader import config_hash
+from pipelines.config_models import ItemKnn, Mf, Popularity, is_searched
 from pipelines.dataset import Dataset, SplitName
 from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration

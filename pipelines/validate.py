@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.config import Experiment, Mf
+from pipelines.config import Experiment
 from pipelines.config_loader import config_hash
+from pipelines.config_models import Mf
 from pipelines.memory import compressed_rows, measure, memory_lines
 from pipelines.stages.compress import compressor_of, label
 

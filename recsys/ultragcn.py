@@ -37,12 +37,14 @@ class UltraGcn(Objective):
         seed: of the run.
 
     Raises:
-        ValueError: bfloat16 is asked for.
+        ValueError: bfloat16 is asked for, or the model propagates itself.
     """
 
     def __init__(self, model: MatrixFactorization, train: csr_array, settings: FitSettings, *, seed: int) -> None:
         if settings.precision != "float32":
             raise ValueError(f"the ultragcn loss needs train.precision float32, got {settings.precision}")
+        if type(model) is not MatrixFactorization:
+            raise ValueError(f"the ultragcn loss stands for propagation and needs model mf, got {type(model).__name__}")
         super().__init__(model, train, settings, seed=seed)
         self._constraints = settings.loss.constraints
         users = np.maximum(np.diff(train.indptr), 1).astype(np.float64)

@@ -7,7 +7,8 @@ from typing import Any
 
 from scipy.sparse import csr_array
 
-from pipelines.config import Bspm, ChebyCf, Ease, GfCf, ItemKnn, Slim, Train
+from pipelines.config import Train
+from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, ItemKnn, Slim
 from recsys.checkpoint import Model
 from recsys.evaluator import quick_metrics
 from recsys.models import bspm, cheby_cf, ease, gf_cf, item_knn, slim

@@ -20,7 +20,8 @@ from embeddings.id_map import IdMap
 from embeddings.levels import Levels
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
-from pipelines.config import Compressor, Experiment, Mf
+from pipelines.config import Compressor, Experiment
+from pipelines.config_models import Mf
 from pipelines.dataset import graph_hash
 from pipelines.errors import DataError
 from pipelines.run_schema import Compression, WorstBucket

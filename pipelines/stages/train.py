@@ -17,7 +17,8 @@ from scipy.sparse import csr_array
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
-from pipelines.config import (
+from pipelines.config import Train, Variant
+from pipelines.config_models import (
     AdapTau,
     Bsl,
     Bspm,
@@ -31,12 +32,10 @@ from pipelines.config import (
     Ngcf,
     Popularity,
     Slim,
-    Train,
     UltraGcn,
-    Variant,
     is_searched,
 )
-from pipelines.config import Loss as LossConfig
+from pipelines.config_models import Loss as LossConfig
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages import closed_form
 from pipelines.stages.compress import Maps

@@ -91,7 +91,7 @@ def graph_model(
     else:
         model = LightGcn(users, items, layers=2, similarity=similarity, l2=1e-4, ssl=term)
     settings = FitSettings(
-        Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax", gamma=0.1),
+        Loss(loss, temperature=0.5, logq=loss == "in_batch_softmax", gamma=0.1, negative_weight=16.0),
         NegativeSampling(count=16),
         batch_size=64,
         epochs=20,
@@ -118,7 +118,11 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "mf-ccl": lambda: mf("ccl", "cosine"),
     "mf-ultragcn": lambda: mf("ultragcn", "dot"),
     "ials": lambda: Ials.fit(checkerboard()[0], IalsSettings(dim=4, iterations=10, regularization=0.1)),
-    **{f"lightgcn-{loss}": lambda loss=loss: graph_model(loss, "cosine") for loss in get_args(LossName)},
+    **{
+        f"lightgcn-{loss}": lambda loss=loss: graph_model(loss, "cosine")
+        for loss in get_args(LossName)
+        if loss != "ultragcn"
+    },
     **{
         f"lightgcn-{ssl}": lambda ssl=ssl: graph_model("sampled_softmax", "cosine", ssl=ssl)
         for ssl in get_args(SslName)

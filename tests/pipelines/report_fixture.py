@@ -11,8 +11,9 @@ import polars as pl
 import torch
 from scipy.sparse import csr_array
 
-from pipelines.config import Compressor, Experiment, ItemKnn, Mf, Popularity, Variant
+from pipelines.config import Compressor, Experiment, Variant
 from pipelines.config import Dataset as DatasetConfig
+from pipelines.config_models import ItemKnn, Mf, Popularity
 from pipelines.dataset import SPLITS, Dataset, Manifest
 from pipelines.run_files import Compression, DatasetFacts, Epoch, EvaluationSummary, Metrics, RunFiles, VariantResult
 from pipelines.run_schema import WorstBucket

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from scipy.sparse import csr_array
 from tiny_experiment import recsys, write_tiny
 
-from pipelines.config import ItemKnn, Slim, Train
+from pipelines.config import Train
+from pipelines.config_models import ItemKnn, Slim
 from pipelines.stages import closed_form
 from recsys.evaluator import quick_metrics
 from recsys.models import item_knn

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import Experiment, Mf
+from pipelines.config import Experiment
 from pipelines.config_loader import config_hash, deep_merge, find_config, list_configs, load_experiment, read_yaml
+from pipelines.config_models import Mf
 from pipelines.config_problems import ConfigError
 
 BASE = """\

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_experiment import write_tiny
 
-from pipelines.config import Mf
 from pipelines.config_loader import load_experiment
+from pipelines.config_models import Mf
 from pipelines.config_problems import ConfigError
 from pipelines.runner import run_experiment
 from pipelines.stages.train import fit_settings

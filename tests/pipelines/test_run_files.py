@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.config import Dataset, Experiment, Mf, Variant
+from pipelines.config import Dataset, Experiment, Variant
+from pipelines.config_models import Mf
 from pipelines.run_files import (
     Compression,
     Curve,

@@ -120,3 +120,6 @@ def test_messages() -> None:
         Loss("ultragcn")(u, u, torch.arange(2), Negatives(u))
     with pytest.raises(ValueError, match=r"ultragcn loss needs train\.precision float32, got bfloat16"):
         UltraGcn(make_model(), planted()[0], dataclasses.replace(ULTRAGCN, precision="bfloat16"), seed=0)
+    tables = make_model()
+    with pytest.raises(ValueError, match=r"stands for propagation and needs model mf, got LightGcn"):
+        UltraGcn(LightGcn(tables.users, tables.items), planted()[0], ULTRAGCN, seed=0)
