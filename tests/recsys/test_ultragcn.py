@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from test_trainer import SETTINGS, make_model, planted, timeless, weights
 
 from recsys.losses import Constraints, Loss, Negatives
+from recsys.models.lightgcn import LightGcn
 from recsys.samplers import NegativeSampler, NegativeSampling, epoch_order
 from recsys.trainer import fit
 from recsys.ultragcn import UltraGcn, constraint_loss, item_neighbours
