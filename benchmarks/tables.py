@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/models.md")
 BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Json = dict[str, Any]
@@ -63,7 +63,8 @@ def _variants(run: Json) -> str:
             )
         )
     facts = f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train']:,} training interactions"
-    return "".join(lines) + f"\n{facts}; data {data['hash'][:12]}; `{run['command']}`.\n"
+    chosen = "; settings chosen on test" if run["selected_on"] == "test" else ""
+    return "".join(lines) + f"\n{facts}{chosen}; data {data['hash'][:12]}; `{run['command']}`.\n"
 
 
 def _rows(bench: Json) -> str:
