@@ -60,7 +60,8 @@ def test_tables_show_what_the_json_says_and_are_stable(tmp_path: Path) -> None:
     page = render(f"before\n{blocks}after\n", tmp_path)
     assert "| mf-full | 1,232 | 1.00 | 0.1235 | [0.1000, 0.2000] | 0.1000 | 61 |" in page
     assert "| popularity | - | - | 0.0100 | - | 0.0050 | 0 |" in page
-    assert "toy: 1,200 users, 30 items, 5,000 training interactions; settings chosen on test; data abcdef012345; `recsys run toy`." in page
+    facts = "toy: 1,200 users, 30 items, 5,000 training interactions; settings chosen on test; data abcdef012345"
+    assert f"{facts}; `recsys run toy`." in page
     assert "| a/b | scikit-learn 1.9 | 1.235e+04 | 2 | s | 7.13 [6.00, 8.00] | - |" in page
     assert "| auc | scikit-learn 1.9 | 7.13 | 50% |" in page
     assert "Not measured yet: `recsys bench topk`." in page and "Not measured yet: `recsys run x`." in page
