@@ -59,13 +59,14 @@ def run(scale: float = 1.0) -> int:
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory) / "train.npz"
         np.savez(data, indptr=train.indptr, indices=train.indices, shape=np.array(train.shape))
-        with Peer(peer_python("implicit", IMPLICIT), HERE / "bpr_implicit_worker.py", [str(data)]) as peer:
-            fast = {"lr": 0.05, "weight_decay": 0.01, "verify": False}
+        with Peer(peer_python("implicit", IMPLICIT), HERE / "implicit_worker.py", [str(data)]) as peer:
+            fast = {"model": "bpr", "lr": 0.05, "weight_decay": 0.01, "verify": False}
             pairs = paired(
                 lambda: _train(train, epochs), lambda: peer.run(epochs=epochs, **fast), repeats=repeats, warmup=1
             )
             vectors = str(Path(directory) / "implicit.npz")
-            peer.run(epochs=max(1, round(300 * scale)), lr=0.01, weight_decay=1e-4, vectors=vectors)
+            slow = {"model": "bpr", "lr": 0.01, "weight_decay": 1e-4}
+            peer.run(epochs=max(1, round(300 * scale)), vectors=vectors, **slow)
             theirs = _recall(_vectors(vectors), train, test)
         rows.append(
             Row.rate(

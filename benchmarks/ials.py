@@ -32,19 +32,20 @@ def run(scale: float = 1.0) -> int:
     settings = dataclasses.replace(SETTINGS, iterations=iterations)
     weight = settings.unobserved_weight
     request = {
+        "model": "als",
         "dim": settings.dim,
         "regularization": settings.regularization * (1 + weight) / weight,
         "confidence": (1 + weight) / weight,
-        "iterations": iterations,
+        "epochs": iterations,
     }
     with tempfile.TemporaryDirectory() as directory:
         data, vectors = Path(directory) / "train.npz", str(Path(directory) / "implicit.npz")
         np.savez(data, indptr=train.indptr, indices=train.indices, shape=np.array(train.shape))
-        with Peer(peer_python("implicit", IMPLICIT), HERE / "ials_implicit_worker.py", [str(data)]) as peer:
+        with Peer(peer_python("implicit", IMPLICIT), HERE / "implicit_worker.py", [str(data)]) as peer:
             pairs = paired(
                 lambda: Ials.fit(train, settings),
                 lambda: peer.run(**request),
-                repeats=5 if scale == 1.0 else 1,
+                repeats=7 if scale == 1.0 else 1,
                 warmup=1,
             )
             peer.run(**request, vectors=vectors)

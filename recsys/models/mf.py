@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embeddings.tables import look_up, step_all
 from embeddings.tables.table import Table
 
 Similarity = Literal["dot", "cosine"]
@@ -83,12 +84,12 @@ class MatrixFactorization(nn.Module):
             seed: of the run.
             counters: phase, epoch and step, for models that draw random numbers.
         """
-        return LookUp(self.users(torch.from_numpy(users)), self.items(torch.from_numpy(items)))
+        ids = torch.from_numpy(users), torch.from_numpy(items)
+        return LookUp(*look_up((self.users, self.items), ids))
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step."""
-        self.users.step()
-        self.items.step()
+        step_all((self.users, self.items))
 
     @torch.no_grad()
     def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
