@@ -85,7 +85,8 @@ class MatrixFactorization(nn.Module):
             counters: phase, epoch and step, for models that draw random numbers.
         """
         ids = torch.from_numpy(users), torch.from_numpy(items)
-        return LookUp(*look_up((self.users, self.items), ids))
+        user, item = look_up((self.users, self.items), ids)
+        return LookUp(user, item)
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step."""
