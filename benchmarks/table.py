@@ -30,7 +30,7 @@ SHAPES = ((4, 1 << 20), (1, 1 << 23))
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Tables, and 8 batches of ids for each: int64 [tables, B * L]."""
+    """Tables, 8 batches of ids int64 [tables, B * L], and the gradient float32 [tables, B, D] of each."""
 
     tables: int
     rows: int
@@ -70,6 +70,7 @@ class Ours:
 
     def __init__(self, case: Case, optimizer: OptimizerName) -> None:
         self.case = case
+        self.gradients = case.gradient.unbind()
         spec, ids = OptimizerSpec(optimizer, lr=LR, eps=EPS), np.arange(case.rows)[:, None]
         id_map = IdMap(ids, case.rows + 1, case.rows, "full")
         self.tables: list[Table] = [
@@ -83,8 +84,8 @@ class Ours:
 
     def step(self, batch: Tensor) -> None:
         """One training step."""
-        outputs = look_up(self.tables, list(batch), [self.case.offsets] * len(self.tables))
-        torch.autograd.backward(outputs, list(self.case.gradient))
+        outputs = look_up(self.tables, batch.unbind(), [self.case.offsets] * len(self.tables))
+        torch.autograd.backward(outputs, self.gradients)
         step_all(self.tables)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from embeddings.tables.table import Bags, Table
+from embeddings.tables.table import Table, bags_together
 from embeddings.tables.torch_table import TorchTable, pool_together, step_together
 
 
@@ -32,7 +32,7 @@ def look_up(
             f"look_up takes ids and offsets for each table, got {len(tables)} tables, {len(ids)} ids and"
             f" {len(bounds)} offsets"
         )
-    bags: list[Bags] = [table.bags(i, bound) for table, i, bound in zip(tables, ids, bounds, strict=True)]
+    bags = bags_together(tables, ids, bounds)
     fused = [table for table in tables if isinstance(table, TorchTable)]
     if len(fused) == len(tables):
         return pool_together(fused, bags)

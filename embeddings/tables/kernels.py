@@ -44,6 +44,12 @@ JOB = np.dtype(
 int32 [lookups]; ``weights`` float32 [lookups], 0 for ones; ``offsets`` int64 [bags + 1], 0 for one lookup a bag;
 ``pooled`` float32 [bags, dim], the bags' sums in :func:`pool_tables` and their gradients in :func:`update_tables`.
 """
+FIND = np.dtype(
+    [(name, np.int64) for name in ("ids", "count", "map_rows", "rows_per_id", "num_ids", "unseen_row", "rows")]
+)
+"""Ids of one table. Addresses: ``ids`` int64 [count]; ``map_rows`` int32 [num_ids + 1, rows_per_id], 0 where id i has
+the row i; ``rows`` int32 [count * rows_per_id], written.
+"""
 MAX_DIGIT = 12  # bits sorted in one pass
 KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2}
 UNEVEN = 1.25  # work of the largest table over the mean from which on tables are divided
@@ -77,25 +83,33 @@ def parts_for(lookups: Sequence[int], threads: int) -> int:
     return 1 if even else threads
 
 
+def records(lines: Sequence[tuple[int, ...]], kind: np.dtype[np.void]) -> Jobs:
+    """Lines of ``JOB`` or ``FIND`` as an array [T]."""
+    return np.array(lines, np.int64).view(kind).reshape(-1)
+
+
 @numba.njit(parallel=True, cache=True)
-def find_rows(ids: Longs, map_rows: Ints, num_ids: int, unseen_row: int, out: Ints) -> None:
+def find_rows(jobs: Jobs, parts: int) -> None:
     """Write the rows of each id; an id outside ``[0, num_ids)`` has the rows of the map's last line.
 
     Args:
-        ids: int64 [n].
-        map_rows: int32 [num_ids + 1, H], or [0, 0] where id i has row i.
-        num_ids: N.
-        unseen_row: row of unknown ids where there is no map.
-        out: int32 [n * H].
+        jobs: ``FIND`` [T].
+        parts: pieces of the work of one table.
     """
-    for i in numba.prange(len(ids)):
-        known = 0 <= ids[i] < num_ids
-        if len(map_rows) == 0:
-            out[i] = ids[i] if known else unseen_row
-        else:
-            source = ids[i] if known else num_ids
-            for h in range(map_rows.shape[1]):
-                out[i * map_rows.shape[1] + h] = map_rows[source, h]
+    for task in numba.prange(len(jobs) * parts):
+        job, part = jobs[task // parts], task % parts
+        num_ids, per_id = job.num_ids, job.rows_per_id
+        ids = array_at(job.ids, job.count, np.int64(0))
+        map_rows = array_at(job.map_rows, (num_ids + 1) * per_id, np.int32(0))
+        rows = array_at(job.rows, job.count * per_id, np.int32(0))
+        for i in range(job.count * part // parts, job.count * (part + 1) // parts):
+            known = 0 <= ids[i] < num_ids
+            if len(map_rows) == 0:
+                rows[i] = ids[i] if known else job.unseen_row
+            else:
+                source = ids[i] if known else num_ids
+                for h in range(per_id):
+                    rows[i * per_id + h] = map_rows[source * per_id + h]
 
 
 @numba.njit(cache=True)
@@ -139,7 +153,7 @@ def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
     at = [array.ctypes.data for array in (table, rows, offsets, out)]
     job = (at[0], len(table), dim, 0, 0, at[1], len(rows), 0, at[2], bags, at[3])
     with threads_for(len(rows)) as threads:
-        pool_tables(np.array([job], JOB), threads)
+        pool_tables(records([job], JOB), threads)
 
 
 @numba.njit(cache=True)
@@ -250,7 +264,7 @@ def update_tables(jobs: Jobs, rates: Floats, kinds: Longs, parts: int) -> None:
         parts: pieces of the work of one table.
     """
     for task in numba.prange(len(jobs) * parts):
-        t, part = task // parts, task % parts
+        t, part = len(jobs) - 1 - task // parts, task % parts  # what forward read last is still in cache
         job = jobs[t]
         rows = array_at(job.rows, job.lookups, np.int32(0))
         weights = array_at(job.weights, job.lookups, np.float32(0))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
-from embeddings.tables.kernels import Floats, Ints, Longs, find_rows, first_fall, threads_for
+from embeddings.tables import kernels
+from embeddings.tables.kernels import Floats, Ints, Longs
 from embeddings.tables.spec import OptimizerSpec, TableBytes
 
 VECTORS_AT_ONCE = 1 << 16
@@ -98,21 +100,23 @@ class Table(nn.Module, abc.ABC):
 
     def bags(self, ids: Tensor, offsets: Tensor | None = None) -> Bags:
         """The rows behind ids, see :meth:`forward`; the id map is not differentiated."""
-        if ids.ndim != 1 or ids.dtype != torch.int64:
-            raise ValueError(f"a table takes ids of shape [n] and dtype int64, got {list(ids.shape)} {ids.dtype}")
-        if offsets is not None:
-            _check_offsets(offsets, ids.shape[0])
-            offsets = offsets.contiguous()
-        rows = torch.empty(ids.shape[0] * self.rows_per_id, dtype=torch.int32)
-        map_rows = np.empty((0, 0), np.int32) if self.map_rows is None else self.map_rows.numpy()
-        with threads_for(len(rows)):
-            find_rows(ids.contiguous().numpy(), map_rows, self.num_ids, self.unseen_row, rows.numpy())
+        return bags_together([self], [ids], [offsets])[0]
+
+    def map_facts(self) -> tuple[int, int, int, int]:
+        """The id map as ``kernels.FIND`` takes it."""
+        map_rows = self._buffers["map_rows"]  # ``self.map_rows`` takes longer
+        address = 0 if map_rows is None else map_rows.data_ptr()
+        return address, self.rows_per_id, self.num_ids, self.unseen_row
+
+    def weights_and_bounds(self, ids: Tensor, offsets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the rows of ids, and the bags of these rows, as :class:`Bags` takes them."""
+        bounds = None if offsets is None else offsets.contiguous()
         if self.map_weights is None:
-            return Bags(rows, None, offsets)
+            return None, bounds
         known = (ids >= 0) & (ids < self.num_ids)
         weights = self.map_weights[torch.where(known, ids, self.num_ids)].reshape(-1)
-        bounds = torch.arange(len(ids) + 1) if offsets is None else offsets
-        return Bags(rows, weights, bounds * self.rows_per_id)
+        bounds = torch.arange(len(ids) + 1) if bounds is None else bounds
+        return weights, bounds * self.rows_per_id
 
     @torch.no_grad()
     def vectors(self, ids: Tensor | None = None) -> Tensor:
@@ -146,6 +150,29 @@ class Table(nn.Module, abc.ABC):
         return TableBytes(self.weight().nbytes, sum(states), sum(t.nbytes for t in maps))
 
 
+def bags_together(tables: Sequence[Table], ids: Sequence[Tensor], offsets: Sequence[Tensor | None]) -> list[Bags]:
+    """:meth:`Table.bags` of several tables in one compiled call."""
+    checked: tuple[Tensor | None, int] = (None, 0)  # tables often share their offsets
+    ids, rows, jobs = list(ids), [], []
+    for t, (table, bounds) in enumerate(zip(tables, offsets, strict=True)):
+        if ids[t].ndim != 1 or ids[t].dtype != torch.int64:
+            raise ValueError(f"a table takes ids of shape [n] and dtype int64, got {list(ids[t].shape)} {ids[t].dtype}")
+        ids[t], count = ids[t].contiguous(), ids[t].shape[0]
+        if bounds is not None and (checked[0] is not bounds or checked[1] != count):
+            _check_offsets(bounds, count)
+            checked = bounds, count
+        found = torch.empty(count * table.rows_per_id, dtype=torch.int32)
+        rows.append(found)
+        jobs.append((ids[t].data_ptr(), count, *table.map_facts(), found.data_ptr()))
+    counts = [len(found) for found in rows]
+    with kernels.threads_for(sum(counts)) as threads:
+        kernels.find_rows(kernels.records(jobs, kernels.FIND), kernels.parts_for(counts, threads))
+    return [
+        Bags(found, *table.weights_and_bounds(i, bounds))
+        for table, found, i, bounds in zip(tables, rows, ids, offsets, strict=True)
+    ]
+
+
 def _map_tensors(id_map: IdMap) -> tuple[Tensor | None, Tensor | None]:
     """Int32 rows [N + 1, H] and float32 weights [N + 1, H], with the unseen id last.
 
@@ -171,6 +198,6 @@ def _check_offsets(offsets: Tensor, ids: int) -> None:
             f"offsets must run from 0 to the number of ids, {ids}, got {bounds[0]} to {bounds[-1]};"
             " give B + 1 offsets, the last one included"
         )
-    bag = first_fall(bounds)
+    bag = kernels.first_fall(bounds)
     if bag >= 0:
         raise ValueError(f"offsets must not fall, but bag {bag} runs from {bounds[bag]} to {bounds[bag + 1]}")

@@ -48,6 +48,13 @@ class TorchTable(Table):
             self.register_buffer(name, state)
         self._pending: list[tuple[Bags, Tensor]] = []
 
+    def place(self) -> tuple[int, ...]:
+        """Addresses and shapes of the rows and of Adagrad's sums, as ``kernels.JOB`` starts with."""
+        rows, state = self._parameters["embedding"], self._buffers.get("sum")  # ``self.embedding`` takes longer
+        assert rows is not None
+        address, state_dim = (0, 0) if state is None else (state.data_ptr(), state.numel() // self.num_rows)
+        return rows.data_ptr(), self.num_rows, self.dim, address, state_dim
+
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
         return pool_together([self], [bags])[0]
@@ -126,8 +133,8 @@ def step_together(tables: Sequence[TorchTable]) -> None:
     if jobs:
         lookups = [len(bags.rows) for bags, _ in kept]
         with kernels.threads_for(sum(lookups)) as threads:
-            parts = kernels.parts_for(lookups, threads)
-            kernels.update_tables(np.array(jobs, kernels.JOB), np.array(rates, np.float32), np.array(kinds), parts)
+            records, settings = kernels.records(jobs, kernels.JOB), np.array(rates, np.float32)
+            kernels.update_tables(records, settings, np.array(kinds), kernels.parts_for(lookups, threads))
 
 
 class _Pool(torch.autograd.Function):
@@ -141,7 +148,7 @@ class _Pool(torch.autograd.Function):
         ctx.tables, ctx.bags = tables, bags
         ctx.set_materialize_grads(False)
         pooled = tuple(torch.empty(bag.count, table.dim) for table, bag in zip(tables, bags, strict=True))
-        jobs = np.array([_job(*parts) for parts in zip(tables, bags, pooled, strict=True)], kernels.JOB)
+        jobs = kernels.records([_job(*parts) for parts in zip(tables, bags, pooled, strict=True)], kernels.JOB)
         lookups = [len(bag.rows) for bag in bags]
         with kernels.threads_for(sum(lookups)) as threads:
             kernels.pool_tables(jobs, kernels.parts_for(lookups, threads))
@@ -159,10 +166,8 @@ class _Pool(torch.autograd.Function):
 
 def _job(table: TorchTable, bags: Bags, pooled: Tensor) -> tuple[int, ...]:
     """A line of ``kernels.JOB``: addresses, valid as long as the arguments live."""
-    state = getattr(table, "sum", None)
     return (
-        table.embedding.data_ptr(), table.num_rows, table.dim,
-        0 if state is None else state.data_ptr(), 0 if state is None else state.numel() // table.num_rows,
+        *table.place(),
         bags.rows.data_ptr(), len(bags.rows), 0 if bags.weights is None else bags.weights.data_ptr(),
         0 if bags.offsets is None else bags.offsets.data_ptr(), bags.count, pooled.data_ptr(),
     )  # fmt: skip
