@@ -74,6 +74,11 @@ def test_the_cpu_lock_is_complete_for_what_is_installed() -> None:
     assert set(done.stdout.split()) == set(pins("cpu.txt"))
 
 
+def test_the_project_takes_no_torch_that_the_lock_does_not_know() -> None:
+    (torch,) = [line for line in map(Requirement, PROJECT["dependencies"]) if line.name == "torch"]
+    assert not torch.specifier.contains("2.14.0")  # a newer torch would be the CUDA wheel where 2.13 is not
+
+
 def test_the_cpu_lock_holds_no_cuda() -> None:
     assert [name for name in pins("cpu.txt") if re.match(r"nvidia|cuda|triton|fbgemm-gpu$", name)] == []
     exact = {name: pins("cpu.txt")[name] for name in ("torch", "fbgemm-gpu-cpu", "torchrec", "torchmetrics")}
