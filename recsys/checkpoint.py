@@ -15,16 +15,19 @@ from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.bipartite import BipartiteGraph
+from recsys.knowledge_graph import KnowledgeGraph
 from recsys.models.ease import Ease
 from recsys.models.graph_filter import GraphFilter
 from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials
 from recsys.models.item_knn import ItemKnn
+from recsys.models.kgat import Kgat
 from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.slim import Slim
+from recsys.models.transr import TransR
 from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
 
@@ -95,6 +98,8 @@ def load_model(directory: Path) -> Model:
                 ngcf.mixers.data = tensors["mixers"]
                 ngcf.set_graph(BipartiteGraph.from_interactions(tensors))
                 return ngcf
+            case "kgat":
+                return _kgat(directory, tensors, facts)
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -107,6 +112,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
         case Ngcf():
             return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
+        case Kgat():
+            return {"model": "kgat", "similarity": model.similarity}, {**_graph_tensors(model), **_kgat_tensors(model)}
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors
@@ -120,6 +127,41 @@ def _graph_facts(model: GraphModel) -> dict[str, Any]:
 
 def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
     return {"users": model.users.weight(), "items": model.items.weight(), **model.graph.interactions()}
+
+
+def _kgat_tensors(model: Kgat) -> dict[str, Tensor]:
+    knowledge = model.knowledge
+    return {
+        "entities": knowledge.entities.weight(),
+        "translations": knowledge.translations,
+        "projections": knowledge.projections,
+        **{f"mixers.{layer}": mixer for layer, mixer in enumerate(model.mixers)},
+        **knowledge.graph.tensors(),
+    }
+
+
+def _kgat(directory: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Kgat:
+    nothing = np.random.default_rng(0)
+    graph, rows = KnowledgeGraph.from_tensors(tensors), tensors["entities"]
+    entities = build_table(
+        IdMap.identity(len(rows) - 1), rows.shape[1], optimizer=OptimizerSpec("sgd"), init_std=0.0, generator=nothing
+    )
+    entities.load_state_dict({"embedding": rows})
+    knowledge = TransR(entities, graph, generator=nothing)
+    knowledge.translations.data, knowledge.projections.data = tensors["translations"], tensors["projections"]
+    mixers = [tensors[f"mixers.{layer}"] for layer in range(sum(name.startswith("mixers.") for name in tensors))]
+    model = Kgat(
+        *_tables(directory, tensors),
+        knowledge,
+        widths=[mixer.shape[2] for mixer in mixers],
+        similarity=facts["similarity"],
+        dropout=0.0,
+        generator=nothing,
+    )
+    for own, saved in zip(model.mixers, mixers, strict=True):
+        own.data = saved
+    model.set_graph(BipartiteGraph.from_interactions(tensors))
+    return model
 
 
 def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,16 @@ from scipy.sparse import csr_array
 
 from embeddings.atomic import write_bytes
 from recsys.evaluator import quick_metrics
+from recsys.kgat_steps import KgatSteps
 from recsys.learn_bpr import LearnBpr
 from recsys.loop import run_task
+from recsys.models.kgat import Kgat
 from recsys.models.mf import MatrixFactorization
 from recsys.objective import Objective
 from recsys.settings import EpochRecord, FitResult, FitSettings, Phase
 from recsys.ultragcn import UltraGcn
+
+RetrievalSteps = Objective | LearnBpr | KgatSteps
 
 
 def fit(
@@ -79,12 +83,13 @@ class _Retrieval:
 
     def identity(self) -> list[object]:
         matrices = [part for m in (self._train, self._valid) if m is not None for part in (m.indptr, m.indices)]
-        return [list(self._train.shape), *matrices]
+        knowledge = [self.model.knowledge.graph.triples] if isinstance(self.model, Kgat) else []
+        return [list(self._train.shape), *matrices, *knowledge]
 
-    def start(self, phase: Phase) -> Objective | LearnBpr:
+    def start(self, phase: Phase) -> RetrievalSteps:
         matrix = self._matrix(phase)
         self.model.use_graph(matrix)
-        objective = _objective(self._settings)(self.model, matrix, self._settings, seed=self._seed)
+        objective = _objective(self.model, matrix, self._settings, self._seed)
         if self._directory is not None:
             write_bytes(negatives_file(self._directory, phase), save(objective.knowledge()))
         return objective
@@ -104,14 +109,16 @@ class _Retrieval:
         return union
 
 
-def _objective(settings: FitSettings) -> type[Objective | LearnBpr]:
-    match settings.loss.name, settings.batch_size:
-        case "bpr", 1:
-            return LearnBpr
-        case "ultragcn", _:
-            return UltraGcn
+def _objective(model: MatrixFactorization, train: csr_array, settings: FitSettings, seed: int) -> RetrievalSteps:
+    match model, settings.loss.name, settings.batch_size:
+        case _, "bpr", 1:
+            return LearnBpr(model, train, settings, seed=seed)
+        case _, "ultragcn", _:
+            return UltraGcn(model, train, settings, seed=seed)
+        case Kgat(), _, _:
+            return KgatSteps(model, train, settings, seed=seed)
         case _:
-            return Objective
+            return Objective(model, train, settings, seed=seed)
 
 
 def _check(model: MatrixFactorization, train: csr_array, valid: csr_array | None) -> None:

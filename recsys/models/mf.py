@@ -66,6 +66,11 @@ class MatrixFactorization(nn.Module):
         """Items known to the table."""
         return self.items.num_ids
 
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Every table that is trained."""
+        return self.users, self.items
+
     def represent(self, raw: Tensor) -> Tensor:
         """Vectors as they are compared: of length one under cosine. Float [..., D] to the same shape."""
         return functional.normalize(raw, dim=-1) if self.similarity == "cosine" else raw
@@ -90,7 +95,7 @@ class MatrixFactorization(nn.Module):
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step."""
-        step_all((self.users, self.items))
+        step_all(self.tables)
 
     @torch.no_grad()
     def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:

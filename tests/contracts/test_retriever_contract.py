@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.checkpoint import Model, load_model, save_model
+from recsys.knowledge_graph import KnowledgeGraph
 from recsys.losses import Constraints, Loss, LossName
 from recsys.models.bspm import fit_bspm
 from recsys.models.cheby_cf import fit_cheby_cf
@@ -22,11 +23,13 @@ from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials, IalsSettings
 from recsys.models.item_knn import ItemKnn
+from recsys.models.kgat import Kgat
 from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization, Similarity
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.slim import Slim
+from recsys.models.transr import TransR
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
@@ -100,6 +103,21 @@ def graph_model(
     return model
 
 
+def kgat(make_map: Callable[[int], IdMap] = full_map) -> Model:
+    """Items know their colour, one entity each, by relation 0."""
+    triples = np.stack([np.arange(ITEMS), np.zeros(ITEMS, np.int64), ITEMS + np.arange(ITEMS) % 2], axis=1)
+    spec = OptimizerSpec("adam", lr=0.03)
+    users, items, entities = (
+        build_table(id_map, 4, optimizer=spec, init_std=0.1, generator=generator(0, id_map.num_ids))
+        for id_map in (make_map(USERS), make_map(ITEMS), IdMap.identity(2))
+    )
+    knowledge = TransR(entities, KnowledgeGraph(ITEMS, ITEMS + 2, 1, triples), generator=generator(0, "transr"))
+    model = Kgat(users, items, knowledge, widths=(4, 4), l2=1e-4, dropout=0.0, generator=generator(0, "mixers"))
+    settings = FitSettings(Loss("bpr"), NegativeSampling(count=16), batch_size=64, epochs=20)
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -130,6 +148,8 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "lightgcn-compressed": lambda: graph_model("bpr", "dot", paired_map),
     "ngcf": lambda: graph_model("bpr", "dot", kind="ngcf"),
     "ngcf-compressed": lambda: graph_model("sampled_softmax", "cosine", paired_map, "simgcl", kind="ngcf"),
+    "kgat": kgat,
+    "kgat-compressed": lambda: kgat(paired_map),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
