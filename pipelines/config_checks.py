@@ -30,6 +30,8 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     else:
         yield from _check_selection(experiment)
     for index, variant in enumerate(experiment.variants):
+        if variant.model.name == "kgat" and experiment.dataset.knowledge_graph is None:
+            yield ("variants", index, "model", "name"), "kgat needs dataset.knowledge_graph: the files of the triples"
         for key, message in _check_variant(variant):
             yield ("variants", index, *key), message
 

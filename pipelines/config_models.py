@@ -148,6 +148,16 @@ class Ngcf(LightGcn):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="message dropout")
 
 
+class Kgat(Mf):
+    """Attentive propagation over interactions and ``dataset.knowledge_graph`` (Wang et al. 2019, KGAT)."""
+
+    name: Literal["kgat"] = "kgat"  # type: ignore[assignment]
+    similarity: Literal["dot", "cosine"] = "dot"
+    widths: tuple[int, ...] = Field(default=(64, 32, 16), description="dimension of each layer after layer 0")
+    l2: float = Field(default=1e-5, ge=0, description="penalty on the layer-0 vectors of the batch")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="message dropout")
+
+
 class Popularity(Section):
     """Most popular items of the training split."""
 
@@ -248,7 +258,7 @@ class Bspm(ClosedForm):
 
 
 Model = Annotated[
-    Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
+    Mf | LightGcn | Ngcf | Kgat | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
     Field(discriminator="name"),
 ]
 
