@@ -158,6 +158,15 @@ class Kgat(Mf):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="message dropout")
 
 
+class SimpleX(Mf):
+    """Matrix factorisation with the users' histories pooled into their vectors (Mao et al. 2021)."""
+
+    name: Literal["simplex"] = "simplex"  # type: ignore[assignment]
+    loss: Loss = CosineContrastive()
+    user_weight: float = Field(default=0.5, ge=0, le=1, description="g: of the user's own vector, the rest pooled")
+    pooling: Literal["mean", "attention"] = "mean"
+
+
 class Popularity(Section):
     """Most popular items of the training split."""
 
@@ -258,7 +267,7 @@ class Bspm(ClosedForm):
 
 
 Model = Annotated[
-    Mf | LightGcn | Ngcf | Kgat | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
+    Mf | LightGcn | Ngcf | Kgat | SimpleX | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
     Field(discriminator="name"),
 ]
 

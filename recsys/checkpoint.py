@@ -26,6 +26,7 @@ from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
 from recsys.models.transr import TransR
 from recsys.self_supervision import SelfSupervision
@@ -98,6 +99,12 @@ def load_model(directory: Path) -> Model:
                 ngcf.mixers.data = tensors["mixers"]
                 ngcf.set_graph(BipartiteGraph.from_interactions(tensors))
                 return ngcf
+            case "simplex":
+                chosen = {name: facts[name] for name in ("similarity", "user_weight", "pooling")}
+                simplex = SimpleX(*_tables(directory, tensors), **chosen, generator=np.random.default_rng(0))
+                simplex.mixers.data, simplex.queries.data = tensors["mixers"], tensors["queries"]
+                simplex.use_graph(BipartiteGraph.from_interactions(tensors).matrix())
+                return simplex
             case "kgat":
                 return _kgat(directory, tensors, facts)
             case other:
@@ -114,6 +121,11 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
         case Kgat():
             return {"model": "kgat", "similarity": model.similarity}, {**_graph_tensors(model), **_kgat_tensors(model)}
+        case SimpleX():
+            chosen = {name: getattr(model, name) for name in ("similarity", "user_weight", "pooling")}
+            tensors = {"users": model.users.weight(), "items": model.items.weight()}
+            tensors |= {"mixers": model.mixers, "queries": model.queries}
+            return {"model": "simplex", **chosen}, tensors | BipartiteGraph.of(model.history).interactions()
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors

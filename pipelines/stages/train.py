@@ -33,6 +33,7 @@ from pipelines.config_models import (
     Mf,
     Ngcf,
     Popularity,
+    SimpleX,
     Slim,
     UltraGcn,
     is_searched,
@@ -51,6 +52,7 @@ from recsys.models.kgat import Kgat as KgatModel
 from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
 from recsys.models.ngcf import Ngcf as NgcfModel
+from recsys.models.simplex import SimpleX as SimpleXModel
 from recsys.models.transr import TransR
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
@@ -217,6 +219,15 @@ def build_mf(config: Mf, maps: Maps, seed: int, knowledge: KnowledgeGraph | None
                 similarity=config.similarity,
                 l2=config.l2,
                 dropout=config.dropout,
+                generator=generator(seed, "init", "mixers"),
+            )
+        case SimpleX():
+            return SimpleXModel(
+                users,
+                items,
+                similarity=config.similarity,
+                user_weight=config.user_weight,
+                pooling=config.pooling,
                 generator=generator(seed, "init", "mixers"),
             )
         case _:

@@ -28,6 +28,7 @@ from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization, Similarity
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.simplex import Pooling, SimpleX
 from recsys.models.slim import Slim
 from recsys.models.transr import TransR
 from recsys.retriever import Retriever, VectorRetriever
@@ -118,6 +119,18 @@ def kgat(make_map: Callable[[int], IdMap] = full_map) -> Model:
     return model
 
 
+def simplex(pooling: Pooling, make_map: Callable[[int], IdMap] = full_map) -> Model:
+    spec = OptimizerSpec("adam", lr=0.03)
+    users, items = (
+        build_table(make_map(n), 4, optimizer=spec, init_std=0.1, generator=generator(0, side))
+        for side, n in (("users", USERS), ("items", ITEMS))
+    )
+    model = SimpleX(users, items, user_weight=0.7, pooling=pooling, generator=generator(0, "mixers"))
+    settings = FitSettings(Loss("ccl", negative_weight=16.0), NegativeSampling(count=16), batch_size=64, epochs=30)
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -150,6 +163,9 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "ngcf-compressed": lambda: graph_model("sampled_softmax", "cosine", paired_map, "simgcl", kind="ngcf"),
     "kgat": kgat,
     "kgat-compressed": lambda: kgat(paired_map),
+    "simplex-mean": lambda: simplex("mean"),
+    "simplex-attention": lambda: simplex("attention"),
+    "simplex-compressed": lambda: simplex("mean", paired_map),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
