@@ -28,6 +28,12 @@ class Bpr(Section):
     name: Literal["bpr"] = "bpr"
 
 
+class LogLoss(Section):
+    """Binary cross-entropy of positives and sampled negatives (He et al. 2017); the loss of neumf."""
+
+    name: Literal["log_loss"] = "log_loss"
+
+
 class SampledSoftmax(Section):
     """Softmax over the positive and sampled negatives; ``logq`` corrects for the sampling probability."""
 
@@ -92,7 +98,7 @@ class UltraGcn(Section):
 
 
 Loss = Annotated[
-    Bpr | SampledSoftmax | InBatchSoftmax | DirectAu | Bsl | AdapTau | CosineContrastive | UltraGcn,
+    Bpr | LogLoss | SampledSoftmax | InBatchSoftmax | DirectAu | Bsl | AdapTau | CosineContrastive | UltraGcn,
     Field(discriminator="name"),
 ]
 
@@ -165,6 +171,15 @@ class SimpleX(Mf):
     loss: Loss = CosineContrastive()
     user_weight: float = Field(default=0.5, ge=0, le=1, description="g: of the user's own vector, the rest pooled")
     pooling: Literal["mean", "attention"] = "mean"
+
+
+class NeuMf(Mf):
+    """Generalised inner product beside a perceptron (He et al. 2017); each part has ``dim`` numbers in both tables."""
+
+    name: Literal["neumf"] = "neumf"  # type: ignore[assignment]
+    similarity: Literal["dot"] = "dot"  # type: ignore[assignment]
+    loss: LogLoss = LogLoss()
+    widths: tuple[int, ...] = Field(default=(64, 64), min_length=1, description="of the perceptron's layers")
 
 
 class Popularity(Section):
@@ -267,7 +282,7 @@ class Bspm(ClosedForm):
 
 
 Model = Annotated[
-    Mf | LightGcn | Ngcf | Kgat | SimpleX | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
+    Mf | LightGcn | Ngcf | Kgat | SimpleX | NeuMf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
     Field(discriminator="name"),
 ]
 

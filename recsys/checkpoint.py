@@ -15,7 +15,7 @@ from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.bipartite import BipartiteGraph
-from recsys.knowledge_graph import KnowledgeGraph
+from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.models.ease import Ease
 from recsys.models.graph_filter import GraphFilter
 from recsys.models.graph_model import GraphModel
@@ -23,18 +23,18 @@ from recsys.models.ials import Ials
 from recsys.models.item_knn import ItemKnn
 from recsys.models.kgat import Kgat
 from recsys.models.lightgcn import LightGcn
-from recsys.models.mf import MatrixFactorization
+from recsys.models.mf import MatrixFactorization, TwoTables
+from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
-from recsys.models.transr import TransR
 from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Closed
+Model = MatrixFactorization | Backbone | Closed
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -63,7 +63,7 @@ def save_model(model: Model, directory: Path) -> None:
     facts = {"format": _FORMAT, "version": _VERSION, **kind}
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic.atomic_directory(directory) as temporary:
-        if isinstance(model, MatrixFactorization):
+        if isinstance(model, TwoTables):
             model.users.id_map.save(temporary / "user_map.safetensors")
             model.items.id_map.save(temporary / "item_map.safetensors")
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
@@ -99,14 +99,8 @@ def load_model(directory: Path) -> Model:
                 ngcf.mixers.data = tensors["mixers"]
                 ngcf.set_graph(BipartiteGraph.from_interactions(tensors))
                 return ngcf
-            case "simplex":
-                chosen = {name: facts[name] for name in ("similarity", "user_weight", "pooling")}
-                simplex = SimpleX(*_tables(directory, tensors), **chosen, generator=np.random.default_rng(0))
-                simplex.mixers.data, simplex.queries.data = tensors["mixers"], tensors["queries"]
-                simplex.use_graph(BipartiteGraph.from_interactions(tensors).matrix())
-                return simplex
-            case "kgat":
-                return _kgat(directory, tensors, facts)
+            case "kgat" | "simplex" | "neumf":
+                return load_backbone(facts, tensors, _tables(directory, tensors))
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -119,13 +113,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
         case Ngcf():
             return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
-        case Kgat():
-            return {"model": "kgat", "similarity": model.similarity}, {**_graph_tensors(model), **_kgat_tensors(model)}
-        case SimpleX():
-            chosen = {name: getattr(model, name) for name in ("similarity", "user_weight", "pooling")}
-            tensors = {"users": model.users.weight(), "items": model.items.weight()}
-            tensors |= {"mixers": model.mixers, "queries": model.queries}
-            return {"model": "simplex", **chosen}, tensors | BipartiteGraph.of(model.history).interactions()
+        case Kgat() | SimpleX() | NeuMf():
+            return backbone_contents(model)
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors
@@ -139,41 +128,6 @@ def _graph_facts(model: GraphModel) -> dict[str, Any]:
 
 def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
     return {"users": model.users.weight(), "items": model.items.weight(), **model.graph.interactions()}
-
-
-def _kgat_tensors(model: Kgat) -> dict[str, Tensor]:
-    knowledge = model.knowledge
-    return {
-        "entities": knowledge.entities.weight(),
-        "translations": knowledge.translations,
-        "projections": knowledge.projections,
-        **{f"mixers.{layer}": mixer for layer, mixer in enumerate(model.mixers)},
-        **knowledge.graph.tensors(),
-    }
-
-
-def _kgat(directory: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Kgat:
-    nothing = np.random.default_rng(0)
-    graph, rows = KnowledgeGraph.from_tensors(tensors), tensors["entities"]
-    entities = build_table(
-        IdMap.identity(len(rows) - 1), rows.shape[1], optimizer=OptimizerSpec("sgd"), init_std=0.0, generator=nothing
-    )
-    entities.load_state_dict({"embedding": rows})
-    knowledge = TransR(entities, graph, generator=nothing)
-    knowledge.translations.data, knowledge.projections.data = tensors["translations"], tensors["projections"]
-    mixers = [tensors[f"mixers.{layer}"] for layer in range(sum(name.startswith("mixers.") for name in tensors))]
-    model = Kgat(
-        *_tables(directory, tensors),
-        knowledge,
-        widths=[mixer.shape[2] for mixer in mixers],
-        similarity=facts["similarity"],
-        dropout=0.0,
-        generator=nothing,
-    )
-    for own, saved in zip(model.mixers, mixers, strict=True):
-        own.data = saved
-    model.set_graph(BipartiteGraph.from_interactions(tensors))
-    return model
 
 
 def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:

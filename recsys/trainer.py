@@ -15,15 +15,18 @@ from recsys.learn_bpr import LearnBpr
 from recsys.loop import run_task
 from recsys.models.kgat import Kgat
 from recsys.models.mf import MatrixFactorization
+from recsys.models.neumf import NeuMf
+from recsys.neumf_steps import NeuMfSteps
 from recsys.objective import Objective
 from recsys.settings import EpochRecord, FitResult, FitSettings, Phase
 from recsys.ultragcn import UltraGcn
 
-RetrievalSteps = Objective | LearnBpr | KgatSteps
+Trained = MatrixFactorization | NeuMf
+RetrievalSteps = Objective | LearnBpr | KgatSteps | NeuMfSteps
 
 
 def fit(
-    model: MatrixFactorization,
+    model: Trained,
     train: csr_array,
     valid: csr_array | None,
     settings: FitSettings,
@@ -66,7 +69,7 @@ class _Retrieval:
 
     def __init__(
         self,
-        model: MatrixFactorization,
+        model: Trained,
         train: csr_array,
         valid: csr_array | None,
         settings: FitSettings,
@@ -109,19 +112,21 @@ class _Retrieval:
         return union
 
 
-def _objective(model: MatrixFactorization, train: csr_array, settings: FitSettings, seed: int) -> RetrievalSteps:
-    match model, settings.loss.name, settings.batch_size:
-        case _, "bpr", 1:
+def _objective(model: Trained, train: csr_array, settings: FitSettings, seed: int) -> RetrievalSteps:
+    if isinstance(model, NeuMf):
+        return NeuMfSteps(model, train, settings, seed=seed)
+    match settings.loss.name, settings.batch_size:
+        case "bpr", 1:
             return LearnBpr(model, train, settings, seed=seed)
-        case _, "ultragcn", _:
+        case "ultragcn", _:
             return UltraGcn(model, train, settings, seed=seed)
-        case Kgat(), _, _:
+        case _ if isinstance(model, Kgat):
             return KgatSteps(model, train, settings, seed=seed)
         case _:
             return Objective(model, train, settings, seed=seed)
 
 
-def _check(model: MatrixFactorization, train: csr_array, valid: csr_array | None) -> None:
+def _check(model: Trained, train: csr_array, valid: csr_array | None) -> None:
     expected = (model.num_users, model.num_items)
     for name, matrix in (("train", train), ("valid", valid)):
         if matrix is not None and matrix.shape != expected:

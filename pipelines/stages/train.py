@@ -31,6 +31,7 @@ from pipelines.config_models import (
     Kgat,
     LightGcn,
     Mf,
+    NeuMf,
     Ngcf,
     Popularity,
     SimpleX,
@@ -51,6 +52,7 @@ from recsys.models import ials, popularity
 from recsys.models.kgat import Kgat as KgatModel
 from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
+from recsys.models.neumf import NeuMf as NeuMfModel
 from recsys.models.ngcf import Ngcf as NgcfModel
 from recsys.models.simplex import SimpleX as SimpleXModel
 from recsys.models.transr import TransR
@@ -154,7 +156,7 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
 
 def _train_mf(
     directory: Path,
-    model: MatrixFactorization,
+    model: MatrixFactorization | NeuMfModel,
     variant: Variant,
     matrices: tuple[csr_array, csr_array],
     seed: int,
@@ -189,14 +191,18 @@ def _train_mf(
             shutil.copyfile(negatives_file(scratch, phase), negatives_file(directory, phase))
 
 
-def build_mf(config: Mf, maps: Maps, seed: int, knowledge: KnowledgeGraph | None = None) -> MatrixFactorization:
+def build_mf(
+    config: Mf, maps: Maps, seed: int, knowledge: KnowledgeGraph | None = None
+) -> MatrixFactorization | NeuMfModel:
     """A matrix factorisation, or a graph model, with freshly drawn tables."""
     spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+
+    dim = 2 * config.dim if isinstance(config, NeuMf) else config.dim
 
     def table(side: str, id_map: IdMap) -> Table:
         draws = generator(seed, "init", side)
         return build_table(
-            id_map, config.dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws
+            id_map, dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws
         )
 
     users, items = table("users", maps.users), table("items", maps.items)
@@ -221,6 +227,8 @@ def build_mf(config: Mf, maps: Maps, seed: int, knowledge: KnowledgeGraph | None
                 dropout=config.dropout,
                 generator=generator(seed, "init", "mixers"),
             )
+        case NeuMf():
+            return NeuMfModel(users, items, widths=config.widths, generator=generator(seed, "init", "perceptron"))
         case SimpleX():
             return SimpleXModel(
                 users,

@@ -26,6 +26,7 @@ from recsys.models.item_knn import ItemKnn
 from recsys.models.kgat import Kgat
 from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization, Similarity
+from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.simplex import Pooling, SimpleX
@@ -131,6 +132,18 @@ def simplex(pooling: Pooling, make_map: Callable[[int], IdMap] = full_map) -> Mo
     return model
 
 
+def neumf(make_map: Callable[[int], IdMap] = full_map) -> Model:
+    spec = OptimizerSpec("adam", lr=0.03)
+    users, items = (
+        build_table(make_map(n), 8, optimizer=spec, init_std=0.1, generator=generator(0, side))
+        for side, n in (("users", USERS), ("items", ITEMS))
+    )
+    model = NeuMf(users, items, widths=(8, 4), generator=generator(0, "perceptron"))
+    settings = FitSettings(Loss("log_loss"), NegativeSampling(count=4, shared=False), batch_size=64, epochs=40)
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -166,6 +179,9 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "simplex-mean": lambda: simplex("mean"),
     "simplex-attention": lambda: simplex("attention"),
     "simplex-compressed": lambda: simplex("mean", paired_map),
+    "neumf": neumf,
+    "neumf-compressed": lambda: neumf(paired_map),
+    "mf-log-loss": lambda: mf("log_loss", "dot"),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
@@ -210,7 +226,17 @@ def test_scores_do_not_depend_on_the_batch(trained: dict[str, Model], name: str)
     assert model.scores(users[:0]).shape == (0, ITEMS)
 
 
-WITHOUT_VECTORS = {"item_knn", "ease", "ease-low-rank", "slim", "gf_cf", "cheby_cf", "bspm"}
+WITHOUT_VECTORS = {
+    "item_knn",
+    "ease",
+    "ease-low-rank",
+    "slim",
+    "gf_cf",
+    "cheby_cf",
+    "bspm",
+    "neumf",
+    "neumf-compressed",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in WITHOUT_VECTORS])
