@@ -54,10 +54,11 @@ def write_knowledge(
     relation_ids = triples[triples_at.relation].unique().sort().to_list()
     relation_names = _names(source, settings.relations, relation_ids, "relation", triples_at.source)
     entity_names = _names(source, settings.entities, [*entity_of, *others], "entity", triples_at.source)
-    relation_place = {raw: index for index, raw in enumerate(relation_ids)}
-    dense = np.array([(place[h], relation_place[r], place[t]) for h, r, t in triples.rows()], dtype=np.int64).reshape(
-        -1, 3
-    )
+    places = (place, {raw: index for index, raw in enumerate(relation_ids)}, place)
+    dense = triples.select(
+        pl.col(name).replace_strict(where, return_dtype=pl.Int64)
+        for name, where in zip(triples.columns, places, strict=True)
+    ).to_numpy()
     distinct = np.unique(dense, axis=0)
     whole = KnowledgeGraph(items.height, items.height + len(others), len(relation_ids), distinct)
     graph, old = whole.core(settings.entity_core)

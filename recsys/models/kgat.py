@@ -80,8 +80,7 @@ class Kgat(GraphModel):
         )
         self.adam = DenseAdam({f"mixers_{layer}": mixer for layer, mixer in enumerate(self.mixers)}, users.optimizer.lr)
         self._collaborative: CollaborativeGraph | None = None
-        self._attention: Tensor | None = None
-        self._matrix: SparseMatrix | None = None
+        self._attention: tuple[Tensor, SparseMatrix] | None = None
         for module in (self, users, items, knowledge, knowledge.entities):
             module.register_load_state_dict_post_hook(lambda *_: self.forget_attention())  # type: ignore[no-untyped-call]
 
@@ -104,10 +103,7 @@ class Kgat(GraphModel):
     @property
     def attention(self) -> Tensor:
         """Float32 [E] of the edges of ``collaborative``, as the last :meth:`refresh` found it."""
-        if self._attention is None:
-            self.refresh()
-        assert self._attention is not None
-        return self._attention
+        return self._attended()[0]
 
     def refresh(self) -> None:
         """Find the attention anew from the current tables and relations."""
@@ -119,13 +115,12 @@ class Kgat(GraphModel):
         """Propagate with an attention that is known, float32 [E]."""
         graph = self.collaborative
         nodes = (graph.num_nodes, graph.num_nodes)
-        self._attention = attention
-        self._matrix = SparseMatrix.of(graph.heads, graph.tails, attention.numpy(), nodes)
+        self._attention = attention, SparseMatrix.of(graph.heads, graph.tails, attention.numpy(), nodes)
         self.forget()
 
     def forget_attention(self) -> None:
         """Find the attention anew where it is needed next; call it after writing to weights."""
-        self._attention, self._matrix = None, None
+        self._attention = None
         self.forget()
 
     def set_graph(self, graph: BipartiteGraph) -> None:
@@ -143,11 +138,10 @@ class Kgat(GraphModel):
         wanted = np.concatenate([rows[0], first_item + rows[1]])
         whole = self._nodes(*ego)
         at = torch.from_numpy(wanted)
-        layers, final = [whole[at]], [whole[at]]
-        assert self.attention is not None and self._matrix is not None
+        layers, final, matrix = [whole[at]], [whole[at]], self._attended()[1]
         for layer in range(self.layers):
             last = layer == self.layers - 1
-            around = sparse_product(self._matrix, whole, wanted if last else None)
+            around = sparse_product(matrix, whole, wanted if last else None)
             whole = self._mix(layer, around, whole[at] if last else whole, dropout)
             layers.append(whole if last else whole[at])
             final.append(functional.normalize(layers[-1]))
@@ -186,6 +180,13 @@ class Kgat(GraphModel):
         self.adam.step()
         self.knowledge.adam.step()
         self.forget()
+
+    def _attended(self) -> tuple[Tensor, SparseMatrix]:
+        """The attention, and the matrix that it weighs."""
+        if self._attention is None:
+            self.refresh()
+        assert self._attention is not None
+        return self._attention
 
     def _nodes(self, users: Tensor, items: Tensor) -> Tensor:
         """Layer 0 of all nodes, float32 [N, D]."""

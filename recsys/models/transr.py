@@ -60,13 +60,13 @@ class TransR(nn.Module):
             others_BD: float [B, D], tails of triples that do not.
             relations: int64 [B], ascending.
         """
-        projections = self.projections.unbind()
-        gaps = []
-        for relation, part in _groups(relations):
-            head = heads_BD[part]
-            moved = torch.cat([head - tails_BD[part], head - others_BD[part]]) @ projections[relation]
-            energy = (moved + self.translations[relation]).square().sum(1)
-            gaps.append(energy[: len(head)] - energy[len(head) :])
+        projections, translations, gaps = self.projections.unbind(), self.translations.unbind(), []
+        values, sizes = np.unique(relations, return_counts=True)
+        true, false = ((heads_BD - ends).split(sizes.tolist()) for ends in (tails_BD, others_BD))
+        for place, relation in enumerate(values.tolist()):
+            moved = torch.cat([true[place], false[place]]) @ projections[relation] + translations[relation]
+            energy = moved.square().sum(1)
+            gaps.append(energy[: len(true[place])] - energy[len(true[place]) :])
         return functional.softplus(torch.cat(gaps)).mean()
 
     @torch.no_grad()

@@ -127,7 +127,9 @@ def simplex(pooling: Pooling, make_map: Callable[[int], IdMap] = full_map) -> Mo
         for side, n in (("users", USERS), ("items", ITEMS))
     )
     model = SimpleX(users, items, user_weight=0.7, pooling=pooling, generator=generator(0, "mixers"))
-    settings = FitSettings(Loss("ccl", negative_weight=16.0), NegativeSampling(count=16), batch_size=64, epochs=30)
+    settings = FitSettings(
+        Loss("ccl", margin=0.2, negative_weight=16.0), NegativeSampling(count=16), batch_size=64, epochs=30
+    )
     fit(model, checkerboard()[0], None, settings, seed=0)
     return model
 
