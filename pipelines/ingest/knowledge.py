@@ -40,20 +40,21 @@ def write_knowledge(
     links = _read(source, links_at.source, "links", [links_at.item, links_at.entity])
     for column in (links_at.item, links_at.entity):
         _once(links_at.source, links, column)
-    linked = items.select("raw_id").with_row_index("item").join(links, left_on="raw_id", right_on=links_at.item)
+    links = links.select(pl.col(links_at.item).alias("raw_id"), pl.col(links_at.entity).alias("entity"))
+    linked = items.select("raw_id").with_row_index("item").join(links, on="raw_id", maintain_order="left")
     if not linked.height:
         raise DataError(
             f"{links_at.source}, column {links_at.item!r}: no id is that of an item with interactions; the file's first"
-            f" are {_first(links[links_at.item])}, the interactions' first are {_first(items['raw_id'])};"
+            f" are {_first(links['raw_id'])}, the interactions' first are {_first(items['raw_id'])};"
             " set knowledge_graph.links.item to the column of the same ids"
         )
-    entity_of = dict(zip(linked[links_at.entity].to_list(), linked["item"].to_list(), strict=True))
+    entity_of = dict(zip(linked["entity"].to_list(), linked["item"].to_list(), strict=True))
     mentioned = pl.concat([triples[triples_at.head], triples[triples_at.tail]]).unique().sort()
     others = [raw for raw in mentioned.to_list() if raw not in entity_of]
     place = entity_of | {raw: items.height + index for index, raw in enumerate(others)}
     relation_ids = triples[triples_at.relation].unique().sort().to_list()
     relation_names = _names(source, settings.relations, relation_ids, "relation", triples_at.source)
-    entity_names = _names(source, settings.entities, [*entity_of, *others], "entity", triples_at.source)
+    entity_names = _names(source, settings.entities, mentioned.to_list(), "entity", triples_at.source)
     places = (place, {raw: index for index, raw in enumerate(relation_ids)}, place)
     dense = triples.select(
         pl.col(name).replace_strict(where, return_dtype=pl.Int64)

@@ -66,15 +66,14 @@ class NeuMf(TwoTables):
         """
         half = users.shape[1] // 2
         first = self.matrices[0]
-        hidden = (users[:, half:] @ first[:half])[:, None] + items[..., half:] @ first[
-            half:
-        ]  # [p; q] W, each half once
-        hidden = functional.relu(hidden + self.biases[0])
+        of_users, of_items = users[:, half:] @ first[:half], items[..., half:] @ first[half:]
+        hidden = functional.relu(of_users[:, None] + of_items + self.biases[0])
         for matrix, bias in zip(self.matrices[1:-1], self.biases[1:-1], strict=True):
             hidden = functional.relu(hidden @ matrix + bias)
         weights = self.matrices[-1][:, 0]
         general = ((users[:, :half] * weights[:half])[:, None] * items[..., :half]).sum(-1)
-        return general + hidden @ weights[half:] + self.biases[-1]
+        scores: Tensor = general + hidden @ weights[half:] + self.biases[-1]
+        return scores
 
     def step(self) -> None:
         """Apply the gradients to the tables, and to the perceptron by Adam."""
