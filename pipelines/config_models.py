@@ -177,7 +177,7 @@ class NeuMf(Mf):
     """Generalised inner product beside a perceptron (He et al. 2017); each part has ``dim`` numbers in both tables."""
 
     name: Literal["neumf"] = "neumf"  # type: ignore[assignment]
-    similarity: Literal["dot"] = "dot"  # type: ignore[assignment]
+    similarity: Literal["dot"] = "dot"
     loss: LogLoss = LogLoss()
     widths: tuple[int, ...] = Field(default=(64, 64), min_length=1, description="of the perceptron's layers")
 

@@ -62,7 +62,7 @@ class TransR(nn.Module):
         """
         projections, translations, gaps = self.projections.unbind(), self.translations.unbind(), []
         values, sizes = np.unique(relations, return_counts=True)
-        true, false = ((heads_BD - ends).split(sizes.tolist()) for ends in (tails_BD, others_BD))
+        true, false = (torch.split(heads_BD - ends, sizes.tolist()) for ends in (tails_BD, others_BD))
         for place, relation in enumerate(values.tolist()):
             moved = torch.cat([true[place], false[place]]) @ projections[relation] + translations[relation]
             energy = moved.square().sum(1)

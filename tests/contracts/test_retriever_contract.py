@@ -126,9 +126,9 @@ def simplex(pooling: Pooling, make_map: Callable[[int], IdMap] = full_map) -> Mo
         build_table(make_map(n), 4, optimizer=spec, init_std=0.1, generator=generator(0, side))
         for side, n in (("users", USERS), ("items", ITEMS))
     )
-    model = SimpleX(users, items, user_weight=0.7, pooling=pooling, generator=generator(0, "mixers"))
+    model = SimpleX(users, items, user_weight=0.5, pooling=pooling, generator=generator(0, "mixers"))
     settings = FitSettings(
-        Loss("ccl", margin=0.2, negative_weight=16.0), NegativeSampling(count=16), batch_size=64, epochs=30
+        Loss("sampled_softmax", temperature=0.5), NegativeSampling(count=16), batch_size=64, epochs=40
     )
     fit(model, checkerboard()[0], None, settings, seed=0)
     return model
@@ -141,7 +141,7 @@ def neumf(make_map: Callable[[int], IdMap] = full_map) -> Model:
         for side, n in (("users", USERS), ("items", ITEMS))
     )
     model = NeuMf(users, items, widths=(8, 4), generator=generator(0, "perceptron"))
-    settings = FitSettings(Loss("log_loss"), NegativeSampling(count=4, shared=False), batch_size=64, epochs=40)
+    settings = FitSettings(Loss("log_loss"), NegativeSampling(count=1, shared=False), batch_size=64, epochs=60)
     fit(model, checkerboard()[0], None, settings, seed=0)
     return model
 
@@ -167,7 +167,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     **{
         f"lightgcn-{loss}": lambda loss=loss: graph_model(loss, "cosine")
         for loss in get_args(LossName)
-        if loss != "ultragcn"
+        if loss not in ("log_loss", "ultragcn")  # a cosine is no log-odds
     },
     **{
         f"lightgcn-{ssl}": lambda ssl=ssl: graph_model("sampled_softmax", "cosine", ssl=ssl)
@@ -183,7 +183,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "simplex-compressed": lambda: simplex("mean", paired_map),
     "neumf": neumf,
     "neumf-compressed": lambda: neumf(paired_map),
-    "mf-log-loss": lambda: mf("log_loss", "dot"),
+    "lightgcn-log-loss": lambda: graph_model("log_loss", "dot"),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
