@@ -141,7 +141,7 @@ def neumf(make_map: Callable[[int], IdMap] = full_map) -> Model:
         for side, n in (("users", USERS), ("items", ITEMS))
     )
     model = NeuMf(users, items, widths=(8, 4), generator=generator(0, "perceptron"))
-    settings = FitSettings(Loss("log_loss"), NegativeSampling(count=1, shared=False), batch_size=64, epochs=60)
+    settings = FitSettings(Loss("log_loss"), NegativeSampling(count=4, shared=False), batch_size=64, epochs=15)
     fit(model, checkerboard()[0], None, settings, seed=0)
     return model
 
