@@ -282,7 +282,7 @@ class Bspm(ClosedForm):
 
 
 Model = Annotated[
-    Mf | LightGcn | Ngcf | Kgat | SimpleX | NeuMf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
+    Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm | Kgat | SimpleX | NeuMf,
     Field(discriminator="name"),
 ]
 
