@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import networkx as nx
@@ -84,3 +86,29 @@ def write_graphml(path: Path, graph: nx.Graph) -> None:
     buffer = io.BytesIO()
     nx.write_graphml_xml(named, buffer)
     atomic.write_bytes(path, buffer.getvalue())
+
+
+def strongest_paths(
+    edges: Iterable[tuple[int, int, float]], source: int, target: int, count: int
+) -> list[tuple[list[int], float]]:
+    """The simple paths from ``source`` to ``target`` whose product of weights is largest.
+
+    Args:
+        edges: directed (from, to, weight in (0, 1]); of parallel ones the strongest counts.
+        source: a node.
+        target: another node.
+        count: paths at most.
+
+    Returns:
+        (nodes, product of the weights), strongest first; empty where there is no path.
+    """
+    graph = nx.DiGraph()
+    graph.add_nodes_from((source, target))
+    for start, stop, weight in edges:
+        cost = -math.log(weight)
+        if not graph.has_edge(start, stop) or cost < graph[start][stop]["cost"]:
+            graph.add_edge(start, stop, cost=cost)
+    if not nx.has_path(graph, source, target):
+        return []
+    paths = itertools.islice(nx.shortest_simple_paths(graph, source, target, weight="cost"), count)
+    return [(list(path), math.exp(-nx.path_weight(graph, path, "cost"))) for path in paths]

@@ -65,6 +65,11 @@ class IdMap:
         if not 0 <= self.unseen_row < self.num_rows:
             raise ValueError(f"IdMap.unseen_row must lie in [0, {self.num_rows}), got {self.unseen_row}")
 
+    @classmethod
+    def identity(cls, count: int) -> IdMap:
+        """Every one of ``count`` ids has a row of its own, and the unseen row is the last."""
+        return cls(np.arange(count, dtype=np.int64)[:, None], num_rows=count + 1, unseen_row=count, compressor="full")
+
     @property
     def num_ids(self) -> int:
         """N, the number of known entities."""

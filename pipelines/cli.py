@@ -118,6 +118,7 @@ def report(run: Run) -> None:
     epilog=_examples(
         "recsys recommend runs/quickstart-1a2b3c4d --user 17",
         "recsys recommend runs/quickstart-1a2b3c4d --user 17 --variant mf-graphhash --k 20 --json",
+        "recsys recommend runs/kgat_ml100k-1a2b3c4d --user 17 --variant kgat --explain",
     )
 )
 def recommend(
@@ -127,11 +128,12 @@ def recommend(
     variant: Variant = None,
     k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="with kgat: the facts that lead to each item")] = False,
 ) -> None:
     """Show a user's history and what a variant recommends; for an unknown user the most popular items."""
     from pipelines.recommend import recommend as recommend_to
 
-    recommendation = recommend_to(run, user, variant=variant, k=k)
+    recommendation = recommend_to(run, user, variant=variant, k=k, explain=explain)
     typer.echo(recommendation.json() if json else recommendation.text())
 
 

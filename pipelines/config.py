@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from embeddings.names import CompressorName
+from pipelines.config_knowledge import KnowledgeFiles
 from pipelines.config_models import Model, Section
 
 FeatureKind = Literal["categorical", "numeric", "list", "text"]
@@ -72,6 +73,7 @@ class Dataset(Section):
     timestamp_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
     users: Entities | None = None
     items: Entities | None = None
+    knowledge_graph: KnowledgeFiles | None = None
     filters: Filters = Filters()
     id_type: Literal["auto", "integer", "string"] = Field(default="auto", description="auto: told from the first rows")
     split: Split = Split()

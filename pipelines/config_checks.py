@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Variant
-from pipelines.config_models import Mf, is_searched
+from pipelines.config_models import Kgat, Mf, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.errors import DataError
 
@@ -30,6 +30,8 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     else:
         yield from _check_selection(experiment)
     for index, variant in enumerate(experiment.variants):
+        if isinstance(variant.model, Kgat) and experiment.dataset.knowledge_graph is None:
+            yield ("variants", index, "model", "name"), "kgat needs dataset.knowledge_graph: the files of the triples"
         for key, message in _check_variant(variant):
             yield ("variants", index, *key), message
 

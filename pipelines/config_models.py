@@ -28,6 +28,12 @@ class Bpr(Section):
     name: Literal["bpr"] = "bpr"
 
 
+class LogLoss(Section):
+    """Binary cross-entropy of positives and sampled negatives (He et al. 2017); the loss of neumf."""
+
+    name: Literal["log_loss"] = "log_loss"
+
+
 class SampledSoftmax(Section):
     """Softmax over the positive and sampled negatives; ``logq`` corrects for the sampling probability."""
 
@@ -92,7 +98,7 @@ class UltraGcn(Section):
 
 
 Loss = Annotated[
-    Bpr | SampledSoftmax | InBatchSoftmax | DirectAu | Bsl | AdapTau | CosineContrastive | UltraGcn,
+    Bpr | LogLoss | SampledSoftmax | InBatchSoftmax | DirectAu | Bsl | AdapTau | CosineContrastive | UltraGcn,
     Field(discriminator="name"),
 ]
 
@@ -146,6 +152,34 @@ class Ngcf(LightGcn):
     name: Literal["ngcf"] = "ngcf"  # type: ignore[assignment]
     l2: float = Field(default=1e-5, ge=0, description="penalty on the layer-0 vectors of the batch")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="message dropout")
+
+
+class Kgat(Mf):
+    """Attentive propagation over interactions and ``dataset.knowledge_graph`` (Wang et al. 2019, KGAT)."""
+
+    name: Literal["kgat"] = "kgat"  # type: ignore[assignment]
+    similarity: Literal["dot", "cosine"] = "dot"
+    widths: tuple[int, ...] = Field(default=(64, 32, 16), description="dimension of each layer after layer 0")
+    l2: float = Field(default=1e-5, ge=0, description="penalty on the layer-0 vectors of the batch")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="message dropout")
+
+
+class SimpleX(Mf):
+    """Matrix factorisation with the users' histories pooled into their vectors (Mao et al. 2021)."""
+
+    name: Literal["simplex"] = "simplex"  # type: ignore[assignment]
+    loss: Loss = CosineContrastive()
+    user_weight: float = Field(default=0.5, ge=0, le=1, description="g: of the user's own vector, the rest pooled")
+    pooling: Literal["mean", "attention"] = "mean"
+
+
+class NeuMf(Mf):
+    """Generalised inner product beside a perceptron (He et al. 2017); each part has ``dim`` numbers in both tables."""
+
+    name: Literal["neumf"] = "neumf"  # type: ignore[assignment]
+    similarity: Literal["dot"] = "dot"
+    loss: LogLoss = LogLoss()
+    widths: tuple[int, ...] = Field(default=(64, 64), min_length=1, description="of the perceptron's layers")
 
 
 class Popularity(Section):
@@ -248,7 +282,7 @@ class Bspm(ClosedForm):
 
 
 Model = Annotated[
-    Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
+    Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm | Kgat | SimpleX | NeuMf,
     Field(discriminator="name"),
 ]
 

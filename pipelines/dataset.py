@@ -37,6 +37,7 @@ class Manifest(BaseModel):
         split: protocol and facts (method, cut times, shares, users without test interactions, ...).
         quarantine: bad rows by reason, when they were set aside.
         leak_audit: the checks of :func:`pipelines.audit.audit_split`.
+        knowledge_graph: counts of triples, entities and links, see :mod:`pipelines.ingest.knowledge`; empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class Manifest(BaseModel):
     quarantine: dict[str, int]
     leak_audit: list[dict[str, Any]]
     entities: dict[str, dict[str, Any]]
+    knowledge_graph: dict[str, int] = {}
 
 
 def graph_hash(graph: csr_array) -> str:

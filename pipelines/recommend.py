@@ -12,23 +12,28 @@ import numpy as np
 
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
+from pipelines.explain import Reason, reasons
+from pipelines.knowledge import open_knowledge
 from pipelines.run_directory import find_run, find_variant, open_dataset
 from pipelines.run_files import RunFiles
 from recsys.checkpoint import load_model
+from recsys.models.kgat import Kgat
 from recsys.models.popularity import Popularity
 from recsys.topk import exact_top_k
 
 _SHOWN_HISTORY = 20
+_PATHS = 3
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """An item as a person reads it; ``score`` is None in a history."""
+    """An item as a person reads it; ``score`` is None in a history, ``because`` is for recommendations explained."""
 
     id: str
     title: str
     score: float | None = None
+    because: tuple[Reason, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Recommendation:
         for place, item in enumerate(self.items, start=1):
             known_as = "" if item.id == item.title else f"  ({item.id})"
             lines.append(f"  {place:>3} {item.title:<{min(width, 60)}}  {item.score:.4f}{known_as}")
+            lines += [f"        {reason.text()}  ({reason.weight:.2g})" for reason in item.because]
         return "\n".join(lines)
 
 
@@ -93,10 +99,20 @@ def _printable(text: str) -> str:
 
 
 def _printable_item(item: Item) -> Item:
-    return dataclasses.replace(item, id=_printable(item.id), title=_printable(item.title))
+    because = tuple(
+        dataclasses.replace(
+            reason,
+            names=tuple(map(_printable, reason.names)),
+            relations=tuple(map(_printable, reason.relations)),
+        )
+        for reason in item.because
+    )
+    return dataclasses.replace(item, id=_printable(item.id), title=_printable(item.title), because=because)
 
 
-def recommend(run: Path, user: str, *, variant: str | None = None, k: int = 10) -> Recommendation:
+def recommend(
+    run: Path, user: str, *, variant: str | None = None, k: int = 10, explain: bool = False
+) -> Recommendation:
     """Recommend ``k`` unseen items to a user.
 
     Args:
@@ -104,12 +120,18 @@ def recommend(run: Path, user: str, *, variant: str | None = None, k: int = 10) 
         user: Raw id. An unknown user gets the most popular items, with ``fallback`` set.
         variant: Name of a variant; the best one if None.
         k: How many items.
+        explain: Give the paths of the knowledge graph that lead to each item.
 
     Raises:
-        DataError: There is no such run or variant, or its dataset is gone.
+        DataError: There is no such run or variant, its dataset is gone, or the variant cannot explain.
     """
     directory = find_run(run)
     chosen = find_variant(directory, variant)
+    if explain and chosen.model != "kgat":
+        raise DataError(
+            f"variant {chosen.name} is of model {chosen.model}, which has no knowledge graph to explain by;"
+            " give --variant one whose model is kgat"
+        )
     dataset = open_dataset(directory)
     try:
         index = dataset.user_index(user)
@@ -123,6 +145,10 @@ def recommend(run: Path, user: str, *, variant: str | None = None, k: int = 10) 
     note = f"user {user} has no training interactions: a cold user" if cold else ""
     history = _history(dataset, index)
     items = _items(dataset, top.items[0], top.scores[0])
+    if isinstance(model, Kgat) and explain:
+        knowledge, found = open_knowledge(dataset), top.items[0][top.items[0] >= 0].tolist()
+        because = [reasons(model, dataset, knowledge, index, item, _PATHS) for item in found]
+        items = tuple(dataclasses.replace(item, because=b) for item, b in zip(items, because, strict=True))
     return Recommendation(str(directory), chosen.name, user, False, note, history, int(trained_on), items)  # noqa: FBT003
 
 

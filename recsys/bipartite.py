@@ -100,6 +100,11 @@ class BipartiteGraph:
         shape = (len(starts) - 1, int(tensors["graph.num_items"][0]))
         return cls.of(csr_array((np.ones(len(items), np.float32), items, starts), shape=shape))
 
+    def matrix(self) -> csr_array:
+        """Ones at the interactions, csr float32 [users, items]."""
+        shape, columns = (self.num_users, self.num_items), self.by_user.columns
+        return csr_array((np.ones(len(columns), np.float32), columns, self.by_user.starts[:-1]), shape=shape)
+
     def product(self, x: Pair, base: Pair | None = None) -> Pair:
         """``A x``, plus ``base``: float32 ([users + 1, D], [items + 1, D]), as ``x`` and ``base``."""
         from_users, from_items = (part.contiguous().numpy() for part in x)

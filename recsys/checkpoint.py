@@ -15,22 +15,26 @@ from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.bipartite import BipartiteGraph
+from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.models.ease import Ease
 from recsys.models.graph_filter import GraphFilter
 from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials
 from recsys.models.item_knn import ItemKnn
+from recsys.models.kgat import Kgat
 from recsys.models.lightgcn import LightGcn
-from recsys.models.mf import MatrixFactorization
+from recsys.models.mf import MatrixFactorization, TwoTables
+from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
 from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Closed
+Model = MatrixFactorization | Backbone | Closed
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -59,7 +63,7 @@ def save_model(model: Model, directory: Path) -> None:
     facts = {"format": _FORMAT, "version": _VERSION, **kind}
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic.atomic_directory(directory) as temporary:
-        if isinstance(model, MatrixFactorization):
+        if isinstance(model, TwoTables):
             model.users.id_map.save(temporary / "user_map.safetensors")
             model.items.id_map.save(temporary / "item_map.safetensors")
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
@@ -95,6 +99,8 @@ def load_model(directory: Path) -> Model:
                 ngcf.mixers.data = tensors["mixers"]
                 ngcf.set_graph(BipartiteGraph.from_interactions(tensors))
                 return ngcf
+            case "kgat" | "simplex" | "neumf":
+                return load_backbone(facts, tensors, _tables(directory, tensors))
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -107,6 +113,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
         case Ngcf():
             return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
+        case Kgat() | SimpleX() | NeuMf():
+            return backbone_contents(model)
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors

@@ -16,7 +16,9 @@ from torch.nn import functional
 from recsys.contrastive_losses import InverseTemperatures, adaptive_softmax, bilateral_softmax, cosine_contrastive
 from recsys.softmax_kernel import Hits, shared_softmax
 
-LossName = Literal["bpr", "sampled_softmax", "in_batch_softmax", "directau", "bsl", "adap_tau", "ccl", "ultragcn"]
+LossName = Literal[
+    "bpr", "log_loss", "sampled_softmax", "in_batch_softmax", "directau", "bsl", "adap_tau", "ccl", "ultragcn"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Loss:
     @property
     def needs_negatives(self) -> bool:
         """Whether a sampler must draw negatives; the other losses use the batch itself."""
-        return self.name in ("bpr", "sampled_softmax", "bsl", "adap_tau", "ccl", "ultragcn")
+        return self.name in ("bpr", "log_loss", "sampled_softmax", "bsl", "adap_tau", "ccl", "ultragcn")
 
     def __call__(
         self,
@@ -119,6 +121,10 @@ class Loss:
             case "bpr":
                 assert negatives is not None
                 return bpr(user_BD, positive_BD, negatives)
+            case "log_loss":
+                assert negatives is not None
+                scores_B, others_BM = (user_BD * positive_BD).sum(-1), _negative_scores(user_BD, negatives.vectors)
+                return binary_cross_entropy(scores_B, others_BM, negatives.hits)
             case "sampled_softmax":
                 assert negatives is not None
                 return sampled_softmax(user_BD, positive_BD, negatives, temperature=self.temperature, logq=self.logq)
@@ -191,6 +197,25 @@ def bpr(user_BD: Tensor, positive_BD: Tensor, negatives: Negatives) -> Tensor:
     keep_BM = torch.ones_like(losses_BM)
     keep_BM[negatives.hits] = 0.0
     return (losses_BM * keep_BM).sum() / keep_BM.sum().clamp(min=1.0)
+
+
+def binary_cross_entropy(positive_B: Tensor, negative_BM: Tensor, hits: Hits | None) -> Tensor:
+    """Log-loss, mean over pairs of ``-ln sigmoid(s)`` for positives and ``-ln(1 - sigmoid(s))`` for negatives.
+
+    (He et al. 2017, eq. 7, which is the sum.)
+
+    Args:
+        positive_B: float [B], scores.
+        negative_BM: float [B, M], scores.
+        hits: (row, column) pairs of negatives that do not count.
+    """
+    losses_BM = functional.softplus(negative_BM)
+    count = positive_B.numel() + negative_BM.numel()
+    if hits is not None:
+        keep_BM = torch.ones_like(losses_BM)
+        keep_BM[hits] = 0.0
+        losses_BM, count = losses_BM * keep_BM, positive_B.numel() + int(keep_BM.sum())
+    return (functional.softplus(-positive_B).sum() + losses_BM.sum()) / count
 
 
 def sampled_softmax(

@@ -14,6 +14,7 @@ from recsys.intervals import bootstrap_ratios
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 _HEAD, _TORSO = 0.5, 0.8
+_FEW = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,13 @@ def slice_tables(lists: Lists, resamples: int, seed: int) -> dict[str, list[dict
     activity, activity_labels = activity_groups(lists.user_counts)
     popularity, popularity_labels = popularity_groups(lists.item_counts)
     cold_users = (lists.user_counts > 0).astype(np.int64)
-    cold_items = (lists.item_counts > 0).astype(np.int64)
+    cold_items = np.searchsorted([0, _FEW], lists.item_counts, side="left")
+    cold_labels = ["no train users", f"1-{_FEW} train users", f"more than {_FEW} train users"]
     return {
         "user_activity": _user_slice(lists, activity, activity_labels, resamples, seed),
         "cold_users": _user_slice(lists, cold_users, ["no train items", "has train items"], resamples, seed),
         "item_popularity": _item_slice(lists, popularity, popularity_labels, resamples, seed),
-        "cold_items": _item_slice(lists, cold_items, ["no train users", "has train users"], resamples, seed),
+        "cold_items": _item_slice(lists, cold_items, cold_labels, resamples, seed),
     }
 
 

@@ -10,16 +10,23 @@ from scipy.sparse import csr_array
 
 from embeddings.atomic import write_bytes
 from recsys.evaluator import quick_metrics
+from recsys.kgat_steps import KgatSteps
 from recsys.learn_bpr import LearnBpr
 from recsys.loop import run_task
+from recsys.models.kgat import Kgat
 from recsys.models.mf import MatrixFactorization
+from recsys.models.neumf import NeuMf
+from recsys.neumf_steps import NeuMfSteps
 from recsys.objective import Objective
 from recsys.settings import EpochRecord, FitResult, FitSettings, Phase
 from recsys.ultragcn import UltraGcn
 
+Trained = MatrixFactorization | NeuMf
+RetrievalSteps = Objective | LearnBpr | KgatSteps | NeuMfSteps
+
 
 def fit(
-    model: MatrixFactorization,
+    model: Trained,
     train: csr_array,
     valid: csr_array | None,
     settings: FitSettings,
@@ -62,7 +69,7 @@ class _Retrieval:
 
     def __init__(
         self,
-        model: MatrixFactorization,
+        model: Trained,
         train: csr_array,
         valid: csr_array | None,
         settings: FitSettings,
@@ -79,12 +86,13 @@ class _Retrieval:
 
     def identity(self) -> list[object]:
         matrices = [part for m in (self._train, self._valid) if m is not None for part in (m.indptr, m.indices)]
-        return [list(self._train.shape), *matrices]
+        knowledge = [self.model.knowledge.graph.triples] if isinstance(self.model, Kgat) else []
+        return [list(self._train.shape), *matrices, *knowledge]
 
-    def start(self, phase: Phase) -> Objective | LearnBpr:
+    def start(self, phase: Phase) -> RetrievalSteps:
         matrix = self._matrix(phase)
         self.model.use_graph(matrix)
-        objective = _objective(self._settings)(self.model, matrix, self._settings, seed=self._seed)
+        objective = _objective(self.model, matrix, self._settings, self._seed)
         if self._directory is not None:
             write_bytes(negatives_file(self._directory, phase), save(objective.knowledge()))
         return objective
@@ -104,17 +112,21 @@ class _Retrieval:
         return union
 
 
-def _objective(settings: FitSettings) -> type[Objective | LearnBpr]:
+def _objective(model: Trained, train: csr_array, settings: FitSettings, seed: int) -> RetrievalSteps:
+    if isinstance(model, NeuMf):
+        return NeuMfSteps(model, train, settings, seed=seed)
     match settings.loss.name, settings.batch_size:
         case "bpr", 1:
-            return LearnBpr
+            return LearnBpr(model, train, settings, seed=seed)
         case "ultragcn", _:
-            return UltraGcn
+            return UltraGcn(model, train, settings, seed=seed)
+        case _ if isinstance(model, Kgat):
+            return KgatSteps(model, train, settings, seed=seed)
         case _:
-            return Objective
+            return Objective(model, train, settings, seed=seed)
 
 
-def _check(model: MatrixFactorization, train: csr_array, valid: csr_array | None) -> None:
+def _check(model: Trained, train: csr_array, valid: csr_array | None) -> None:
     expected = (model.num_users, model.num_items)
     for name, matrix in (("train", train), ("valid", valid)):
         if matrix is not None and matrix.shape != expected:

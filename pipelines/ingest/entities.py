@@ -49,7 +49,7 @@ def entity_table(
     if not path.is_file():
         near = did_you_mean(settings.source, sorted(p.name for p in source.root.iterdir()))
         raise DataError(f"{side}s.source {settings.source!r} is not in {source.root}; {near}")
-    frame = _read(path, settings.columns_without_header)
+    frame = read_whole(path, settings.columns_without_header)
     key = _column(path, f"{side}s.id", settings.id, frame.columns)
     title = settings.title or next((name for name in TITLES if name in frame.columns), None)
     if title is not None:
@@ -89,8 +89,12 @@ def _recbole(side: Side, source: Source) -> config.Entities | None:
     return config.Entities(source=files[0].name, id=key, features=features)
 
 
-def _read(path: Path, names: Sequence[str] | None) -> pl.DataFrame:
-    """The whole file, typed for Parquet and as text for the others."""
+def read_whole(path: Path, names: Sequence[str] | None) -> pl.DataFrame:
+    """The whole file, typed for Parquet and as text for the others.
+
+    Raises:
+        DataError: The file is damaged or of an unknown kind.
+    """
     suffix = path.suffix.lower()
     kind = "recbole" if suffix in {".user", ".item"} else SUFFIXES.get(suffix)
     match kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipelines.ingest.check import BadRows
 from pipelines.ingest.entities import entity_table
 from pipelines.ingest.events import Collected, Events
 from pipelines.ingest.filters import apply_filters
+from pipelines.ingest.knowledge import write_knowledge
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.source import Source, resolve
 from pipelines.ingest.text import TextFile
@@ -62,6 +64,10 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
             hashes = beside.submit(content_hashes, events, split, users, items)
             write_events(temporary, events, split, users, items)
             train_hash, content_hash = hashes.result()
+        knowledge: dict[str, int] = {}
+        if settings.knowledge_graph is not None:
+            knowledge, knowledge_hash = write_knowledge(temporary, settings.knowledge_graph, items, source)
+            content_hash = hashlib.blake2b(f"{content_hash}{knowledge_hash}".encode(), digest_size=32).hexdigest()
         if bad.counts:
             bad.frame().write_parquet(temporary / QUARANTINE, compression="zstd")
         manifest = Manifest(
@@ -79,6 +85,7 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
             quarantine=dict(bad.counts),
             leak_audit=[],
             entities={"users": user_facts, "items": item_facts},
+            knowledge_graph=knowledge,
         )
         del events, split
         tell("audit", 0, 1)

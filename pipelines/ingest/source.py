@@ -124,6 +124,8 @@ def source_fingerprint(settings: config.Dataset) -> str:
     """
     source = resolve(settings)
     extra = [source.root / entity.source for entity in (settings.users, settings.items) if entity]
+    if settings.knowledge_graph is not None:
+        extra += [source.root / name for name in settings.knowledge_graph.sources()]
     if source.format == "recbole":
         extra += [*source.root.glob("*.user"), *source.root.glob("*.item")]
     digest = hashlib.sha256()

@@ -17,7 +17,7 @@ from pipelines.stages.train import Trained
 from recsys.checkpoint import load_model
 from recsys.evaluator import Evaluation, evaluate
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,8 @@ def source_files(settings: config.Dataset) -> list[Path]:
     """Every file that the dataset is read from, interactions first."""
     source = resolve(settings)
     features = [source.root / entity.source for entity in (settings.users, settings.items) if entity]
+    if settings.knowledge_graph is not None:
+        features += [source.root / name for name in settings.knowledge_graph.sources()]
     if source.format == "recbole":
         features += [*source.root.glob("*.user"), *source.root.glob("*.item")]
     return [*source.files, *sorted(path for path in set(features) if path.is_file())]

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
-from embeddings.tables import OptimizerSpec, build_table
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec, Table, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
@@ -27,25 +28,34 @@ from pipelines.config_models import (
     GfCf,
     Ials,
     ItemKnn,
+    Kgat,
     LightGcn,
     Mf,
+    NeuMf,
     Ngcf,
     Popularity,
+    SimpleX,
     Slim,
     UltraGcn,
     is_searched,
 )
 from pipelines.config_models import Loss as LossConfig
 from pipelines.dataset import Dataset, graph_hash
+from pipelines.knowledge import open_knowledge
 from pipelines.stages import closed_form
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
+from recsys.knowledge_graph import KnowledgeGraph
 from recsys.losses import Adaptation, Constraints, Loss
 from recsys.models import ials, popularity
+from recsys.models.kgat import Kgat as KgatModel
 from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
+from recsys.models.neumf import NeuMf as NeuMfModel
 from recsys.models.ngcf import Ngcf as NgcfModel
+from recsys.models.simplex import SimpleX as SimpleXModel
+from recsys.models.transr import TransR
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.self_supervision import SelfSupervision
@@ -107,7 +117,9 @@ def train_stage(
             case Mf():
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
-                _train_mf(directory, variant.model, variant.train, maps, (train, valid), seed, scratch, on_epoch)
+                knowledge = open_knowledge(dataset).graph if isinstance(variant.model, Kgat) else None
+                model = build_mf(variant.model, maps, seed, knowledge)
+                _train_mf(directory, model, variant, (train, valid), seed, scratch, on_epoch)
         write_json(directory / TRAINED_ON, {phase: graph_hash(matrix) for phase, matrix in fitted.items()})
 
     scratch = cache.scratch("train", key)
@@ -144,29 +156,28 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
 
 def _train_mf(
     directory: Path,
-    config: Mf,
-    train_config: Train,
-    maps: Maps,
+    model: MatrixFactorization | NeuMfModel,
+    variant: Variant,
     matrices: tuple[csr_array, csr_array],
     seed: int,
     scratch: Path,
     on_epoch: OnEpoch,
 ) -> None:
-    model = build_mf(config, maps, seed)
+    assert isinstance(variant.model, Mf)
     train, valid = matrices
     result = fit(
         model,
         train,
         valid,
-        fit_settings(config, train_config),
+        fit_settings(variant.model, variant.train),
         seed=seed,
         checkpoint_dir=scratch,
         on_epoch=on_epoch,
     )
-    tables = [table.bytes() for table in (model.users, model.items)]
+    tables = [table.bytes() for table in model.tables]
     peak = max((record.rss_mib for record in result.history), default=0.0)
     facts = {
-        "table_rows": maps.users.num_rows + maps.items.num_rows,
+        "table_rows": sum(table.num_rows for table in model.tables),
         "table_bytes": sum(table.weights for table in tables),
         "optimizer_bytes": sum(table.optimizer for table in tables),
         "epochs": result.best_epoch,
@@ -180,20 +191,21 @@ def _train_mf(
             shutil.copyfile(negatives_file(scratch, phase), negatives_file(directory, phase))
 
 
-def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
+def build_mf(
+    config: Mf, maps: Maps, seed: int, knowledge: KnowledgeGraph | None = None
+) -> MatrixFactorization | NeuMfModel:
     """A matrix factorisation, or a graph model, with freshly drawn tables."""
     spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
-    users, items = (
-        build_table(
-            id_map,
-            config.dim,
-            backend=config.backend,
-            optimizer=spec,
-            init_std=config.init_std,
-            generator=generator(seed, "init", side),
+
+    dim = 2 * config.dim if isinstance(config, NeuMf) else config.dim
+
+    def table(side: str, id_map: IdMap) -> Table:
+        draws = generator(seed, "init", side)
+        return build_table(
+            id_map, dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws
         )
-        for side, id_map in (("users", maps.users), ("items", maps.items))
-    )
+
+    users, items = table("users", maps.users), table("items", maps.items)
     match config:
         case LightGcn(ssl=term):
             ssl = SelfSupervision(**term.model_dump()) if term else None
@@ -202,6 +214,30 @@ def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
                 draws = generator(seed, "init", "mixers")
                 return NgcfModel(users, items, dropout=config.dropout, generator=draws, **parameters)
             return LightGcnModel(users, items, **parameters)
+        case Kgat():
+            assert knowledge is not None
+            others = table("entities", IdMap.identity(knowledge.num_entities - knowledge.num_items))
+            return KgatModel(
+                users,
+                items,
+                TransR(others, knowledge, generator=generator(seed, "init", "relations")),
+                widths=config.widths,
+                similarity=config.similarity,
+                l2=config.l2,
+                dropout=config.dropout,
+                generator=generator(seed, "init", "mixers"),
+            )
+        case NeuMf():
+            return NeuMfModel(users, items, widths=config.widths, generator=generator(seed, "init", "perceptron"))
+        case SimpleX():
+            return SimpleXModel(
+                users,
+                items,
+                similarity=config.similarity,
+                user_weight=config.user_weight,
+                pooling=config.pooling,
+                generator=generator(seed, "init", "mixers"),
+            )
         case _:
             return MatrixFactorization(users, items, similarity=config.similarity)
 

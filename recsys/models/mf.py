@@ -36,25 +36,23 @@ class LookUp:
     extra_loss: Callable[[Sequence[Tensor]], Tensor] | None = None
 
 
-class MatrixFactorization(nn.Module):
-    """Scores a user and an item by the inner product, or the cosine, of their vectors (Koren et al. 2009).
-
-    A :class:`recsys.retriever.VectorRetriever`. Ids outside ``[0, num_users)`` or ``[0, num_items)`` get the vector of
-    the table's unseen row.
+class TwoTables(nn.Module):
+    """A table of users and a table of items that are trained together.
 
     Attributes:
         users: table of the users, whatever its compression.
         items: table of the items, of the same dimension.
-        similarity: "dot", or "cosine": vectors have length one.
+
+    Raises:
+        ValueError: The dimensions differ.
     """
 
-    def __init__(self, users: Table, items: Table, *, similarity: Similarity = "dot") -> None:
+    def __init__(self, users: Table, items: Table) -> None:
         super().__init__()
         if users.dim != items.dim:
             raise ValueError(f"the tables must have one dimension, got {users.dim} for users, {items.dim} for items")
         self.users = users
         self.items = items
-        self.similarity: Similarity = similarity
 
     @property
     def num_users(self) -> int:
@@ -66,9 +64,10 @@ class MatrixFactorization(nn.Module):
         """Items known to the table."""
         return self.items.num_ids
 
-    def represent(self, raw: Tensor) -> Tensor:
-        """Vectors as they are compared: of length one under cosine. Float [..., D] to the same shape."""
-        return functional.normalize(raw, dim=-1) if self.similarity == "cosine" else raw
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Every table that is trained."""
+        return self.users, self.items
 
     def use_graph(self, train: csr_array) -> None:
         """Told of the interactions [users, items] before each phase of the training; there is nothing to do."""
@@ -90,7 +89,26 @@ class MatrixFactorization(nn.Module):
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step."""
-        step_all((self.users, self.items))
+        step_all(self.tables)
+
+
+class MatrixFactorization(TwoTables):
+    """Scores a user and an item by the inner product, or the cosine, of their vectors (Koren et al. 2009).
+
+    A :class:`recsys.retriever.VectorRetriever`. Ids outside ``[0, num_users)`` or ``[0, num_items)`` get the vector of
+    the table's unseen row.
+
+    Attributes:
+        similarity: "dot", or "cosine": vectors have length one.
+    """
+
+    def __init__(self, users: Table, items: Table, *, similarity: Similarity = "dot") -> None:
+        super().__init__(users, items)
+        self.similarity: Similarity = similarity
+
+    def represent(self, raw: Tensor) -> Tensor:
+        """Vectors as they are compared: of length one under cosine. Float [..., D] to the same shape."""
+        return functional.normalize(raw, dim=-1) if self.similarity == "cosine" else raw
 
     @torch.no_grad()
     def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:

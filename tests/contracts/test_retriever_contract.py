@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.checkpoint import Model, load_model, save_model
+from recsys.knowledge_graph import KnowledgeGraph
 from recsys.losses import Constraints, Loss, LossName
 from recsys.models.bspm import fit_bspm
 from recsys.models.cheby_cf import fit_cheby_cf
@@ -22,11 +23,15 @@ from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials, IalsSettings
 from recsys.models.item_knn import ItemKnn
+from recsys.models.kgat import Kgat
 from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization, Similarity
+from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.simplex import Pooling, SimpleX
 from recsys.models.slim import Slim
+from recsys.models.transr import TransR
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
@@ -100,6 +105,47 @@ def graph_model(
     return model
 
 
+def kgat(make_map: Callable[[int], IdMap] = full_map) -> Model:
+    """Items know their colour, one entity each, by relation 0."""
+    triples = np.stack([np.arange(ITEMS), np.zeros(ITEMS, np.int64), ITEMS + np.arange(ITEMS) % 2], axis=1)
+    spec = OptimizerSpec("adam", lr=0.03)
+    users, items, entities = (
+        build_table(id_map, 4, optimizer=spec, init_std=0.1, generator=generator(0, id_map.num_ids))
+        for id_map in (make_map(USERS), make_map(ITEMS), IdMap.identity(2))
+    )
+    knowledge = TransR(entities, KnowledgeGraph(ITEMS, ITEMS + 2, 1, triples), generator=generator(0, "transr"))
+    model = Kgat(users, items, knowledge, widths=(4, 4), l2=1e-4, dropout=0.0, generator=generator(0, "mixers"))
+    settings = FitSettings(Loss("bpr"), NegativeSampling(count=16), batch_size=64, epochs=20)
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
+def simplex(pooling: Pooling, make_map: Callable[[int], IdMap] = full_map) -> Model:
+    spec = OptimizerSpec("adam", lr=0.03)
+    users, items = (
+        build_table(make_map(n), 4, optimizer=spec, init_std=0.1, generator=generator(0, side))
+        for side, n in (("users", USERS), ("items", ITEMS))
+    )
+    model = SimpleX(users, items, user_weight=0.5, pooling=pooling, generator=generator(0, "mixers"))
+    settings = FitSettings(
+        Loss("sampled_softmax", temperature=0.5), NegativeSampling(count=16), batch_size=64, epochs=40
+    )
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
+def neumf(make_map: Callable[[int], IdMap] = full_map) -> Model:
+    spec = OptimizerSpec("adam", lr=0.03)
+    users, items = (
+        build_table(make_map(n), 8, optimizer=spec, init_std=0.1, generator=generator(0, side))
+        for side, n in (("users", USERS), ("items", ITEMS))
+    )
+    model = NeuMf(users, items, widths=(8, 4), generator=generator(0, "perceptron"))
+    settings = FitSettings(Loss("log_loss"), NegativeSampling(count=4, shared=False), batch_size=64, epochs=15)
+    fit(model, checkerboard()[0], None, settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -121,7 +167,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     **{
         f"lightgcn-{loss}": lambda loss=loss: graph_model(loss, "cosine")
         for loss in get_args(LossName)
-        if loss != "ultragcn"
+        if loss not in ("log_loss", "ultragcn")  # a cosine is no log-odds
     },
     **{
         f"lightgcn-{ssl}": lambda ssl=ssl: graph_model("sampled_softmax", "cosine", ssl=ssl)
@@ -130,6 +176,14 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "lightgcn-compressed": lambda: graph_model("bpr", "dot", paired_map),
     "ngcf": lambda: graph_model("bpr", "dot", kind="ngcf"),
     "ngcf-compressed": lambda: graph_model("sampled_softmax", "cosine", paired_map, "simgcl", kind="ngcf"),
+    "kgat": kgat,
+    "kgat-compressed": lambda: kgat(paired_map),
+    "simplex-mean": lambda: simplex("mean"),
+    "simplex-attention": lambda: simplex("attention"),
+    "simplex-compressed": lambda: simplex("mean", paired_map),
+    "neumf": neumf,
+    "neumf-compressed": lambda: neumf(paired_map),
+    "lightgcn-log-loss": lambda: graph_model("log_loss", "dot"),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
@@ -174,7 +228,17 @@ def test_scores_do_not_depend_on_the_batch(trained: dict[str, Model], name: str)
     assert model.scores(users[:0]).shape == (0, ITEMS)
 
 
-WITHOUT_VECTORS = {"item_knn", "ease", "ease-low-rank", "slim", "gf_cf", "cheby_cf", "bspm"}
+WITHOUT_VECTORS = {
+    "item_knn",
+    "ease",
+    "ease-low-rank",
+    "slim",
+    "gf_cf",
+    "cheby_cf",
+    "bspm",
+    "neumf",
+    "neumf-compressed",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in WITHOUT_VECTORS])

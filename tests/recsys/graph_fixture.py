@@ -11,6 +11,9 @@ from torch import Tensor
 
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, Table, build_table
+from recsys.knowledge_graph import KnowledgeGraph
+from recsys.models.kgat import Kgat
+from recsys.models.transr import TransR
 from recsys.rng import generator
 
 USERS, ITEMS, DIM = 9, 7, 5
@@ -82,3 +85,28 @@ def dense_lightgcn(
     for _ in range(k):
         layers.append(adjacency @ layers[-1])
     return torch.stack(layers).mean(0)
+
+
+def knowledge(num_items: int = ITEMS) -> KnowledgeGraph:
+    """Two relations over the items and four other entities; the last entity is isolated, the last item is a tail."""
+    items = np.arange(num_items)
+    by_first = np.stack([items, items % 2, num_items + items % 3], axis=1)
+    between = np.array([[num_items, 1, num_items + 2], [num_items + 1, 0, num_items - 1]])
+    return KnowledgeGraph(num_items, num_items + 4, 2, np.concatenate([by_first, between]))
+
+
+def kgat(
+    train: csr_array,
+    *,
+    make_map: Callable[[int], IdMap] = full_map,
+    widths: tuple[int, ...] = (4, 3),
+    lr: float = 0.05,
+    dropout: float = 0.2,
+    l2: float = 0.01,
+) -> Kgat:
+    spec = OptimizerSpec("adam", lr=lr)
+    entities = build_table(IdMap.identity(4), DIM, optimizer=spec, init_std=0.3, generator=generator(0, "entities"))
+    learned = TransR(entities, knowledge(train.shape[1]), generator=np.random.default_rng(1))
+    made = tables(train, spec, make_map)
+    draws = np.random.default_rng(2)
+    return Kgat(*made, learned, widths=widths, l2=l2, dropout=dropout, generator=draws)

@@ -19,7 +19,7 @@ from recsys.models.ngcf import Ngcf
 from recsys.samplers import NegativeSampling
 from recsys.settings import FitSettings, Selection
 from recsys.trainer import fit
-from tests.recsys.graph_fixture import ITEMS, USERS, tables, toy, two_row_map
+from tests.recsys.graph_fixture import ITEMS, USERS, kgat, tables, toy, two_row_map
 
 Make = Callable[[csr_array], GraphModel]
 
@@ -33,7 +33,7 @@ def ngcf(train: csr_array) -> GraphModel:
     return Ngcf(*made, layers=2, dropout=0.2, generator=np.random.default_rng(0))
 
 
-MODELS = pytest.mark.parametrize("make", [lightgcn, ngcf])
+MODELS = pytest.mark.parametrize("make", [lightgcn, ngcf, kgat])
 SETTINGS = FitSettings(
     Loss("bpr"), NegativeSampling(count=1, shared=False), batch_size=4, epochs=3, selection=Selection(every_epochs=1)
 )

@@ -46,9 +46,10 @@ def test_planted_difference_shows_where_it_was_planted() -> None:
     head, _, tail = tables["item_popularity"]
     assert (head["metrics"]["recall@2"], head["pairs"], head["ci95"]["recall@2"]) == (1, 20, [1, 1])
     assert (tail["metrics"]["recall@2"], tail["items"]) == (0, 2)
-    cold, warm = tables["cold_items"]
+    cold, few, warm = tables["cold_items"]
     assert (cold["metrics"], cold["items"], cold["pairs"]) == ({}, 1, 0)
-    assert warm["metrics"]["recall@2"] == 0.5
+    assert (few["items"], few["pairs"], few["metrics"]["recall@2"]) == (1, 20, 0)
+    assert (warm["items"], warm["pairs"], warm["metrics"]["recall@2"]) == (1, 20, 1)
     shares, counts = heat_map(lists)
     assert counts.sum() == 40
     assert counts.sum(axis=1).tolist() == [4] * 10
