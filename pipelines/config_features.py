@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.config_models import Section
+from pipelines.config_section import Section
 
 
 class CategoricalEncoding(Section):

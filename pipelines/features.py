@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from pipelines.atomic import write_text
 from pipelines.config_features import CategoricalEncoding, Encoding, ListEncoding, NumericEncoding, TextEncoding
-from pipelines.config_models import Section
+from pipelines.config_section import Section
 from pipelines.errors import DataError, did_you_mean
 from recsys.features import Categorical, Column, Features, MultiCategorical, Numeric
 

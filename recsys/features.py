@@ -101,6 +101,14 @@ class MultiCategorical:
         missing: npt.NDArray[np.bool_] = known[self.offsets[1:]] == known[self.offsets[:-1]]
         return missing
 
+    @property
+    def pooling(self) -> FloatArray:
+        """Float32 [nnz]: the weights of the sum that a row's vectors are pooled by."""
+        if self.weights is not None:
+            return self.weights
+        lengths = np.diff(self.offsets)
+        return np.repeat((1 / np.maximum(lengths, 1)).astype(np.float32), lengths)
+
     def take(self, rows: IntArray) -> MultiCategorical:
         """The feature of some rows, in their order."""
         places, offsets = ranges(self.offsets[rows], self.offsets[rows + 1])
