@@ -56,7 +56,8 @@ class Histories:
     def matrix(self) -> csr_array:
         """Binary csr float32 [users, items], sorted and without duplicates."""
         shape = (self.num_users, self.num_items)
-        matrix = csr_array((np.ones(len(self.items), np.float32), self.items, self.offsets), shape=shape)
+        ones = np.ones(len(self.items), np.float32)
+        matrix = csr_array((ones, self.items.copy(), self.offsets.copy()), shape=shape)  # it is sorted in place
         matrix.sum_duplicates()
         matrix.data[:] = 1.0
         return matrix

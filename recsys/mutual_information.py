@@ -49,7 +49,7 @@ def _shares(column: Column) -> csr_array:
         case MultiCategorical():
             weights = np.abs(column.pooling).astype(np.float64)
             shape = (column.num_rows, column.size + 1)
-            shares = csr_array((weights, column.values, column.offsets), shape=shape)
+            shares = csr_array((weights, column.values.copy(), column.offsets.copy()), shape=shape)  # sorted in place
             totals: npt.NDArray[np.float64] = shares.sum(axis=1)
             shares.data = weights / np.repeat(np.where(totals > 0, totals, 1.0), np.diff(column.offsets))
             shares.sum_duplicates()

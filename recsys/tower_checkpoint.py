@@ -21,7 +21,7 @@ SIDES = ("users", "items")
 
 def contents(model: TwoTower) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Facts and tensors of a trained model, without optimizer state; the id maps of :func:`tables` are apart."""
-    facts: dict[str, Any] = {"history_length": model.history_length, "temperature": float(model.temperature)}
+    facts: dict[str, Any] = {"history_length": model.history_length, "temperature": float(model.temperature.detach())}
     histories = model.histories
     tensors = {"histories.items": _tensor(histories.items), "histories.offsets": _tensor(histories.offsets)}
     for side, tower in zip(SIDES, (model.users, model.items), strict=True):

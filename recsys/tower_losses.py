@@ -5,6 +5,8 @@ Shape suffixes: B positives of a batch, C distinct candidate items, D dimensions
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -43,6 +45,6 @@ def candidate_softmax(
         scaled_BC = hardness * logits_BC.detach()
         scaled_BC.scatter_(1, target_B[:, None], -torch.inf)
         negatives = logits_BC.shape[1] - 1
-        mean_B1 = scaled_BC.logsumexp(1, keepdim=True) - torch.log(torch.tensor(float(negatives)))
+        mean_B1 = scaled_BC.logsumexp(1, keepdim=True) - math.log(negatives)
         logits_BC = logits_BC + (scaled_BC - mean_B1).scatter(1, target_B[:, None], 0.0)
     return functional.cross_entropy(logits_BC, target_B)
