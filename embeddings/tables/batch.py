@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -57,7 +56,8 @@ def _weighted(bags: Bags, weights: Tensor, rows_per_id: int) -> Bags:
             f" {list(weights.shape)}"
         )
     spread = weights.repeat_interleave(rows_per_id).contiguous()
-    return dataclasses.replace(bags, weights=spread if bags.weights is None else spread * bags.weights)
+    offsets = torch.arange(len(bags.rows) + 1) if bags.offsets is None else bags.offsets  # a weight is one of a bag
+    return Bags(bags.rows, spread if bags.weights is None else spread * bags.weights, offsets)
 
 
 def step_all(tables: Sequence[Table]) -> None:
