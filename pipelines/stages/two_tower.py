@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, Table, build_table
@@ -65,13 +66,22 @@ def encode(dataset: Dataset, config: TwoTower) -> dict[str, Encoded]:
     found = {}
     for side, frame, inputs in sides:
         kinds = dataset.manifest.entities.get(side, {}).get("features", {})
-        encodings = default_encodings(kinds) if inputs.features is None else inputs.features
+        encodings = default_encodings(_shared(frame, kinds)) if inputs.features is None else inputs.features
         encoder = FeatureEncoder.fit(frame, encodings, seen[side])
         alone = side == "items" or config.history is None
         features = encoder.encode(frame, allow_empty=inputs.id or not alone)
         ids = (id_column(features.num_rows),) if inputs.id else ()
         found[side] = Encoded(encoder, Features(features.num_rows, (*ids, *features.columns)))
     return found
+
+
+def _shared(frame: pl.DataFrame, kinds: dict[str, str]) -> dict[str, str]:
+    """The features without the categories of which every entity has its own: those are ids, and tell nothing of it."""
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if kind != "categorical" or frame[name].drop_nulls().n_unique() < frame.height - frame[name].null_count()
+    }
 
 
 def affinity_stage(cache: Cache, items: Encoded) -> npt.NDArray[np.float64]:

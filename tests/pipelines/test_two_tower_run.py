@@ -28,7 +28,10 @@ dataset:
   name: towers
   source: {source}
   users: {{source: users.parquet, id: user, features: {{club: categorical}}}}
-  items: {{source: items.parquet, id: item, features: {{group: categorical, tags: list, size: numeric, blurb: text}}}}
+  items:
+    source: items.parquet
+    id: item
+    features: {{code: categorical, group: categorical, tags: list, size: numeric, blurb: text}}
 budget: {{rows: 40%}}
 evaluate: {{k: [5, 20], max_k: 30, bootstrap: 100, auc: false}}
 model: {{name: two_tower, dim: 8, feature_dim: 4, history: {{length: 5}}, optimizer: {{name: adagrad, lr: 0.2}}}}
@@ -60,6 +63,7 @@ def write(directory: Path) -> Path:
     pl.DataFrame(
         {
             "item": [f"i{item}" for item in items],
+            "code": [f"code{item}" for item in items],
             "group": [f"g{item % 4}" for item in items],
             "tags": [[f"g{item % 4}", f"t{item % 7}"] for item in items],
             "size": [float(item % 4) if item % 5 else None for item in items],
@@ -109,6 +113,7 @@ def test_a_cold_item_is_found_by_its_features(run: Path) -> None:
     scores = model.scores(np.arange(dataset.num_users))[:, cold].numpy()
     club = np.array([int(name[1:]) % 4 for name in dataset.raw_user_ids()])
     assert scores[club == 0].mean() > scores[club != 0].mean() + 0.1
+    # `code` is another id, which no item shares, and left out
     encoder = FeatureEncoder.load(run / "variants" / "cfm-s0" / "checkpoint" / "items_features.json")
     assert [fitted.column for fitted in encoder.columns] == ["group", "tags", "size", "blurb"]
 
