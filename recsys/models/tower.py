@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
 from embeddings.tables import Table, look_up
-from recsys.features import Categorical, Column, Features, MultiCategorical, Numeric
+from recsys.features import Categorical, Features, MultiCategorical, Numeric
 from recsys.mlp import Mlp
 
+LookedUp = Categorical | MultiCategorical
+"""Features that have a table."""
 ID = "id"
 """Name of the column that tells the entities apart."""
 
@@ -80,7 +82,7 @@ class Tower(nn.Module):
         names = [column.name for column in self.features.columns if not isinstance(column, Numeric)]
         return self.tables[names.index(name)] if name in names else None
 
-    def inputs(self, features: Features, extra: Sequence[tuple[Table, Column]] = ()) -> Tensor:
+    def inputs(self, features: Features, extra: Sequence[tuple[Table, LookedUp]] = ()) -> Tensor:
         """What the network gets: float32 [n, W].
 
         Args:
@@ -89,15 +91,16 @@ class Tower(nn.Module):
         """
         own = [column for column in features.columns if not isinstance(column, Numeric)]
         jobs = [*zip(self.tables, own, strict=True), *extra]
-        arguments = [_lookup(column) for _, column in jobs]
-        ids, offsets, weights = zip(*arguments, strict=True) if arguments else ((), (), ())
-        vectors = list(look_up([table for table, _ in jobs], ids, offsets, weights))
+        vectors: list[Tensor] = []
+        if jobs:
+            ids, offsets, weights = zip(*(_lookup(column) for _, column in jobs), strict=True)
+            vectors = list(look_up([table for table, _ in jobs], ids, offsets, weights))
         numbers = [column for column in features.columns if isinstance(column, Numeric)]
         pairs = [number for column in numbers for number in (column.values, column.missing.astype(np.float32))]
         joined = vectors[: len(own)] + ([torch.from_numpy(np.stack(pairs, 1))] if pairs else []) + vectors[len(own) :]
         return torch.cat(joined, 1)
 
-    def forward(self, features: Features, extra: Sequence[tuple[Table, Column]] = ()) -> Tensor:
+    def forward(self, features: Features, extra: Sequence[tuple[Table, LookedUp]] = ()) -> Tensor:
         """Vectors float32 [n, D], see :meth:`inputs`."""
         vectors: Tensor = self.network(self.inputs(features, extra))
         return vectors
@@ -111,7 +114,7 @@ def joined_width(features: Features, dims: Sequence[int]) -> int:
 Lookup = tuple[Tensor, Tensor | None, Tensor | None]
 
 
-def _lookup(column: Column) -> Lookup:
+def _lookup(column: LookedUp) -> Lookup:
     """Ids, offsets and weights as :func:`embeddings.tables.look_up` takes them."""
     match column:
         case Categorical():
@@ -119,5 +122,3 @@ def _lookup(column: Column) -> Lookup:
         case MultiCategorical():
             values, offsets = torch.from_numpy(column.values), torch.from_numpy(column.offsets)
             return values, offsets, torch.from_numpy(column.pooling)
-        case Numeric():
-            raise TypeError(f"feature {column.name!r} is a number and has no table")

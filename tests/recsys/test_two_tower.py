@@ -105,6 +105,22 @@ def data(valid: bool = False) -> TowerData:
     return TowerData(tower_fixture.histories(train), held_out if valid else None, union if valid else None, affinity)
 
 
+def test_a_tower_of_numbers_alone() -> None:
+    number = Numeric("size", np.array([2.0, 0.0], np.float32), np.array([False, True]))
+    tower = Tower(Features(2, (number,)), (), Mlp((2, 3), np.random.default_rng(0)))
+    weight = tower.network.weights[0]
+    assert torch.allclose(tower(tower.features), torch.stack([2 * weight[:, 0], weight[:, 1]]))
+
+
+def test_users_may_be_nothing_but_their_histories() -> None:
+    items = tower_fixture.described(ITEMS, 2)
+    made = tower_fixture.two_tower(Features(USERS), items, history_length=4)
+    fit_two_tower(made, data(), settings(user_dropout=0.5, epochs=12), seed=0)
+    scores, truth = made.scores(np.arange(USERS)).numpy(), interactions().toarray() > 0
+    assert scores[truth].mean() > scores[~truth].mean() + 0.3
+    assert made.tables() == made.items.tables
+
+
 @pytest.mark.parametrize("loss", ["in_batch", "sampled", "mixed"])
 @pytest.mark.parametrize("logq", ["streaming", "exact", "none"])
 def test_every_loss_learns(loss: Any, logq: Any) -> None:
