@@ -115,7 +115,7 @@ def test_a_tower_of_numbers_alone() -> None:
 def test_users_may_be_nothing_but_their_histories() -> None:
     items = tower_fixture.described(ITEMS, 2)
     made = tower_fixture.two_tower(Features(USERS), items, history_length=4)
-    fit_two_tower(made, data(), settings(user_dropout=0.5, epochs=12), seed=0)
+    fit_two_tower(made, data(), settings(user_dropout=0.5, epochs=40, context="others"), seed=0)
     scores, truth = made.scores(np.arange(USERS)).numpy(), interactions().toarray() > 0
     assert scores[truth].mean() > scores[~truth].mean() + 0.3
     assert made.tables() == made.items.tables
