@@ -8,7 +8,8 @@ from pydantic import Field
 
 from embeddings.names import CompressorName
 from pipelines.config_knowledge import KnowledgeFiles
-from pipelines.config_models import Model, Section
+from pipelines.config_models import Model
+from pipelines.config_section import Section
 
 FeatureKind = Literal["categorical", "numeric", "list", "text"]
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Variant
 from pipelines.config_models import Kgat, Mf, is_searched
 from pipelines.config_problems import did_you_mean
+from pipelines.config_section import TableModel
+from pipelines.config_two_tower import TwoTower
 from pipelines.errors import DataError
 
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
@@ -74,7 +76,7 @@ def _check_selection(experiment: Experiment) -> Iterator[Finding]:
     trained = [
         variant.train.selection
         for variant in experiment.variants
-        if isinstance(variant.model, Mf) or is_searched(variant.model)
+        if isinstance(variant.model, TableModel) or is_searched(variant.model)
     ]
     for selection in dict.fromkeys(trained):
         cut, ks = selection.partition("@")[2], experiment.evaluate.k
@@ -85,13 +87,15 @@ def _check_selection(experiment: Experiment) -> Iterator[Finding]:
 
 def _check_variant(variant: Variant) -> Iterator[Finding]:
     model = variant.model
-    if isinstance(model, Mf):
+    if isinstance(model, TableModel):
         yield from _check_tables(model)
+        if isinstance(model, TwoTower):
+            yield from _check_two_tower(variant)
         if variant.compressor is not None:
             yield from _check_levels(variant.compressor)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
-    if not (isinstance(model, Mf) or is_searched(model)):
+    if not (isinstance(model, TableModel) or is_searched(model)):
         return
     name, at, cut = variant.train.selection.partition("@")
     if name not in METRICS or not at or not cut.isdigit() or int(cut) < 1:
@@ -100,17 +104,33 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
         yield ("train", "selection"), f"got {variant.train.selection!r}{hint}, must be one of {allowed}"
 
 
-def _check_tables(model: Mf) -> Iterator[Finding]:
+def _check_tables(model: TableModel) -> Iterator[Finding]:
     if model.backend == "fbgemm" and model.optimizer.name == "adam":
         yield (
             ("model", "optimizer", "name"),
             "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",
         )
+    if not isinstance(model, Mf):
+        return
     needed = {"adap_tau": "cosine", "ccl": "cosine", "ultragcn": "dot"}.get(model.loss.name, model.similarity)
     if model.similarity != needed:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
+
+
+def _check_two_tower(variant: Variant) -> Iterator[Finding]:
+    model, train = variant.model, variant.train
+    assert isinstance(model, TwoTower)
+    for side, inputs in (("user", model.user), ("item", model.item)):
+        if not inputs.id and inputs.features == {} and (side == "item" or model.history is None):
+            yield ("model", side), f"the {side} tower has neither the id nor a feature; give it one"
+    if model.history is not None and not model.item.id:
+        yield ("model", "history"), "a history is pooled from the items' id table; set model.item.id or history: null"
+    ignored = {"gradient_clip_norm": None, "precision": "float32", "lr_decay": 1.0}
+    for name, default in ignored.items():
+        if getattr(train, name) != default:
+            yield ("train", name), f"two_tower does not take it, got {getattr(train, name)!r}; remove it"
 
 
 def _check_levels(compressor: Compressor) -> Iterator[Finding]:

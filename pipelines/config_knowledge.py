@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipelines.config_models import Section
+from pipelines.config_section import Section
 
 
 class Triples(Section):

@@ -5,21 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Optimizer(Section):
-    """Optimizer of the embedding tables."""
-
-    name: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adam"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+from pipelines.config_section import Section, TableModel
+from pipelines.config_two_tower import TwoTower
 
 
 class Bpr(Section):
@@ -112,17 +101,13 @@ class Negatives(Section):
     reject_positives: bool = False
 
 
-class Mf(Section):
+class Mf(TableModel):
     """Matrix factorisation over two embedding tables."""
 
     name: Literal["mf"] = "mf"
-    dim: int = Field(default=64, ge=1)
     similarity: Literal["dot", "cosine"] = "cosine"
     loss: Loss = SampledSoftmax()
     negatives: Negatives = Negatives()
-    optimizer: Optimizer = Optimizer()
-    backend: Literal["torch", "fbgemm"] = "torch"
-    init_std: float = Field(default=0.1, gt=0)
 
 
 class Ssl(Section):
@@ -191,7 +176,7 @@ class Popularity(Section):
 class ClosedForm(Section):
     """A model without epochs. ``grid`` maps parameters to the values that are tried; train.selection decides."""
 
-    grid: dict[str, tuple[float | str, ...]] = {}
+    grid: dict[str, tuple[float | str, ...]] = Field(default={})
 
     @model_validator(mode="after")
     def _grid_is_valid(self) -> Self:
@@ -282,7 +267,21 @@ class Bspm(ClosedForm):
 
 
 Model = Annotated[
-    Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm | Kgat | SimpleX | NeuMf,
+    Mf
+    | LightGcn
+    | Ngcf
+    | Kgat
+    | SimpleX
+    | NeuMf
+    | TwoTower
+    | Popularity
+    | ItemKnn
+    | Ials
+    | Ease
+    | Slim
+    | GfCf
+    | ChebyCf
+    | Bspm,
     Field(discriminator="name"),
 ]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from pipelines import config, config_models
+from pipelines import config, config_models, config_section
 from pipelines.atomic import write_bytes
 from pipelines.config_checks import METRICS
 from pipelines.config_loader import find_config, list_configs, read_yaml
@@ -66,7 +66,7 @@ def _kinds() -> dict[str, _Kind]:
         "models": _Kind("models (model.name)", lambda: _sections(variant["model"].annotation)),
         "compressors": _Kind("compressors (compressor.name)", lambda: _literals(config.Compressor, "name")),
         "losses": _Kind("losses (model.loss.name)", lambda: _sections(mf["loss"].annotation)),
-        "optimizers": _Kind("optimizers (model.optimizer.name)", lambda: _literals(config_models.Optimizer, "name")),
+        "optimizers": _Kind("optimizers (model.optimizer.name)", lambda: _literals(config_section.Optimizer, "name")),
         "metrics": _Kind("metrics for train.selection, at any k", lambda: [(f"{name}@k", "") for name in METRICS]),
     }
 
@@ -83,5 +83,5 @@ def _sections(union: Any) -> list[tuple[str, str]]:
     return [(tag(section), (section.__doc__ or "").split("\n")[0]) for section in alternatives(union)]
 
 
-def _literals(section: type[config_models.Section], field: str) -> list[tuple[str, str]]:
+def _literals(section: type[config_section.Section], field: str) -> list[tuple[str, str]]:
     return [(str(name), "") for name in get_args(section.model_fields[field].annotation)]

@@ -10,7 +10,7 @@ import psutil
 
 from embeddings.budget import resolve_budget
 from pipelines.config import Dataset, Experiment
-from pipelines.config_models import Mf
+from pipelines.config_section import TableModel
 from pipelines.ingest.source import resolve
 
 MIB = 2**20
@@ -75,7 +75,9 @@ def _count_lines(path: Path, *, per_item: bool) -> int:
 
 def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
     """Peak MiB by stage: each is on top of the libraries, and only one stage runs at a time."""
-    training = [_training(variant.model, size) for variant in experiment.variants if isinstance(variant.model, Mf)]
+    training = [
+        _training(variant.model, size) for variant in experiment.variants if isinstance(variant.model, TableModel)
+    ]
     return {
         "libraries": _LIBRARIES_MIB,
         "ingest": size.rows * _INGEST_BYTES_PER_ROW / MIB,
@@ -85,7 +87,7 @@ def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
     }
 
 
-def _training(model: Mf, size: Size) -> float:
+def _training(model: TableModel, size: Size) -> float:
     """A full table, the largest: weights and optimizer state, thrice (live, initial, best or being written)."""
     weights = (size.users + size.items + 2) * model.dim * 4
     state = weights * _STATE_PER_WEIGHT[model.optimizer.name]
@@ -111,7 +113,7 @@ def compressed_rows(experiment: Experiment, size: Size) -> int | None:
     Raises:
         ValueError: The budget is out of range for this data.
     """
-    dims = [variant.model.dim for variant in experiment.variants if isinstance(variant.model, Mf)]
+    dims = [variant.model.dim for variant in experiment.variants if isinstance(variant.model, TableModel)]
     if not dims:
         return None
     budget = experiment.budget

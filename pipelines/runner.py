@@ -19,7 +19,8 @@ from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
 from pipelines.config import Experiment, Variant
 from pipelines.config_loader import config_hash
-from pipelines.config_models import ItemKnn, Mf, Popularity, is_searched
+from pipelines.config_models import ItemKnn, Popularity, is_searched
+from pipelines.config_section import TableModel
 from pipelines.dataset import Dataset, SplitName
 from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
@@ -142,7 +143,9 @@ class _Run:
     ) -> VariantResult:
         name = f"{variant.name}-s{seed}"
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
-            maps = compression.maps(compressor_of(variant.compressor)) if isinstance(variant.model, Mf) else None
+            maps = (
+                compression.maps(compressor_of(variant.compressor)) if isinstance(variant.model, TableModel) else None
+            )
             follow = _Follower(name, variant, self.report, tracked)
             trained = train_stage(self.cache, dataset, variant, maps, seed, follow)
             follow.rest(trained)
@@ -169,7 +172,7 @@ class _Run:
             counts = model.counts.numpy().astype(np.int64)
             found.append(audit_artifact(f"counts of {variant.name}", counts, dataset, allowed))
         phases: tuple[Phase, ...] = PHASES if variant.train.refits else PHASES[:1]
-        for phase in phases if isinstance(variant.model, Mf) else ():
+        for phase in phases if isinstance(variant.model, TableModel) else ():
             allowed = both[:1] if phase == "select" and variant.train.selected_on == "valid" else both
             found += audit_negatives(f"{variant.name}, {phase}", trained.negatives[phase], dataset, allowed)
         known = {check.name for check in self.checks}
@@ -277,7 +280,7 @@ def _result(variant: Variant, seed: int, trained: Trained, evaluated: Evaluated)
     return VariantResult(
         name=variant.name,
         model=variant.model.name,
-        compressor=label(compressor_of(variant.compressor)) if isinstance(variant.model, Mf) else None,
+        compressor=label(compressor_of(variant.compressor)) if isinstance(variant.model, TableModel) else None,
         table_rows=facts.get("table_rows", 0),
         table_bytes=facts.get("table_bytes", 0),
         optimizer_bytes=facts.get("optimizer_bytes", 0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.config import Experiment
 from pipelines.config_loader import config_hash
-from pipelines.config_models import Mf
+from pipelines.config_section import TableModel
 from pipelines.memory import compressed_rows, measure, memory_lines
 from pipelines.stages.compress import compressor_of, label
 
@@ -31,6 +31,8 @@ def describe(experiment: Experiment) -> str:
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     for variant in experiment.variants:
         model = variant.model
-        tables = f", {label(compressor_of(variant.compressor))}, dim {model.dim}" if isinstance(model, Mf) else ""
+        tables = (
+            f", {label(compressor_of(variant.compressor))}, dim {model.dim}" if isinstance(model, TableModel) else ""
+        )
         lines.append(f"  {variant.name}: {model.name}{tables}")
     return "\n".join([*lines, *memory_lines(experiment)])

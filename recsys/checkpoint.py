@@ -14,6 +14,7 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
 from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.models.ease import Ease
@@ -29,12 +30,13 @@ from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
+from recsys.models.two_tower import TwoTower
 from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Backbone | Closed
+Model = MatrixFactorization | Backbone | TwoTower | Closed
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -66,6 +68,9 @@ def save_model(model: Model, directory: Path) -> None:
         if isinstance(model, TwoTables):
             model.users.id_map.save(temporary / "user_map.safetensors")
             model.items.id_map.save(temporary / "item_map.safetensors")
+        if isinstance(model, TwoTower):
+            for name, table in tower_checkpoint.tables(model).items():
+                table.id_map.save(temporary / f"{name}.map.safetensors")
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
         atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
@@ -101,6 +106,10 @@ def load_model(directory: Path) -> Model:
                 return ngcf
             case "kgat" | "simplex" | "neumf":
                 return load_backbone(facts, tensors, _tables(directory, tensors))
+            case "two_tower":
+                return tower_checkpoint.restore(
+                    facts, tensors, lambda name: _table(directory / f"{name}.map.safetensors", tensors[name])
+                )
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
@@ -118,6 +127,9 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors
+        case TwoTower():
+            facts, tensors = tower_checkpoint.contents(model)
+            return {"model": "two_tower", **facts}, tensors
         case _:
             return {"model": next(name for name, kind in CLOSED.items() if isinstance(model, kind))}, model.state()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from embeddings.tables.table import Table, bags_together
+from embeddings.tables.table import Bags, Table, bags_together
 from embeddings.tables.torch_table import TorchTable, pool_together, step_together
 
 
 def look_up(
-    tables: Sequence[Table], ids: Sequence[Tensor], offsets: Sequence[Tensor | None] | None = None
+    tables: Sequence[Table],
+    ids: Sequence[Tensor],
+    offsets: Sequence[Tensor | None] | None = None,
+    weights: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, ...]:
     """What each table gives for its ids; same numbers as one table after the other.
 
@@ -19,12 +23,14 @@ def look_up(
         tables: T of them, of any back ends.
         ids: T times int64 [n], as :meth:`Table.forward` takes them.
         offsets: T times int64 [B + 1] or None; None for T times None.
+        weights: T times float32 [n], of the ids in the sum of their bag, or None for all ones; None for T times None.
 
     Returns:
         T times float32 [n, D], or [B, D] with offsets.
 
     Raises:
-        ValueError: The sequences have different lengths, or ids or offsets are wrong (see :meth:`Table.forward`).
+        ValueError: The sequences have different lengths, ids or offsets are wrong (see :meth:`Table.forward`), or the
+            weights of a table are not one for each id.
     """
     bounds: Sequence[Tensor | None] = [None] * len(tables) if offsets is None else offsets
     if not len(tables) == len(ids) == len(bounds):
@@ -33,10 +39,25 @@ def look_up(
             f" {len(bounds)} offsets"
         )
     bags = bags_together(tables, ids, bounds)
+    if weights is not None:
+        parts = zip(bags, weights, tables, strict=True)
+        bags = [bag if weight is None else _weighted(bag, weight, table.rows_per_id) for bag, weight, table in parts]
     fused = [table for table in tables if isinstance(table, TorchTable)]
     if len(fused) == len(tables):
         return pool_together(fused, bags)
     return tuple(table.pool(bag) for table, bag in zip(tables, bags, strict=True))
+
+
+def _weighted(bags: Bags, weights: Tensor, rows_per_id: int) -> Bags:
+    """Bags whose ids count ``weights`` [n] times."""
+    if weights.shape != (len(bags.rows) // rows_per_id,) or weights.dtype != torch.float32:
+        raise ValueError(
+            f"weights must be float32 [{len(bags.rows) // rows_per_id}], one for each id, got {weights.dtype}"
+            f" {list(weights.shape)}"
+        )
+    spread = weights.repeat_interleave(rows_per_id).contiguous()
+    offsets = torch.arange(len(bags.rows) + 1) if bags.offsets is None else bags.offsets  # a weight is one of a bag
+    return Bags(bags.rows, spread if bags.weights is None else spread * bags.weights, offsets)
 
 
 def step_all(tables: Sequence[Table]) -> None:

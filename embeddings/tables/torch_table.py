@@ -184,5 +184,7 @@ def _joined(pending: list[tuple[Bags, Tensor]]) -> tuple[Bags, Tensor]:
         return Bags(rows, None, None), gradients
     lengths = [torch.ones(len(b.rows), dtype=torch.int64) if b.offsets is None else b.offsets.diff() for b in bags]
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(lengths).cumsum(0)])
-    weights = None if bags[0].weights is None else torch.cat([bag.weights for bag in bags if bag.weights is not None])
+    weights = None
+    if any(bag.weights is not None for bag in bags):
+        weights = torch.cat([torch.ones(len(bag.rows)) if bag.weights is None else bag.weights for bag in bags])
     return Bags(rows, weights, offsets), gradients

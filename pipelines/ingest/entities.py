@@ -36,7 +36,8 @@ def entity_table(
         source: directory of the file.
 
     Returns:
-        ``raw_id``, ``title`` if there is one, the features; and facts: file, entities without a row, unused rows.
+        ``raw_id``, ``title`` if there is one, the features; and facts: file, entities without a row, unused rows, the
+        kind of each feature.
 
     Raises:
         DataError: The file or a column is missing, a cell is of the wrong type, or two rows describe one entity.
@@ -74,7 +75,8 @@ def entity_table(
             f"{path.name}, column {key!r}: no id is that of any {side} with interactions; the file's first ids are"
             f" {first or 'none'}, the interactions' first are {theirs}; set `{side}s.id` to the column of the same ids"
         )
-    return joined, {"file": path.name, "without_row": without, "unused_rows": table.height - (ids.height - without)}
+    unused = table.height - (ids.height - without)
+    return joined, {"file": path.name, "without_row": without, "unused_rows": unused, "features": settings.features}
 
 
 def _recbole(side: Side, source: Source) -> config.Entities | None:

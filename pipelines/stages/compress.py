@@ -21,7 +21,7 @@ from embeddings.levels import Levels
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Compressor, Experiment
-from pipelines.config_models import Mf
+from pipelines.config_section import TableModel
 from pipelines.dataset import graph_hash
 from pipelines.errors import DataError
 from pipelines.run_schema import Compression, WorstBucket
@@ -68,7 +68,7 @@ class CompressionStage:
 
     @property
     def _with_tables(self) -> list[Any]:
-        return [variant for variant in self.experiment.variants if isinstance(variant.model, Mf)]
+        return [variant for variant in self.experiment.variants if isinstance(variant.model, TableModel)]
 
     @property
     def _main_algorithm(self) -> Algorithm:

@@ -40,9 +40,11 @@ from pipelines.config_models import (
     is_searched,
 )
 from pipelines.config_models import Loss as LossConfig
+from pipelines.config_section import TableModel
+from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.knowledge import open_knowledge
-from pipelines.stages import closed_form
+from pipelines.stages import closed_form, two_tower
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
@@ -97,6 +99,9 @@ def train_stage(
 ) -> Trained:
     """Train a variant with one seed, or find it trained."""
     key = _key(dataset, variant, maps, seed)
+    encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
+    if encoded:
+        key["features"] = {side: part.digest for side, part in encoded.items()}
 
     def build(directory: Path) -> None:
         train, valid = _matrices(dataset, variant.train)
@@ -120,6 +125,17 @@ def train_stage(
                 knowledge = open_knowledge(dataset).graph if isinstance(variant.model, Kgat) else None
                 model = build_mf(variant.model, maps, seed, knowledge)
                 _train_mf(directory, model, variant, (train, valid), seed, scratch, on_epoch)
+            case TwoTower() as config:
+                assert maps is not None
+                towers = two_tower.fit(
+                    cache, dataset, config, variant.train, encoded, maps, seed=seed, scratch=scratch, on_epoch=on_epoch
+                )
+                fitted = {phase: part.matrix() for phase, part in towers.histories.items()}
+                history = [dataclasses.asdict(record) for record in towers.result.history]
+                _save(towers.model, directory, two_tower.facts(towers), history)
+                for side, part in encoded.items():
+                    part.encoder.save(directory / "checkpoint" / f"{side}_features.json")
+                _keep_negatives(scratch, directory)
         write_json(directory / TRAINED_ON, {phase: graph_hash(matrix) for phase, matrix in fitted.items()})
 
     scratch = cache.scratch("train", key)
@@ -137,7 +153,7 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
     model = variant.model.model_dump(mode="json")
     train = variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"})
     libraries = ["torch", "numpy", "scipy", "numba"]
-    if isinstance(variant.model, Mf):
+    if isinstance(variant.model, TableModel):
         libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
     else:
         train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
@@ -186,6 +202,11 @@ def _train_mf(
         "seconds": result.seconds,
     }
     _save(model, directory, facts, [dataclasses.asdict(record) for record in result.history])
+    _keep_negatives(scratch, directory)
+
+
+def _keep_negatives(scratch: Path, directory: Path) -> None:
+    """Copy what the negatives of each phase knew, for the leak audit."""
     for phase in PHASES:
         if negatives_file(scratch, phase).exists():
             shutil.copyfile(negatives_file(scratch, phase), negatives_file(directory, phase))

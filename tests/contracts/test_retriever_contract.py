@@ -37,7 +37,10 @@ from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.self_supervision import SelfSupervision, SslName
 from recsys.settings import FitSettings
+from recsys.tower_objective import Candidates, TowerSettings
+from recsys.tower_training import TowerData, fit_two_tower
 from recsys.trainer import fit
+from tests.recsys import tower_fixture
 
 USERS, ITEMS = 40, 30
 
@@ -146,6 +149,14 @@ def neumf(make_map: Callable[[int], IdMap] = full_map) -> Model:
     return model
 
 
+def two_tower(loss: str, make_map: Callable[[int], IdMap] = full_map, history: int = 0) -> Model:
+    users, items = tower_fixture.ids_only(USERS), tower_fixture.described(ITEMS)
+    model = tower_fixture.two_tower(users, items, history_length=history, hidden=(16,), item_map=make_map(ITEMS))
+    settings = TowerSettings(Candidates(loss, count=16), batch_size=64, epochs=20, item_dropout=0.1)  # type: ignore[arg-type]
+    fit_two_tower(model, TowerData(tower_fixture.histories(checkerboard()[0])), settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -184,6 +195,8 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "neumf": neumf,
     "neumf-compressed": lambda: neumf(paired_map),
     "lightgcn-log-loss": lambda: graph_model("log_loss", "dot"),
+    **{f"two-tower-{loss}": lambda loss=loss: two_tower(loss) for loss in ("in_batch", "sampled", "mixed")},
+    "two-tower-history-compressed": lambda: two_tower("mixed", paired_map, history=10),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}

@@ -72,7 +72,9 @@ def test_recbole_finds_its_user_and_item_files(tmp_path: Path) -> None:
     assert row["genre"] == ["crime", "drama"]
     assert row["year"] == 1995
     assert dataset.item_titles() == ["4", "Seven up", "30", "100"]
-    assert dataset.manifest.entities["items"] == {"file": "ml.item", "without_row": 3, "unused_rows": 0}
+    kinds = {"name": "list", "year": "numeric", "genre": "list"}
+    facts = {"file": "ml.item", "without_row": 3, "unused_rows": 0, "features": kinds}
+    assert dataset.manifest.entities["items"] == facts
 
 
 def test_recbole_files_named_by_split(tmp_path: Path) -> None:

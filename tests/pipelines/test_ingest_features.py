@@ -37,14 +37,15 @@ def test_features_of_every_kind(tmp_path: Path) -> None:
     assert dataset.item_titles() == ["4", "Seven", "Thirty", "100"]
     assert dataset.items["tags"].to_list() == [None, ["a", "b"], [], None]
     assert dataset.items["year"].to_list() == [None, 1995.0, None, None]
-    assert dataset.manifest.entities["items"] == {"file": "i.csv", "without_row": 2, "unused_rows": 1}
+    facts = {"file": "i.csv", "without_row": 2, "unused_rows": 1, "features": items["features"]}
+    assert dataset.manifest.entities["items"] == facts
 
 
 def test_feature_ids_are_read_without_blanks_where_events_have_none(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("user_id,item_id\n" + "".join(f"{u}, {i}\n" for u in range(4) for i in range(9)))
     (tmp_path / "i.csv").write_text("id,title\n" + "".join(f" {i} ,t{i}\n" for i in range(8)))
     dataset = run(tmp_path / "e.csv", tmp_path / "out", items={"source": "i.csv", "id": "id"})
-    assert dataset.manifest.entities["items"] == {"file": "i.csv", "without_row": 1, "unused_rows": 0}
+    assert dataset.manifest.entities["items"] == {"file": "i.csv", "without_row": 1, "unused_rows": 0, "features": {}}
     assert dataset.item_titles()[:2] == ["t0", "t1"]
 
 

@@ -78,3 +78,36 @@ def test_no_offsets() -> None:
 def test_as_many_ids_as_tables() -> None:
     with pytest.raises(ValueError, match="ids and offsets for each table, got 4 tables, 3 ids and 4 offsets"):
         look_up(new_tables(["torch"] * 4), [torch.arange(2)] * 3)
+
+
+@pytest.mark.parametrize("backends", BACKENDS, ids=["torch", "fbgemm", "mixed"])
+def test_weights_of_ids_scale_their_rows_forward_and_back(backends: list[Backend]) -> None:
+    """Bags of ids with weights are sums of scaled single lookups; tables with one and with two rows an id."""
+    together, apart = new_tables(backends), new_tables(backends)
+    ids, offsets = torch.tensor([3, 5, 3, 99]), torch.tensor([0, 3, 3, 4])
+    weights = torch.tensor([0.5, -1.0, 2.0, 0.25])
+    pooled = look_up(together, [ids] * 4, [offsets] * 4, [weights] * 4)
+    bag = torch.tensor([0, 0, 0, 2])
+    for one, table in zip(pooled, apart, strict=True):
+        scaled = torch.zeros(3, 8).index_add(0, bag, table(ids) * weights[:, None])
+        assert torch.allclose(one, scaled, atol=1e-6)
+        scaled.square().sum().backward()
+        table.step()
+    sum(one.square().sum() for one in pooled).backward()
+    step_all(together)
+    for a, b in zip(together, apart, strict=True):
+        assert torch.allclose(a.weight(), b.weight(), atol=1e-6)
+
+
+def test_lookups_with_and_without_weights_are_one_step() -> None:
+    """A table that two parts of a model look up, one with weights: the step sees the gradients of both."""
+    one, two = new_tables(["torch"] * 4)[1], new_tables(["torch"] * 4)[1]
+    ids, weights = torch.tensor([1, 2]), torch.tensor([0.5, 3.0])
+    first, second = one(ids), look_up([one], [ids], None, [weights])[0]
+    (first.sum() + second.sum()).backward()
+    one.step()
+    look_up([two], [ids], None, [weights + 1])[0].sum().backward()
+    two.step()
+    assert torch.allclose(one.weight(), two.weight(), atol=1e-6)
+    with pytest.raises(ValueError, match=r"weights must be float32 \[2\], one for each id, got torch.float32 \[1\]"):
+        look_up([one], [ids], None, [weights[:1]])

@@ -1,0 +1,30 @@
+"""What every section of a configuration is made of, and what all models with tables share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Optimizer(Section):
+    """Optimizer of the embedding tables."""
+
+    name: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adam"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class TableModel(Section):
+    """A model with a table of the users and one of the items, which a compressor can make small."""
+
+    dim: int = Field(default=64, ge=1)
+    optimizer: Optimizer = Optimizer()
+    backend: Literal["torch", "fbgemm"] = "torch"
+    init_std: float = Field(default=0.1, gt=0)

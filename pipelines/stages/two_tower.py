@@ -1,0 +1,216 @@
+"""Training of a two-tower variant: features, histories and mutual information of a dataset, then the fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec, Table, build_table
+from pipelines.atomic import write_json
+from pipelines.cache import Cache
+from pipelines.config import Train
+from pipelines.config_two_tower import TwoTower
+from pipelines.dataset import Dataset, SplitName
+from pipelines.features import FeatureEncoder, default_encodings
+from pipelines.stages.compress import Maps
+from recsys.features import Features, Numeric
+from recsys.histories import Context, Histories
+from recsys.item_ssl import ItemSsl
+from recsys.mlp import Mlp
+from recsys.models.tower import ID, Tower, full_map, id_column, joined_width
+from recsys.models.two_tower import TwoTower as TwoTowerModel
+from recsys.mutual_information import normalised_mutual_information
+from recsys.rng import generator
+from recsys.settings import EpochRecord, FitResult, Selection
+from recsys.tower_objective import Candidates, TowerSettings
+from recsys.tower_training import TowerData, fit_two_tower
+
+AFFINITY_VERSION = 1
+_ORDERS = ("timestamp", "position")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """The features of one side, and what made them from its columns."""
+
+    encoder: FeatureEncoder
+    features: Features
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the features."""
+        digest = hashlib.sha256(json.dumps(self.features.facts()).encode())
+        for name, array in sorted(self.features.arrays().items()):
+            digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()
+
+
+def encode(dataset: Dataset, config: TwoTower) -> dict[str, Encoded]:
+    """The features of "users" and "items", learned from those that have a training interaction.
+
+    Raises:
+        DataError: A column is missing or cannot be encoded, or an entity has no feature where the tower has no id.
+    """
+    train = dataset.matrix("train")
+    seen = {"users": np.diff(train.indptr) > 0, "items": np.bincount(train.indices, minlength=dataset.num_items) > 0}
+    sides = (("users", dataset.users, config.user), ("items", dataset.items, config.item))
+    found = {}
+    for side, frame, inputs in sides:
+        kinds = dataset.manifest.entities.get(side, {}).get("features", {})
+        encodings = default_encodings(_shared(frame, kinds)) if inputs.features is None else inputs.features
+        encoder = FeatureEncoder.fit(frame, encodings, seen[side])
+        alone = side == "items" or config.history is None
+        features = encoder.encode(frame, allow_empty=inputs.id or not alone)
+        ids = (id_column(features.num_rows),) if inputs.id else ()
+        found[side] = Encoded(encoder, Features(features.num_rows, (*ids, *features.columns)))
+    return found
+
+
+def _shared(frame: pl.DataFrame, kinds: dict[str, str]) -> dict[str, str]:
+    """The features without the categories of which every entity has its own: those are ids, and tell nothing of it."""
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if kind != "categorical" or frame[name].drop_nulls().n_unique() < frame.height - frame[name].null_count()
+    }
+
+
+def affinity_stage(cache: Cache, items: Encoded) -> npt.NDArray[np.float64]:
+    """Mutual information between the item features, float64 [k, k], made once for a dataset and its encodings."""
+
+    def build(directory: Path) -> None:
+        found = normalised_mutual_information(items.features)
+        names = [column.name for column in items.features.columns]
+        write_json(directory / "affinity.json", {"features": names, "information": found.tolist()})
+
+    entry = cache.stage("affinity", {"version": AFFINITY_VERSION, "features": items.digest}, build)
+    return np.array(json.loads((entry / "affinity.json").read_bytes())["information"])
+
+
+def histories(dataset: Dataset, *splits: SplitName) -> Histories:
+    """The events of the splits in the order of time; without one, shuffled, so that the last are any.
+
+    Of several events of a user with one item the last is kept, as a matrix of interactions has it.
+    """
+    frame = dataset.frame(*splits)
+    order = [name for name in _ORDERS if name in frame.columns]
+    if order:
+        frame = frame.sort("user", *order, maintain_order=True)
+    frame = frame.unique(["user", "item"], keep="last", maintain_order=True)
+    users, items = (frame[name].to_numpy().astype(np.int64) for name in ("user", "item"))
+    if not order:
+        shuffled = generator(0, "history order").permutation(len(users))
+        users, items = users[shuffled], items[shuffled]
+    return Histories.of_events(users, items, num_users=dataset.num_users, num_items=dataset.num_items)
+
+
+def build_model(config: TwoTower, encoded: dict[str, Encoded], maps: Maps, seed: int) -> TwoTowerModel:
+    """A two-tower model with freshly drawn weights; the id tables are compressed as the maps say."""
+    history = config.dim if config.history is not None else 0
+    return TwoTowerModel(
+        _tower("users", config, encoded["users"].features, maps.users, seed, extra=history),
+        _tower("items", config, encoded["items"].features, maps.items, seed, extra=0),
+        history_length=config.history.length if config.history is not None else 0,
+        temperature=config.loss.temperature,
+        learn_temperature=config.loss.learn_temperature,
+        dense_lr=config.dense_lr,
+    )
+
+
+def _tower(side: str, config: TwoTower, features: Features, id_map: IdMap, seed: int, *, extra: int) -> Tower:
+    spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+    tables: list[Table] = []
+    for column in features.columns:
+        if isinstance(column, Numeric):
+            continue
+        is_id = column.name == ID
+        tables.append(
+            build_table(
+                id_map if is_id else full_map(column.size),
+                config.dim if is_id else config.feature_dim,
+                backend=config.backend,
+                optimizer=spec,
+                init_std=config.init_std,
+                generator=generator(seed, "init", side, column.name),
+            )
+        )
+    width = joined_width(features, [table.dim for table in tables]) + extra
+    return Tower(features, tables, Mlp((width, *config.hidden, config.dim), generator(seed, "init", side, "network")))
+
+
+def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSettings:
+    """The plain arguments of the trainer."""
+    loss = config.loss
+    return TowerSettings(
+        candidates=Candidates(loss.name, loss.count, loss.logq, loss.hardness),
+        context=context,
+        user_dropout=config.user.dropout,
+        item_dropout=config.item.dropout,
+        ssl=None if config.ssl is None else ItemSsl(**config.ssl.model_dump()),
+        batch_size=train.batch_size,
+        epochs=train.epochs,
+        selection=Selection(
+            train.selection, train.eval_every_epochs, train.patience, refit=train.refits, max_minutes=train.max_minutes
+        ),
+        checkpoint_minutes=train.checkpoint_minutes,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained model, how it went, and the histories of each phase."""
+
+    model: TwoTowerModel
+    result: FitResult
+    histories: dict[str, Histories]
+
+
+def fit(
+    cache: Cache,
+    dataset: Dataset,
+    config: TwoTower,
+    train: Train,
+    encoded: dict[str, Encoded],
+    maps: Maps,
+    *,
+    seed: int,
+    scratch: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> Fitted:
+    """Build and train a two-tower model."""
+    on_test = train.selected_on == "test"
+    first = histories(dataset, "train", "valid") if on_test else histories(dataset, "train")
+    union = histories(dataset, "train", "valid") if train.refits else None
+    ordered = any(name in dataset.manifest.columns for name in _ORDERS)
+    asked = "auto" if config.history is None else config.history.context
+    context: Context = ("before" if ordered else "others") if asked == "auto" else asked
+    affinity = affinity_stage(cache, encoded["items"]) if config.ssl is not None and config.ssl.name == "cfm" else None
+    model = build_model(config, encoded, maps, seed)
+    data = TowerData(first, dataset.matrix("test" if on_test else "valid"), union, affinity)
+    settings = tower_settings(config, train, context)
+    result = fit_two_tower(model, data, settings, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
+    return Fitted(model, result, {"select": first} | ({"refit": union} if union is not None else {}))
+
+
+def facts(fitted: Fitted) -> dict[str, Any]:
+    """What the report says of the tables and the training."""
+    tables = fitted.model.tables()
+    sizes = [table.bytes() for table in tables]
+    return {
+        "table_rows": sum(table.num_rows for table in tables),
+        "table_bytes": sum(size.weights for size in sizes),
+        "optimizer_bytes": sum(size.optimizer for size in sizes),
+        "epochs": fitted.result.best_epoch,
+        "epochs_run": fitted.result.epochs_run,
+        "peak_rss_mib": max((record.rss_mib for record in fitted.result.history), default=0.0),
+        "seconds": fitted.result.seconds,
+    }
