@@ -30,7 +30,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     else:
         yield from _check_selection(experiment)
     for index, variant in enumerate(experiment.variants):
-        for key, message in _check_variant(variant):
+        for key, message in _check_variant(variant, tokenised=experiment.semantic_ids is not None):
             yield ("variants", index, *key), message
 
 
@@ -81,12 +81,13 @@ def _check_selection(experiment: Experiment) -> Iterator[Finding]:
             yield ("evaluate", "k"), f"got {list(ks)} without the k of train.selection {selection!r}; set it to {more}"
 
 
-def _check_variant(variant: Variant) -> Iterator[Finding]:
+def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
     model = variant.model
     if isinstance(model, Mf):
         yield from _check_tables(model)
         if variant.compressor is not None:
             yield from _check_levels(variant.compressor)
+            yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
     if not (isinstance(model, Mf) or is_searched(model)):
@@ -109,6 +110,16 @@ def _check_tables(model: Mf) -> Iterator[Finding]:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
+
+
+def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Finding]:
+    name, settings = compressor.name, compressor.semantic
+    if name not in ("semantic_ngram", "semantic_spm"):
+        if settings is not None:
+            yield ("compressor", "semantic"), f"only semantic_ngram and semantic_spm have it, not {name}; remove it"
+    elif not tokenised and (settings is None or settings.codes == "items"):
+        remedy = "add a section `semantic_ids`, or set compressor.semantic.codes to graph"
+        yield ("compressor", "name"), f"{name} needs codes of the items: {remedy}"
 
 
 def _check_levels(compressor: Compressor) -> Iterator[Finding]:
