@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from embeddings.graph import canonical, degrees
@@ -50,8 +51,7 @@ def fast_rp(
     return features
 
 
-def _unit(
-    vectors: np.ndarray[tuple[int, int], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-    return vectors / np.maximum(norms, 1e-12)[:, None]
+    unit: npt.NDArray[np.float64] = vectors / np.maximum(norms, 1e-12)[:, None]
+    return unit

@@ -106,7 +106,7 @@ def _facts(codes: SemanticCodes, given: bool) -> dict[str, Any]:  # noqa: FBT001
 def _id_map(name: SemanticName, found: Places, rows: int, info: dict[str, Any]) -> IdMap:
     """Put the places with a weight first, and send ids without any to the unseen row."""
     order = np.argsort(found[1] == 0, axis=1, kind="stable")
-    places, weights = (np.take_along_axis(array, order, axis=1) for array in found)
+    places, weights = np.take_along_axis(found[0], order, axis=1), np.take_along_axis(found[1], order, axis=1)
     width = max(1, int((weights > 0).sum(axis=1).max(initial=1)))
     places, weights = places[:, :width].copy(), weights[:, :width].copy()
     unseen = weights[:, 0] == 0
