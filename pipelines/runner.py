@@ -91,7 +91,7 @@ class _Run:
         self._forget_other_data(dataset)
         self._write_dataset(dataset)
         tokenised = self._semantic_ids(dataset)
-        codes = tokenised and tokenised.codes
+        codes = tokenised.codes if tokenised else None
         compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash, codes)
         self.checks += [audit_artifact(name, found, dataset) for name, found in compression.graphs().items()]
         self._write_compression(compression, dataset)

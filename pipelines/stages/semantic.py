@@ -72,8 +72,8 @@ def _tokenise(directory: Path, dataset: Dataset, settings: config.SemanticIds, s
         plain = SemanticCodes(codes.codes, codes.widths, catalogue(dataset), settings.model_dump(mode="json"))
         decoded = None if model is None else model.decode(plain.codes)
         found = quality.measure(plain, vectors, decoded, generator(seed, "semantic ids", "quality"))
-        indexed = model is None
-        _check(found, settings.gates, indexed=indexed)
+        if model is not None:  # codes without a codebook are distinct; how evenly they are used is up to the data
+            quality.check(found, quality.Gates(**settings.gates.model_dump()))
         if settings.collisions != "keep" and not plain.unique:
             cost = None if model is None or vectors is None else model.last_cost(vectors, plain.codes)
             plain = plain.resolve_collisions(settings.collisions, cost)
@@ -86,12 +86,6 @@ def _tokenise(directory: Path, dataset: Dataset, settings: config.SemanticIds, s
     write_json(directory / GRAPH, {"graph_hash": graph_hash(dataset.matrix("train"))})
 
 
-def _check(found: dict[str, Any], gates: config.QualityGates, *, indexed: bool) -> None:
-    """Codes without a codebook are distinct and have no vectors; how evenly they are used is the data's."""
-    if not indexed:
-        quality.check(found, quality.Gates(**gates.model_dump()))
-
-
 def _codes(
     dataset: Dataset, settings: config.SemanticIds, seed: int
 ) -> tuple[SemanticCodes, Matrix | None, Quantiser | None]:
@@ -100,8 +94,8 @@ def _codes(
         case config.RqKmeans() | config.RqVae() as quantiser:
             share = settings.without_content == "share"
             vectors = item_features(dataset, settings.features, seed, share_empty=share)
-            model, codes = _quantised(quantiser, vectors, draws)
-            return SemanticCodes(codes, quantiser.widths), vectors, model
+            model, found = _quantised(quantiser, vectors, draws)
+            return SemanticCodes(found, quantiser.widths), vectors, model
         case config.RandomIds(widths=widths):
             return indexing.random_codes(dataset.num_items, widths, draws), None, None
         case config.SequentialIds(width=width):
