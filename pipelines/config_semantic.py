@@ -128,7 +128,7 @@ class SemanticIds(Section):
     gates: QualityGates = QualityGates()
 
 
-UserCompressor = Literal["graph", "full", "graphhash", "frequency", "residual_codes"]
+UserCompressor = Literal["graph", "graphhash", "frequency", "residual_codes"]
 
 
 class SemanticRows(Section):

@@ -117,9 +117,9 @@ class _Run:
         found = semantic_stage(self.cache, dataset, self.experiment.semantic_ids, self.experiment.seeds[0])
         self.checks.append(audit_artifact("semantic ids", recorded_graph("semantic ids", found.directory), dataset))
         self.files.write_semantic_ids(found.quality)
-        facts = found.quality
-        codes = f"{facts['distinct']:,} codes of {facts['codes_per_item']} levels"
-        self.report.say(f"semantic ids: {codes} for {facts['items']:,} items")
+        codes = found.codes
+        shared = f"{codes.colliding.size:,} of {codes.num_items:,} items share theirs"
+        self.report.say(f"semantic ids: {codes.distinct:,} codes of {codes.levels} levels, {shared}")
         return found
 
     def _forget_other_data(self, dataset: Dataset) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -131,8 +133,21 @@ class RqVae(nn.Module):
         return latents
 
     def save(self, path: Path) -> None:
-        """Write the weights to ``path`` as safetensors, atomically."""
-        atomic.write_bytes(path, safetensors.torch.save(dict(self.state_dict())))
+        """Write weights and sizes to ``path`` as safetensors, atomically."""
+        header = {"settings": json.dumps(dataclasses.asdict(self.settings)), "widths": json.dumps(self.widths)}
+        atomic.write_bytes(path, safetensors.torch.save(dict(self.state_dict()), metadata=header))
+
+    @classmethod
+    def load(cls, path: Path) -> RqVae:
+        """Read what :meth:`save` wrote."""
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        settings = json.loads(facts["settings"])
+        settings["hidden"] = tuple(settings["hidden"])
+        model = cls(tensors["mean"].numel(), tuple(json.loads(facts["widths"])), RqVaeSettings(**settings))
+        model.load_state_dict(tensors)
+        return model
 
 
 def fit_rq_vae(

@@ -7,16 +7,18 @@ from typing import Any
 from pipelines.report import words
 
 LEVEL_COLUMNS = ("level", "codes", "used", "usage", "entropy, bits", "of the most possible", "items of the largest")
+COLLISIONS = {"keep": "kept", "digit": "resolved by a digit", "reassign": "resolved by reassignment"}
 HIERARCHY_COLUMNS = ("codes in common", "pairs", "mean cosine")
 
 
 def facts(quality: dict[str, Any]) -> list[tuple[str, str]]:
-    """Version, size, collisions and error, each with what it means."""
+    """Version, size, collisions (before they are resolved) and error, each with what it means."""
     error = quality["error"]
     return [
         ("Version", quality["version"]),
         ("Items", f"{quality['items']:,}"),
         ("Different codes", f"{quality['distinct']:,}"),
+        ("Collisions", COLLISIONS[quality["collisions"]]),
         ("Items that share a code", f"{quality['colliding']:,} ({words.percent(quality['colliding_share'])})"),
         ("Most items of one code", f"{quality['largest_collision']:,}"),
         ("Items below the largest first code", words.percent(quality["prefix_share"])),

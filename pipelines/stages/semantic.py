@@ -82,7 +82,7 @@ def _tokenise(directory: Path, dataset: Dataset, settings: config.SemanticIds, s
     plain.save(directory / CODES)
     if model is not None:
         model.save(directory / TOKENISER)
-    write_json(directory / QUALITY, finite(found | {"version": plain.version, "codes_per_item": plain.levels}))
+    write_json(directory / QUALITY, finite(found | {"version": plain.version, "collisions": settings.collisions}))
     write_json(directory / GRAPH, {"graph_hash": graph_hash(dataset.matrix("train"))})
 
 

@@ -169,7 +169,7 @@ def test_the_loss_is_the_equation() -> None:
 SMALL = RqVaeSettings(hidden=(32,), latent=8, epochs=15, batch_size=64, lr=3e-3)
 
 
-def test_rq_vae_finds_planted_clusters_uses_its_codes_and_repeats_bit_for_bit() -> None:
+def test_rq_vae_finds_planted_clusters_uses_its_codes_and_repeats_bit_for_bit(tmp_path: Path) -> None:
     points, group, _ = planted(6, 4, 25)
     model, codes = fit_rq_vae(points, (8, 8, 8), SMALL, generator())
     again = fit_rq_vae(points, (8, 8, 8), SMALL, generator())[1]
@@ -179,7 +179,9 @@ def test_rq_vae_finds_planted_clusters_uses_its_codes_and_repeats_bit_for_bit() 
     assert min(len(np.unique(codes[:, level])) for level in range(3)) >= 6
     error = np.square(points - model.decode(codes)).sum() / np.square(points - points.mean(0)).sum()
     assert error < 0.35
-    assert model.last_cost(points, codes).shape == (600, 8)
+    np.testing.assert_array_equal(model.last_cost(points, codes).argmin(1), codes[:, -1])
+    model.save(tmp_path / "vae.safetensors")
+    np.testing.assert_array_equal(RqVae.load(tmp_path / "vae.safetensors").encode(points[:9]), codes[:9])
     with pytest.raises(ValueError, match="the encoder takes vectors of 16 columns, got 2"):
         model.encode(np.zeros((1, 2), dtype=np.float32))
 
