@@ -58,7 +58,7 @@ def residual_codes(vectors: Matrix, seen: npt.NDArray[np.bool_], rows: tuple[int
     codes = []
     for centres in rows:
         code = kmeans(left, centres)
-        left = left - cluster_means(left, code, centres)[code]
+        left = left - _means(left, code, centres)[code]
         full = np.full(seen.size, -1, dtype=np.int64)
         full[seen] = code
         codes.append(full)
@@ -88,7 +88,7 @@ def kmeans(points: Matrix, clusters: int, iterations: int = ITERATIONS) -> IntAr
         if (before == code).all():
             break
         used = np.bincount(code, minlength=clusters) > 0
-        centres = np.where(used[:, None], cluster_means(points, code, clusters), centres)
+        centres = np.where(used[:, None], _means(points, code, clusters), centres)
     return code
 
 
@@ -113,8 +113,7 @@ def _nearest(points: Matrix, centres: Matrix) -> IntArray:
     return nearest
 
 
-def cluster_means(points: Matrix, code: IntArray, clusters: int) -> Matrix:
-    """Mean float32 [clusters, D] of the points of each cluster; zero for an empty one."""
+def _means(points: Matrix, code: IntArray, clusters: int) -> Matrix:
     counts = np.maximum(np.bincount(code, minlength=clusters), 1)
     sums = [np.bincount(code, weights=column, minlength=clusters) for column in points.T]
     return (np.stack(sums, axis=1) / counts[:, None]).astype(np.float32)

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 
 from embeddings.id_map import IntArray
 from embeddings.one_thread import one_thread
-from embeddings.residual_codes import Matrix, cluster_means
+from embeddings.residual_codes import Matrix
 
 BLOCK = 4096
 """Points of one matrix product, however many threads there are, so that the bits are the same."""
@@ -118,12 +119,22 @@ def _lloyd(points: Matrix, centres: Matrix, passes: int) -> tuple[Matrix, IntArr
 
 def _updated(points: Matrix, code: IntArray, distance: npt.NDArray[np.float32], centres: Matrix) -> Matrix:
     used = np.bincount(code, minlength=len(centres)) > 0
-    centres = np.where(used[:, None], cluster_means(points, code, len(centres)), centres)
+    centres = np.where(used[:, None], _means(points, code, len(centres)), centres)
     empty = np.flatnonzero(~used)
     far = np.argsort(-distance, kind="stable")[: empty.size]
     far = far[distance[far] > 0]
     centres[empty[: far.size]] = points[far]
     return centres
+
+
+def _means(points: Matrix, code: IntArray, clusters: int) -> Matrix:
+    """Mean float32 [K, D] of the points of each cluster; zero for an empty one."""
+    counts = np.bincount(code, minlength=clusters)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    members = (np.ones(len(points), dtype=np.float32), np.argsort(code, kind="stable"), starts)
+    sums = sparse.csr_array(members, shape=(clusters, len(points))) @ points
+    means: Matrix = sums / np.maximum(counts, 1).astype(np.float32)[:, None]
+    return means
 
 
 def balanced_kmeans(
@@ -154,7 +165,7 @@ def balanced_kmeans(
         before, code = code, _filled(points, centres, capacity)
         if (before == code).all():
             break
-        centres = cluster_means(points, code, clusters)
+        centres = _means(points, code, clusters)
     return centres, code
 
 
