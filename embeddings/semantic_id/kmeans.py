@@ -133,8 +133,7 @@ def _means(points: Matrix, code: IntArray, clusters: int) -> Matrix:
     starts = np.concatenate([[0], np.cumsum(counts)])
     members = (np.ones(len(points), dtype=np.float32), np.argsort(code, kind="stable"), starts)
     sums = sparse.csr_array(members, shape=(clusters, len(points))) @ points
-    means: Matrix = sums / np.maximum(counts, 1).astype(np.float32)[:, None]
-    return means
+    return np.asarray(sums / np.maximum(counts, 1)[:, None], dtype=np.float32)
 
 
 def balanced_kmeans(
