@@ -18,6 +18,7 @@ from embeddings.id_map import IdMap, IntArray
 from embeddings.levels import Levels
 from embeddings.lsh import hyperplane_buckets
 from embeddings.names import COMPRESSORS, CompressorName
+from embeddings.semantic_id.compress import Semantic, compress_semantic
 
 
 def compress(
@@ -28,6 +29,7 @@ def compress(
     clustering: CoClustering | None = None,
     seed: int = 0,
     levels: Levels | None = None,
+    semantic: Semantic | None = None,
 ) -> tuple[IdMap, IdMap]:
     """Map users and items to table rows.
 
@@ -42,6 +44,7 @@ def compress(
         clustering: of this graph; needed by "graphhash" and "double_graphhash".
         seed: of the random hash functions and hyperplanes.
         levels: of "multi_graphhash" and "residual_codes"; none means the defaults.
+        semantic: codes and n-grams of "semantic_ngram" and "semantic_spm"; none means codes made from the graph.
 
     Returns:
         The user map and the item map.
@@ -58,6 +61,8 @@ def compress(
     user_degrees, item_degrees = degrees(graph)
     if name in ("baco", "multi_graphhash", "residual_codes"):
         return compress_composed(name, graph, user_rows, item_rows, seed, levels or Levels())
+    if name in ("semantic_ngram", "semantic_spm"):
+        return compress_semantic(name, graph, user_rows, item_rows, seed, semantic or Semantic())
     user_clusters = item_clusters = None
     info: dict[str, Any] = {}
     if name in ("graphhash", "double_graphhash"):
@@ -114,6 +119,8 @@ def _compress_side(
             places = [clusters, UniversalHash.draw(rows, generator)(ids)]
         case "baco" | "multi_graphhash" | "residual_codes":
             raise AssertionError(f"{name} is made by compress_composed")
+        case "semantic_ngram" | "semantic_spm":
+            raise AssertionError(f"{name} is made by compress_semantic")
     return _id_map(name, np.stack(places, axis=1).astype(np.int64), rows, seen, single, info)
 
 

@@ -18,5 +18,7 @@ CompressorName = Literal[
     "baco",
     "multi_graphhash",
     "residual_codes",
+    "semantic_ngram",
+    "semantic_spm",
 ]
 COMPRESSORS: tuple[str, ...] = get_args(CompressorName)

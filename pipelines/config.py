@@ -10,6 +10,7 @@ from embeddings.names import CompressorName
 from pipelines.config_knowledge import KnowledgeFiles
 from pipelines.config_models import Model
 from pipelines.config_section import Section
+from pipelines.config_semantic import SemanticIds, SemanticRows
 
 FeatureKind = Literal["categorical", "numeric", "list", "text"]
 
@@ -97,6 +98,7 @@ class Compressor(Section):
     name: CompressorName = "full"
     algorithm: Literal["louvain", "leiden"] = "louvain"
     levels: LevelShares | None = None
+    semantic: SemanticRows | None = None
 
 
 class Budget(Section):
@@ -178,6 +180,7 @@ class Experiment(Section):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     dataset: Dataset
     budget: Budget = Budget(rows="16%")
+    semantic_ids: SemanticIds | None = None
     evaluate: Evaluate = Evaluate()
     variants: tuple[Variant, ...] = Field(min_length=1)
     tracking: Tracking = Tracking()

@@ -34,7 +34,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     for index, variant in enumerate(experiment.variants):
         if isinstance(variant.model, Kgat) and experiment.dataset.knowledge_graph is None:
             yield ("variants", index, "model", "name"), "kgat needs dataset.knowledge_graph: the files of the triples"
-        for key, message in _check_variant(variant):
+        for key, message in _check_variant(variant, tokenised=experiment.semantic_ids is not None):
             yield ("variants", index, *key), message
 
 
@@ -85,7 +85,7 @@ def _check_selection(experiment: Experiment) -> Iterator[Finding]:
             yield ("evaluate", "k"), f"got {list(ks)} without the k of train.selection {selection!r}; set it to {more}"
 
 
-def _check_variant(variant: Variant) -> Iterator[Finding]:
+def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
     model = variant.model
     if isinstance(model, TableModel):
         yield from _check_tables(model)
@@ -93,6 +93,7 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
             yield from _check_two_tower(variant)
         if variant.compressor is not None:
             yield from _check_levels(variant.compressor)
+            yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
     if not (isinstance(model, TableModel) or is_searched(model)):
@@ -131,6 +132,16 @@ def _check_two_tower(variant: Variant) -> Iterator[Finding]:
     for name, default in ignored.items():
         if getattr(train, name) != default:
             yield ("train", name), f"two_tower does not take it, got {getattr(train, name)!r}; remove it"
+
+
+def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Finding]:
+    name, settings = compressor.name, compressor.semantic
+    if name not in ("semantic_ngram", "semantic_spm"):
+        if settings is not None:
+            yield ("compressor", "semantic"), f"only semantic_ngram and semantic_spm have it, not {name}; remove it"
+    elif not tokenised and (settings is None or settings.codes == "items"):
+        remedy = "add a section `semantic_ids`, or set compressor.semantic.codes to graph"
+        yield ("compressor", "name"), f"{name} needs codes of the items: {remedy}"
 
 
 def _check_levels(compressor: Compressor) -> Iterator[Finding]:

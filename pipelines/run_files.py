@@ -75,6 +75,7 @@ class RunFiles:
         self.metrics_file = self.directory / "metrics.json"
         self.dataset_file = self.directory / "dataset.json"
         self.compression_file = self.directory / "compression.json"
+        self.semantic_ids_file = self.directory / "semantic_ids.json"
         self.log_file = self.directory / "log.txt"
         self.report_file = self.directory / "report.html"
         self.plots = self.directory / "plots"
@@ -111,6 +112,14 @@ class RunFiles:
         """Write ``dataset.json``: the dataset's manifest, plus ``degrees`` {side: {degree: count}}."""
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.dataset_file, finite(facts))
+
+    def write_semantic_ids(self, quality: dict[str, Any]) -> None:
+        """Write ``semantic_ids.json``: what :func:`embeddings.semantic_id.quality.measure` found."""
+        write_json(self.semantic_ids_file, quality)
+
+    def semantic_ids(self) -> dict[str, Any] | None:
+        """``semantic_ids.json``, or None where the experiment has no semantic ids."""
+        return self._json(self.semantic_ids_file) if self.semantic_ids_file.exists() else None
 
     def write_compression(self, compression: Compression) -> None:
         """Write ``compression.json``."""

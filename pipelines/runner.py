@@ -27,10 +27,11 @@ from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
 from pipelines.run_directory import DATASET_LINK, cache_root, headline_metrics
 from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunError, RunFiles, VariantResult
-from pipelines.stages.compress import CompressionStage, compressor_of, label
+from pipelines.stages.compress import CompressionStage, compressor_of, label, recorded_graph
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
 from pipelines.stages.graph import graph_stage
 from pipelines.stages.ingest import ingest_stage
+from pipelines.stages.semantic import Tokenised, semantic_stage
 from pipelines.stages.train import PHASES, Trained, train_stage
 from pipelines.stages.versions import versions
 from pipelines.summary import summary
@@ -90,7 +91,9 @@ class _Run:
         self.checks.append(audit_artifact("graph", graph, dataset))
         self._forget_other_data(dataset)
         self._write_dataset(dataset)
-        compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash)
+        tokenised = self._semantic_ids(dataset)
+        codes = tokenised.codes if tokenised else None
+        compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash, codes)
         self.checks += [audit_artifact(name, found, dataset) for name, found in compression.graphs().items()]
         self._write_compression(compression, dataset)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
@@ -108,6 +111,17 @@ class _Run:
         if tracker.message:
             self.report.say(tracker.message)
         self.report.say(f"finished in {duration(time.perf_counter() - started)}")
+
+    def _semantic_ids(self, dataset: Dataset) -> Tokenised | None:
+        if self.experiment.semantic_ids is None:
+            return None
+        found = semantic_stage(self.cache, dataset, self.experiment.semantic_ids, self.experiment.seeds[0])
+        self.checks.append(audit_artifact("semantic ids", recorded_graph("semantic ids", found.directory), dataset))
+        self.files.write_semantic_ids(found.quality)
+        codes = found.codes
+        shared = f"{codes.colliding.size:,} of {codes.num_items:,} items share theirs"
+        self.report.say(f"semantic ids: {codes.distinct:,} codes of {codes.levels} levels, {shared}")
+        return found
 
     def _forget_other_data(self, dataset: Dataset) -> None:
         """Results of a source that has changed since must not be read beside what this run writes."""

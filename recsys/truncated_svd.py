@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 
+from embeddings.one_thread import one_thread
 from recsys.random_walk import COLUMNS, Bipartite, bipartite, walk
 from recsys.rng import generator
 
@@ -19,17 +19,6 @@ Operator = Callable[[Floats], Floats]
 _OVERSAMPLING = 64
 _DEGREE = 4
 _SMALLEST = 1e-6
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: a BLAS on several may round otherwise, and results must not depend on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def leading_item_vectors(train: csr_array, rank: int, *, rounds: int = 4, seed: int = 0) -> tuple[Floats, Floats]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.atomic import write_text
 from pipelines.dataset import Dataset
-from pipelines.report import compression, figures, heat, tables, words
+from pipelines.report import compression, figures, heat, semantic, tables, words
 from pipelines.report.data import Run
 from pipelines.report.explorer import explorer, samples
 from pipelines.report.figures import Cell, Panel
@@ -31,6 +31,7 @@ SECTIONS = (
     ("where", "For whom"),
     ("training", "Training"),
     ("compression", "Compression"),
+    ("semantic", "Semantic ids"),
     ("users", "Wins and losses"),
     ("data", "Data and leak audit"),
     ("cost", "Cost"),
@@ -61,6 +62,7 @@ def build_report(run_dir: Path, dataset: Dataset | None = None) -> Path:
         | {"banners": leak_banner(manifest) + banners(run, pairs)}
         | _results(run, pairs)
         | _compression(run.files.compression())
+        | _semantic(run.files.semantic_ids())
         | _data(run, manifest, dataset)
         | {"explorer": explorer(run, dataset), "samples": samples(run, dataset)}
     )
@@ -149,6 +151,17 @@ def _compression(found: Compression | None) -> Context:
         "map_columns": compression.COLUMNS,
         "map_rows": compression.map_rows(found) if found else [],
         "buckets": compression.bucket_sizes(found) if found else [],
+    }
+
+
+def _semantic(quality: Json | None) -> Context:
+    return {
+        "semantic": quality,
+        "semantic_facts": semantic.facts(quality) if quality else [],
+        "level_columns": semantic.LEVEL_COLUMNS,
+        "level_rows": semantic.level_rows(quality) if quality else [],
+        "hierarchy_columns": semantic.HIERARCHY_COLUMNS,
+        "hierarchy_rows": semantic.hierarchy_rows(quality) if quality else [],
     }
 
 

@@ -35,6 +35,8 @@ COMPRESSOR_NAMES = {
     "baco": "balanced label propagation",
     "multi_graphhash": "multi-resolution GraphHash",
     "residual_codes": "residual codes",
+    "semantic_ngram": "semantic n-grams",
+    "semantic_spm": "semantic pieces",
 }
 _FAMILIES = {"double_graphhash": "graphhash", "double_frequency": "frequency"}
 

@@ -18,10 +18,13 @@ from embeddings.describe import describe, stability, worst_buckets
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap
 from embeddings.levels import Levels
+from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.semantic_id.compress import Semantic
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Compressor, Experiment
 from pipelines.config_section import TableModel
+from pipelines.config_semantic import SemanticRows
 from pipelines.dataset import graph_hash
 from pipelines.errors import DataError
 from pipelines.run_schema import Compression, WorstBucket
@@ -32,6 +35,7 @@ GRAPH = "graph.json"
 """File of an entry with the hash of the matrix that it was made from, for the leak audit."""
 _CLUSTERED = ("graphhash", "double_graphhash")
 _LEVELLED = ("multi_graphhash", "residual_codes")
+_SEMANTIC = ("semantic_ngram", "semantic_spm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +55,22 @@ class CompressionStage:
         experiment: Gives the budget, the dimension and the compressors.
         graph: Training pairs [users, items].
         train_hash: Hash of ``graph``, for the keys of the cache; the audit does not believe it, see :meth:`graphs`.
+        item_codes: Of the semantic compressors; none where the experiment has no ``semantic_ids``.
     """
 
-    def __init__(self, cache: Cache, experiment: Experiment, graph: csr_array, train_hash: str) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        experiment: Experiment,
+        graph: csr_array,
+        train_hash: str,
+        item_codes: SemanticCodes | None = None,
+    ) -> None:
         self.cache = cache
         self.experiment = experiment
         self.graph = graph
         self.train_hash = train_hash
+        self.item_codes = item_codes
         self._clusterings: dict[Algorithm, tuple[CoClustering, Path]] = {}
 
     @property
@@ -123,7 +136,7 @@ class CompressionStage:
         algorithms = dict.fromkeys(self._algorithm(c) for c in compressed)
         entries = {f"clusters ({name})": self._clustering(name)[1] for name in algorithms}
         entries |= {f"id maps ({label(c)})": self.maps(c).directory for c in self.compressors}
-        return {name: _recorded_graph(name, entry) for name, entry in entries.items()}
+        return {name: recorded_graph(name, entry) for name, entry in entries.items()}
 
     def maps(self, compressor: Compressor) -> Maps:
         """The id maps of one compressor."""
@@ -141,7 +154,14 @@ class CompressionStage:
             "clusters": clusters,
             "seed": self.experiment.seeds[0],
         }
+        if compressor.name in _SEMANTIC:
+            codes, settings = self._item_codes(compressor), _semantic(compressor)
+            key |= {"semantic": settings.model_dump(mode="json"), "item_codes": codes and codes.version}
+            key |= {"libraries": versions(["numba", "torch", "sentencepiece"])}
         return key | ({"levels": dataclasses.asdict(_levels(compressor))} if compressor.name in _LEVELLED else {})
+
+    def _item_codes(self, compressor: Compressor) -> SemanticCodes | None:
+        return self.item_codes if _semantic(compressor).codes == "items" else None
 
     def _algorithm(self, compressor: Compressor) -> Algorithm:
         return compressor.algorithm if compressor.name in _CLUSTERED else self._main_algorithm
@@ -155,7 +175,14 @@ class CompressionStage:
             rows = (clusters.num_user_clusters, clusters.num_item_clusters)
             given = clusters if compressor.name in _CLUSTERED else None
             levels = _levels(compressor) if compressor.name in _LEVELLED else None
-            users, items = compress(compressor.name, self.graph, *rows, clustering=given, seed=seed, levels=levels)
+            semantic = None
+            if compressor.name in _SEMANTIC:
+                semantic = Semantic(items=self._item_codes(compressor), n=_semantic(compressor).n)
+            users, items = compress(
+                compressor.name, self.graph, *rows, clustering=given, seed=seed, levels=levels, semantic=semantic
+            )
+            if compressor.name in _SEMANTIC and _semantic(compressor).users != "graph":
+                users = self.maps(Compressor(name=_semantic(compressor).users)).users
         users.save(directory / "user_map.safetensors")
         items.save(directory / "item_map.safetensors")
         self._record_graph(directory)
@@ -209,10 +236,13 @@ def label(compressor: Compressor) -> str:
     other = compressor.name in (*_CLUSTERED, "multi_graphhash") and compressor.algorithm != "louvain"
     name = f"{compressor.name}-{compressor.algorithm}" if other else compressor.name
     given = compressor.levels.model_dump(exclude_defaults=True) if compressor.levels else {}
+    given |= compressor.semantic.model_dump(exclude_defaults=True) if compressor.semantic else {}
     return name + "".join(f"-{key}={_written(value)}" for key, value in given.items())
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return "+".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}"
 
 
@@ -221,7 +251,16 @@ def _levels(compressor: Compressor) -> Levels:
     return Levels(**given, algorithm=compressor.algorithm)
 
 
-def _recorded_graph(name: str, entry: Path) -> str:
+def _semantic(compressor: Compressor) -> SemanticRows:
+    return compressor.semantic or SemanticRows()
+
+
+def recorded_graph(name: str, entry: Path) -> str:
+    """The hash of the matrix that an entry of the cache was made from.
+
+    Raises:
+        DataError: The entry has no record of it.
+    """
     try:
         return str(json.loads((entry / GRAPH).read_bytes())["graph_hash"])
     except (OSError, ValueError, KeyError, TypeError) as error:

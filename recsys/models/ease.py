@@ -11,10 +11,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from embeddings.one_thread import one_thread
 from recsys.models.graph_filter import ones
 from recsys.random_walk import neighbours
 from recsys.selection import Masks
-from recsys.truncated_svd import leading_gram_vectors, one_thread
+from recsys.truncated_svd import leading_gram_vectors
 
 Floats = npt.NDArray[np.float32]
 Method = Literal["auto", "dense", "low_rank"]

@@ -126,6 +126,10 @@ RULES = {
         "variants.full.compressor.levels.weights: got 1 weights for 2 levels"
     ),
     "variants.full.compressor={name: multi_graphhash, levels: {count: 2, weights: [1, 2]}}": None,
+    "variants.full.compressor={name: lsh, semantic: {n: 2}}": "full.compressor.semantic: only semantic_ngram and",
+    "variants.full.compressor.name=semantic_spm": "semantic_spm needs codes of the items: add a section `semantic_ids`",
+    "variants.full.compressor={name: semantic_ngram, semantic: {codes: graph}}": None,
+    "semantic_ids={tokeniser: {name: rq_kmean}}": "semantic_ids.tokeniser",
     "variants.full.name=pop": "variants.pop.name: 'pop' is the name of two variants",
     "dataset.split={valid: 0.5, test: 0.5}": "dataset.split: valid (0.5) + test (0.5) leave nothing for training",
     "dataset.source=nowhere.csv": "dataset.source: source 'nowhere.csv' has no file",

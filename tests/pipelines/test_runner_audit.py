@@ -38,8 +38,8 @@ def leaking_compression(patch: pytest.MonkeyPatch) -> None:
         found.append(ingest(*arguments))
         return found[0]
 
-    def leaking(cache: Cache, experiment: Experiment, _: Any, train_hash: str) -> CompressionStage:
-        return CompressionStage(cache, experiment, found[0].matrix("train", "valid", "test"), train_hash)
+    def leaking(cache: Cache, experiment: Experiment, _: Any, train_hash: str, codes: None) -> CompressionStage:
+        return CompressionStage(cache, experiment, found[0].matrix("train", "valid", "test"), train_hash, codes)
 
     patch.setattr(runner, "ingest_stage", remembered)
     patch.setattr(runner, "CompressionStage", leaking)

@@ -1,0 +1,144 @@
+"""The section ``semantic_ids`` of an experiment: features, tokeniser, quality gates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipelines.config_section import Section
+
+
+class TextFeatures(Section):
+    """TF-IDF of the words of titles, text, category and list columns, then truncated SVD."""
+
+    name: Literal["text"] = "text"
+    columns: tuple[str, ...] = Field(default=(), description="of the items; none: all of text, category and list kind")
+    dim: int = Field(default=64, ge=1)
+    min_items: int = Field(default=2, ge=1, description="words of fewer items are left out")
+
+
+class CollaborativeFeatures(Section):
+    """Vectors of the training graph: its leading singular space, or random projections (FastRP)."""
+
+    name: Literal["spectral", "fast_rp"] = "spectral"
+    dim: int = Field(default=64, ge=1)
+
+
+class MatrixFeatures(Section):
+    """Vectors of your own: ``.npy`` float [items, D] in index order, or ``.parquet`` with ``raw_id`` and ``vector``."""
+
+    name: Literal["matrix"] = "matrix"
+    source: str
+
+
+class SentenceFeatures(Section):
+    """A sentence-transformers model, which must be installed, over the text of the columns."""
+
+    name: Literal["sentence_transformers"] = "sentence_transformers"
+    model: str = "sentence-transformers/sentence-t5-base"
+    columns: tuple[str, ...] = ()
+
+
+Features = Annotated[
+    TextFeatures | CollaborativeFeatures | MatrixFeatures | SentenceFeatures, Field(discriminator="name")
+]
+Widths = Annotated[tuple[int, ...], Field(min_length=1)]
+
+
+class RqKmeans(Section):
+    """Residual k-means; ``balanced`` gives every code of a level as many items (OneRec)."""
+
+    name: Literal["rq_kmeans"] = "rq_kmeans"
+    widths: Widths = (256, 256, 256)
+    balanced: bool = False
+    normalised: bool = Field(default=False, description="scale residuals to length one before each level")
+
+
+class RqVae(Section):
+    """A residually quantised autoencoder (TIGER)."""
+
+    name: Literal["rq_vae"] = "rq_vae"
+    widths: Widths = (256, 256, 256)
+    hidden: tuple[int, ...] = (512, 256, 128)
+    latent: int = Field(default=32, ge=1)
+    beta: float = Field(default=0.25, ge=0)
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=1024, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    sinkhorn: float = Field(default=0.003, ge=0, description="of the last level; 0: nearest code")
+
+
+class RandomIds(Section):
+    """Random distinct codes (Hua et al.: RID)."""
+
+    name: Literal["random"] = "random"
+    widths: Widths = (256, 256, 256)
+
+
+class SequentialIds(Section):
+    """Consecutive numbers in the order of the training histories (SID)."""
+
+    name: Literal["sequential"] = "sequential"
+    width: int = Field(default=256, ge=2)
+
+
+class CollaborativeIds(Section):
+    """Recursive spectral clustering of the items' co-occurrence in train (CID; ``hybrid``: + IID)."""
+
+    name: Literal["collaborative"] = "collaborative"
+    clusters: int = Field(default=20, ge=2)
+    largest: int = Field(default=500, ge=1, description="clusters of more items are divided again")
+    hybrid: bool = False
+
+
+class CategoryIds(Section):
+    """The category path of a list column, or several category columns (SemID; ``hybrid``: + IID)."""
+
+    name: Literal["category"] = "category"
+    columns: tuple[str, ...] = Field(min_length=1)
+    hybrid: bool = False
+
+
+Tokeniser = Annotated[
+    RqKmeans | RqVae | RandomIds | SequentialIds | CollaborativeIds | CategoryIds, Field(discriminator="name")
+]
+
+
+class QualityGates(Section):
+    """Bounds of :class:`embeddings.semantic_id.quality.Gates`."""
+
+    max_error: float = Field(default=0.9, gt=0)
+    min_usage: float = Field(default=0.5, ge=0, le=1)
+    min_entropy: float = Field(default=0.6, ge=0, le=1)
+    max_colliding: float = Field(default=0.5, ge=0, le=1)
+    max_prefix_share: float = Field(default=0.25, gt=0, le=1)
+    hierarchy: bool = True
+
+
+class SemanticIds(Section):
+    """How items get semantic codes; several ``features`` are put side by side, each with the same total variance."""
+
+    features: tuple[Features, ...] = Field(default=(TextFeatures(),), min_length=1)
+    tokeniser: Tokeniser = RqKmeans()
+    collisions: Literal["keep", "digit", "reassign"] = "keep"
+    without_content: Literal["error", "share"] = Field(
+        default="error", description="items without any content; share: they are all alike"
+    )
+    gates: QualityGates = QualityGates()
+
+
+UserCompressor = Literal["graph", "graphhash", "frequency", "residual_codes"]
+
+
+class SemanticRows(Section):
+    """How ``semantic_ngram`` and ``semantic_spm`` make rows; users have codes made from the graph."""
+
+    n: int = Field(default=1, ge=1, description="codes of an n-gram")
+    users: UserCompressor = Field(
+        default="graph", description="how users, who have no content, share rows: codes of the graph, or a compressor"
+    )
+    codes: Literal["items", "graph"] = Field(
+        default="items",
+        description="codes of the items: those of `semantic_ids`, or made from the graph like the users'",
+    )

@@ -1,0 +1,47 @@
+"""The panel on semantic ids: usage and entropy of each level, collisions, hierarchy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.report import words
+
+LEVEL_COLUMNS = ("level", "codes", "used", "usage", "entropy, bits", "of the most possible", "items of the largest")
+COLLISIONS = {"keep": "kept", "digit": "resolved by a digit", "reassign": "resolved by reassignment"}
+HIERARCHY_COLUMNS = ("codes in common", "pairs", "mean cosine")
+
+
+def facts(quality: dict[str, Any]) -> list[tuple[str, str]]:
+    """Version, size, collisions (before they are resolved) and error, each with what it means."""
+    error = quality["error"]
+    return [
+        ("Version", quality["version"]),
+        ("Items", f"{quality['items']:,}"),
+        ("Different codes", f"{quality['distinct']:,}"),
+        ("Collisions", COLLISIONS[quality["collisions"]]),
+        ("Items that share a code", f"{quality['colliding']:,} ({words.percent(quality['colliding_share'])})"),
+        ("Most items of one code", f"{quality['largest_collision']:,}"),
+        ("Items below the largest first code", words.percent(quality["prefix_share"])),
+        ("Reconstruction error", "–" if error is None else f"{error:.3f} of the variance"),
+    ]
+
+
+def level_rows(quality: dict[str, Any]) -> list[list[str]]:
+    """One row for each level, in the order of ``LEVEL_COLUMNS``."""
+    return [
+        [
+            str(number),
+            f"{level['width']:,}",
+            f"{level['used']:,}",
+            words.percent(level["usage"]),
+            f"{level['entropy']:.2f}",
+            words.percent(level["entropy_share"]),
+            f"{level['largest']:,}",
+        ]
+        for number, level in enumerate(quality["levels"], start=1)
+    ]
+
+
+def hierarchy_rows(quality: dict[str, Any]) -> list[list[str]]:
+    """One row for each length of a shared prefix, in the order of ``HIERARCHY_COLUMNS``."""
+    return [[str(e["shared"]), f"{e['pairs']:,}", f"{e['cosine']:.3f}"] for e in quality["hierarchy"]]
