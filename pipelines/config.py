@@ -8,6 +8,7 @@ from pydantic import Field
 
 from embeddings.names import CompressorName
 from pipelines.config_models import Model, Section
+from pipelines.config_sequence import SequenceModel
 
 FeatureKind = Literal["categorical", "numeric", "list", "text"]
 
@@ -148,13 +149,16 @@ class Evaluate(Section):
     max_k: int = Field(default=200, ge=1, description="curves go to this k")
     bootstrap: int = Field(default=1000, ge=100)
     auc: bool = True
+    unmasked: bool = Field(
+        default=False, description="also rank with the items that a user has seen; metrics as recall_unmasked@10"
+    )
 
 
 class Variant(Section):
     """One row of the report. ``model``, ``train`` are merged over the experiment's."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
-    model: Model
+    model: Model | SequenceModel = Field(discriminator="name")
     compressor: Compressor | None = None
     train: Train = Train()
 

@@ -247,12 +247,9 @@ class Bspm(ClosedForm):
     steps: int = Field(default=1, ge=1)
 
 
-Model = Annotated[
-    Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm,
-    Field(discriminator="name"),
-]
+Model = Mf | LightGcn | Ngcf | Popularity | ItemKnn | Ials | Ease | Slim | GfCf | ChebyCf | Bspm
 
 
-def is_searched(model: Model) -> bool:
+def is_searched(model: Section) -> bool:
     """Whether parameters of a model are chosen by a grid."""
     return isinstance(model, ClosedForm) and bool(model.grid)

@@ -24,13 +24,15 @@ from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.sequence_model import SequenceModel
 from recsys.models.slim import Slim
+from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.self_supervision import SelfSupervision
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Closed
+Model = MatrixFactorization | SequenceModel | Closed
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -62,6 +64,8 @@ def save_model(model: Model, directory: Path) -> None:
         if isinstance(model, MatrixFactorization):
             model.users.id_map.save(temporary / "user_map.safetensors")
             model.items.id_map.save(temporary / "item_map.safetensors")
+        if isinstance(model, SequenceModel):
+            model.items.id_map.save(temporary / "item_map.safetensors")
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
         atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
@@ -85,6 +89,8 @@ def load_model(directory: Path) -> Model:
                 )
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
+            case "sequence":
+                return sequence_model(facts, tensors, _table(directory / "item_map.safetensors", tensors["items"]))
             case "lightgcn":
                 lightgcn = LightGcn(*_tables(directory, tensors), **_graph_parameters(facts))
                 lightgcn.set_graph(BipartiteGraph.from_interactions(tensors))
@@ -107,6 +113,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
         case Ngcf():
             return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
+        case SequenceModel():
+            return sequence_contents(model)
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors

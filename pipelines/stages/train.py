@@ -36,8 +36,9 @@ from pipelines.config_models import (
     is_searched,
 )
 from pipelines.config_models import Loss as LossConfig
+from pipelines.config_sequence import Sasrec
 from pipelines.dataset import Dataset, graph_hash
-from pipelines.stages import closed_form
+from pipelines.stages import closed_form, sequence
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
@@ -104,6 +105,12 @@ def train_stage(
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
                 if chosen is not None:
                     write_json(directory / "checkpoint" / "selection.json", chosen)
+            case Sasrec() as config:
+                assert maps is not None
+                fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
+                model, *told = sequence.train(config, variant.train, maps.items, dataset, seed, scratch, on_epoch)
+                _save(model, directory, *told)
+                _keep_negatives(scratch, directory)
             case Mf():
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
@@ -175,6 +182,11 @@ def _train_mf(
         "seconds": result.seconds,
     }
     _save(model, directory, facts, [dataclasses.asdict(record) for record in result.history])
+    _keep_negatives(scratch, directory)
+
+
+def _keep_negatives(scratch: Path, directory: Path) -> None:
+    """What the negatives of each phase knew goes into the entry, for the leak audit."""
     for phase in PHASES:
         if negatives_file(scratch, phase).exists():
             shutil.copyfile(negatives_file(scratch, phase), negatives_file(directory, phase))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,11 @@ class SasRecEncoder(Encoder):
         self.positions = nn.Parameter(normal((max_length, dim), init_std, generator))
         self.layers = nn.ModuleList(_Layer(dim, heads, generator) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`Encoder`."""
+        shape = {"layers": len(self.layers), "heads": self.heads, "max_length": self.max_length}
+        return {"name": "sasrec", **shape, "dropout": self.dropout}
 
     def forward(self, items: Tensor, batch: Batch, parts: list[Block], dropout: Dropout) -> Tensor:
         """See :class:`Encoder`."""

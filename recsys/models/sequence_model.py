@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,15 @@ class Encoder(nn.Module, abc.ABC):
 
     Attributes:
         max_length: events that it reads; older ones are left out.
+        dropout: share of the numbers that a training step drops.
     """
 
     max_length: int
+    dropout: float
+
+    @abc.abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Its ``name`` and the arguments that shape it, JSON-able."""
 
     @abc.abstractmethod
     def forward(self, items: Tensor, batch: Batch, parts: list[Block], dropout: Dropout) -> Tensor:
@@ -90,14 +97,9 @@ class SequenceModel(nn.Module):
         Returns:
             float32 [T, D].
         """
-        dropout = Dropout(self.dropout, rng)
+        dropout = Dropout(self.encoder.dropout, rng)
         encoded: Tensor = self.encoder(items, batch, blocks(batch.lengths), dropout)
         return encoded
-
-    @property
-    def dropout(self) -> float:
-        """Share of the numbers that a training step drops."""
-        return float(getattr(self.encoder, "dropout", 0.0))
 
     @torch.no_grad()
     def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
