@@ -52,4 +52,12 @@ class Sasrec(Mf):
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
-SequenceModel = Sasrec
+class Hstu(Sasrec):
+    """Gated pointwise attention with a bias by relative position and elapsed time (Zhai et al. 2024)."""
+
+    name: Literal["hstu"] = "hstu"  # type: ignore[assignment]
+    similarity: Literal["dot", "cosine"] = "cosine"
+    loss: SequenceLoss = NegativesSoftmax(temperature=0.05)
+
+
+SequenceModel = Sasrec | Hstu

@@ -26,8 +26,8 @@ from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
 from recsys.models.sequence_model import SequenceModel
 from recsys.models.slim import Slim
-from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.self_supervision import SelfSupervision
+from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter

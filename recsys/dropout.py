@@ -32,4 +32,4 @@ class Dropout:
             return values
         drawn = np.frombuffer(bytearray(self._rng.bytes(values.numel())), dtype=np.uint8)
         keep = torch.from_numpy(drawn).view(values.shape) >= self._dropped
-        return values * (keep * np.float32(256 / (256 - self._dropped)))
+        return values * (keep * (256 / (256 - self._dropped)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -56,7 +57,7 @@ def blocks(lengths: npt.NDArray[np.int64]) -> list[Block]:
     powers = np.ceil(np.log2(np.maximum(lengths, _SHORTEST)))
     bounds = [0, *(np.flatnonzero(np.diff(powers)) + 1), len(lengths)]
     found = []
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in itertools.pairwise(bounds):
         if first == last:
             continue
         some = lengths[first:last]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from embeddings.tables.table import Table
+from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
-from recsys.models.sequence_model import SequenceModel
+from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.sequences import Sequences
 
 
@@ -33,6 +34,8 @@ def sequence_model(facts: dict[str, Any], tensors: dict[str, Tensor], items: Tab
     )
     parameters = dict(facts["encoder"])
     match parameters.pop("name"):
+        case "hstu":
+            encoder: Encoder = HstuEncoder(items.dim, **parameters, generator=np.random.default_rng(0))
         case "sasrec":
             encoder = SasRecEncoder(items.dim, **parameters, generator=np.random.default_rng(0))
         case other:

@@ -167,7 +167,9 @@ class NextItem:
         self.steps_per_epoch = -(-len(self._users) // settings.batch_size)
         matrix = sequences.matrix(model.num_items)
         self._counts = np.bincount(matrix.indices, minlength=model.num_items).astype(np.int64)
-        self._sampler = NegativeSampler(matrix, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
+        self._sampler = (
+            NegativeSampler(matrix, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
+        )
         self._parameters = dict(model.encoder.named_parameters())
         self._adam = torch.optim.Adam(self._parameters.values(), lr=settings.lr, fused=True)
 

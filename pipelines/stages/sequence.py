@@ -10,10 +10,11 @@ from typing import Any
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.config import Train
-from pipelines.config_sequence import Sasrec
+from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
+from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
-from recsys.models.sequence_model import SequenceModel
+from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.sequence_losses import SequenceLoss
@@ -68,15 +69,14 @@ def build(config: Sasrec, item_map: IdMap, histories: Sequences, seed: int) -> S
         init_std=config.init_std,
         generator=generator(seed, "init", "items"),
     )
-    encoder = SasRecEncoder(
-        config.dim,
-        layers=config.layers,
-        heads=config.heads,
-        max_length=config.max_length,
-        dropout=config.dropout,
-        init_std=config.init_std,
-        generator=generator(seed, "init", "encoder"),
-    )
+    shape: Any = {"layers": config.layers, "heads": config.heads, "max_length": config.max_length}
+    draws: Any = {"init_std": config.init_std, "generator": generator(seed, "init", "encoder")}
+    match config:
+        case Hstu():
+            timed = histories.times is not None
+            encoder: Encoder = HstuEncoder(config.dim, **shape, dropout=config.dropout, timed=timed, **draws)
+        case _:
+            encoder = SasRecEncoder(config.dim, **shape, dropout=config.dropout, **draws)
     return SequenceModel(items, encoder, histories, similarity=config.similarity)
 
 

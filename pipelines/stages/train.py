@@ -108,8 +108,10 @@ def train_stage(
             case Sasrec() as config:
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
-                model, *told = sequence.train(config, variant.train, maps.items, dataset, seed, scratch, on_epoch)
-                _save(model, directory, *told)
+                reader, facts, epochs = sequence.train(
+                    config, variant.train, maps.items, dataset, seed, scratch, on_epoch
+                )
+                _save(reader, directory, facts, epochs)
                 _keep_negatives(scratch, directory)
             case Mf():
                 assert maps is not None

@@ -109,7 +109,7 @@ def normal(shape: tuple[int, ...], std: float, generator: np.random.Generator) -
 
 def linear(inputs: int, outputs: int, generator: np.random.Generator) -> nn.Linear:
     """A linear layer, Xavier normal (Glorot and Bengio 2010) with biases 0."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(normal((outputs, inputs), math.sqrt(2 / (inputs + outputs)), generator))
         layer.bias.zero_()

@@ -63,9 +63,7 @@ class SequenceModel(nn.Module):
         similarity: "dot", or "cosine": vectors have length one.
     """
 
-    def __init__(
-        self, items: Table, encoder: Encoder, histories: Sequences, *, similarity: Similarity = "dot"
-    ) -> None:
+    def __init__(self, items: Table, encoder: Encoder, histories: Sequences, *, similarity: Similarity = "dot") -> None:
         super().__init__()
         self.items = items
         self.encoder = encoder

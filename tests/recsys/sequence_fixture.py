@@ -11,6 +11,7 @@ from torch import Tensor
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from embeddings.tables.table import Table
+from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.rng import generator
@@ -38,15 +39,28 @@ def sasrec(dropout: float = 0.0, max_length: int = 20, heads: int = 2, dim: int 
     encoder = SasRecEncoder(
         dim, layers=2, heads=heads, max_length=max_length, dropout=dropout, generator=generator(0, "init", "encoder")
     )
-    with torch.no_grad():  # gains and biases away from 1 and 0, so that a forgotten one shows
-        for name, parameter in encoder.named_parameters():
-            if parameter.ndim == 1:
-                noise = torch.from_numpy(generator(1, name).standard_normal(parameter.shape, dtype=np.float32))
-                parameter.add_(0.3 * noise)
+    perturb(encoder)
     return encoder
 
 
-def toy(encoder: Encoder, users: int = 30, items: int = 25, longest: int = 40) -> SequenceModel:
+def hstu(*, timed: bool = True) -> HstuEncoder:
+    encoder = HstuEncoder(
+        8, layers=2, heads=2, max_length=20, dropout=0.0, timed=timed, init_std=0.5, generator=generator(0, "encoder")
+    )
+    perturb(encoder)
+    return encoder
+
+
+@torch.no_grad()
+def perturb(encoder: Encoder) -> None:
+    """Move gains and biases away from 1 and 0, so that a forgotten one shows."""
+    for name, parameter in encoder.named_parameters():
+        if parameter.ndim == 1:
+            noise = torch.from_numpy(generator(1, name).standard_normal(parameter.shape, dtype=np.float32))
+            parameter.add_(0.3 * noise)
+
+
+def toy(encoder: Encoder, users: int = 12, items: int = 25, longest: int = 40) -> SequenceModel:
     return SequenceModel(full_table(items, 8), encoder, random_sequences(users, items, longest))
 
 
@@ -55,7 +69,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-5) * weight + bias
 
 
-def plain_sasrec(encoder: SasRecEncoder, vectors: Tensor) -> Tensor:
+def plain_sasrec(encoder: SasRecEncoder, vectors: Tensor, times: np.ndarray) -> Tensor:
     """The paper's equations for one sequence [L, D], event by event and head by head."""
     p = {name: value.double() for name, value in encoder.state_dict().items()}
     length, dim = vectors.shape
@@ -78,4 +92,31 @@ def plain_sasrec(encoder: SasRecEncoder, vectors: Tensor) -> Tensor:
         fed = layer_norm(attended, own["norm_feed.weight"], own["norm_feed.bias"])
         inner = (fed @ own["inner.weight"].T + own["inner.bias"]).clamp(min=0)
         hidden = fed + inner @ own["outer.weight"].T + own["outer.bias"]
+    return layer_norm(hidden, p["norm.weight"], p["norm.bias"])
+
+
+def plain_hstu(encoder: HstuEncoder, vectors: Tensor, times: np.ndarray) -> Tensor:
+    """Equations 1 to 3 for one sequence [L, D], pair of events by pair of events and head by head."""
+    p = {name: value.double() for name, value in encoder.state_dict().items()}
+    length, dim = vectors.shape
+    width = dim // encoder.heads
+    hidden = vectors.double() * math.sqrt(dim) + p["positions"][:length].flip(0)
+    for layer in range(len(encoder.layers)):
+        own = {name.removeprefix(f"layers.{layer}."): v for name, v in p.items() if name.startswith(f"layers.{layer}.")}
+        normed = layer_norm(hidden, own["norm_input.weight"], own["norm_input.bias"])
+        mixed = normed @ own["mixed.weight"].T + own["mixed.bias"]
+        gate, value, query, key = (mixed / (1 + torch.exp(-mixed))).split(dim, 1)
+        attended = torch.zeros_like(hidden)
+        for late in range(length):
+            for early in range(late + 1):
+                bias = p["position_bias"][layer, late - early]
+                if encoder.timed:
+                    elapsed = max(1, int(times[late]) - int(times[early]))
+                    bias = bias + p["time_bias"][layer, min(127, int(math.log(elapsed) / 0.301))]
+                for head in range(encoder.heads):
+                    part = slice(head * width, (head + 1) * width)
+                    score = query[late, part] @ key[early, part] + bias
+                    attended[late, part] += score / (1 + torch.exp(-score)) / encoder.max_length * value[early, part]
+        gated = gate * layer_norm(attended, own["norm_attended.weight"], own["norm_attended.bias"])
+        hidden = hidden + gated @ own["output.weight"].T + own["output.bias"]
     return layer_norm(hidden, p["norm.weight"], p["norm.bias"])

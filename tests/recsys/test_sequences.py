@@ -73,7 +73,9 @@ def test_an_epoch_has_every_user_once_in_batches_sorted_by_length() -> None:
         (np.zeros(2, np.int32), int64(0, 2), int64(1), r"times must be int64 \[2\], got int64 \[1\]"),
     ],
 )
-def test_malformed_sequences_are_refused(items: np.ndarray, offsets: np.ndarray, times: np.ndarray, message: str) -> None:  # fmt: skip
+def test_malformed_sequences_are_refused(
+    items: np.ndarray, offsets: np.ndarray, times: np.ndarray | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Sequences(items, offsets, times)
 

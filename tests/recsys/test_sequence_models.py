@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from recsys.jagged_attention import blocks
+from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder
 from recsys.rng import generator
-from tests.recsys.sequence_fixture import plain_sasrec, sasrec, toy
+from tests.recsys.sequence_fixture import hstu, plain_hstu, plain_sasrec, sasrec, toy
 
-ENCODERS = {"sasrec": lambda: sasrec()}
-PLAIN = {"sasrec": plain_sasrec}
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "sasrec": sasrec,
+    "hstu": hstu,
+    "hstu-untimed": lambda: hstu(timed=False),
+}
+PLAIN: dict[str, Any] = {"sasrec": plain_sasrec, "hstu": plain_hstu, "hstu-untimed": plain_hstu}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -24,7 +32,8 @@ def test_every_event_is_encoded_as_by_the_equations(name: str) -> None:
     found = model.encode(vectors, batch)
     assert batch.lengths.max() == model.encoder.max_length and batch.lengths.min() == 1
     for user, part in zip(users, np.split(np.arange(len(batch.items)), np.cumsum(batch.lengths)[:-1]), strict=True):
-        expected = PLAIN[name](model.encoder, vectors[part])
+        assert batch.times is not None
+        expected = PLAIN[name](model.encoder, vectors[part], batch.times[part])
         assert torch.allclose(found[part].double(), expected, atol=2e-5), f"user {user}"
 
 
@@ -42,12 +51,12 @@ def test_the_future_changes_nothing_before_it(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_user_is_told_by_the_last_events_only_and_one_without_any_by_zero(name: str) -> None:
     model = toy(ENCODERS[name]())
-    vectors = model.user_vectors(np.arange(30))
+    vectors = model.user_vectors(np.arange(12))
     assert torch.equal(vectors[0], torch.zeros(8))
-    recent = model.histories.last(np.arange(30), 20)
+    recent = model.histories.last(np.arange(12), 20)
     shorter = type(model.histories)(recent.items.astype(np.int32), np.r_[0, np.cumsum(recent.lengths)], recent.times)
     model.histories = shorter
-    assert torch.allclose(model.user_vectors(np.arange(30)), vectors, atol=1e-6)
+    assert torch.allclose(model.user_vectors(np.arange(12)), vectors, atol=1e-6)
 
 
 def test_dropout_is_named_and_scaled() -> None:
@@ -78,8 +87,16 @@ def test_blocks_cover_every_event_once_whatever_the_order_of_lengths() -> None:
     ],
 )
 def test_parameters_out_of_range_are_refused(parameters: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SasRecEncoder(8, **parameters, generator=generator(0))
+    for encoder in (SasRecEncoder, HstuEncoder):
+        with pytest.raises(ValueError, match=message):
+            encoder(8, **parameters, generator=generator(0))
+
+
+def test_an_hstu_that_knows_times_asks_for_them() -> None:
+    model = toy(hstu())
+    model.histories = type(model.histories)(model.histories.items, model.histories.offsets)
+    with pytest.raises(ValueError, match="reads the times of events, but the sequences have none"):
+        model.user_vectors(np.array([2]))
 
 
 def test_an_encoder_is_abstract() -> None:
