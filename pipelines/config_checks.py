@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import Budget, Compressor, Dataset, Experiment, Variant
+from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_models import Mf, is_searched
 from pipelines.config_problems import did_you_mean
+from pipelines.config_sequence import Sasrec
 from pipelines.errors import DataError
 
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
@@ -85,6 +86,8 @@ def _check_variant(variant: Variant) -> Iterator[Finding]:
     model = variant.model
     if isinstance(model, Mf):
         yield from _check_tables(model)
+        if isinstance(model, Sasrec):
+            yield from _check_sequence(model, variant.train)
         if variant.compressor is not None:
             yield from _check_levels(variant.compressor)
     elif variant.compressor is not None:
@@ -109,6 +112,15 @@ def _check_tables(model: Mf) -> Iterator[Finding]:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
+
+
+def _check_sequence(model: Sasrec, train: Train) -> Iterator[Finding]:
+    if model.dim % model.heads:
+        yield ("model", "heads"), f"heads must divide dim, got {model.heads} heads for dim {model.dim}"
+    if train.precision != "float32":
+        yield ("train", "precision"), f"sequence models train in float32, got {train.precision!r}"
+    if train.lr_decay != 1:
+        yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"
 
 
 def _check_levels(compressor: Compressor) -> Iterator[Finding]:

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_experiment import recsys
 
 from pipelines.config import Dataset as DatasetConfig
+from pipelines.config_loader import load_experiment
+from pipelines.config_problems import ConfigError
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.ingest import ingest
 from recsys.checkpoint import load_model
 from recsys.models.sequence_model import SequenceModel
-from tests.pipelines.tiny_experiment import recsys
 
 USERS, ITEMS, EVENTS = 60, 20, 8
 
@@ -28,7 +31,9 @@ variants:
   - {{name: popularity, model: {{name: popularity}}}}
   - {{name: sasrec}}
   - {{name: sasrec-modulo, compressor: {{name: modulo}}, train: {{epochs: 2, refit: false}}}}
-  - {{name: hstu, model: {{name: hstu, dim: 8, layers: 1, max_length: 6, loss: {{name: gbce}}, similarity: dot}}, train: {{epochs: 2}}}}
+  - name: hstu
+    model: {{name: hstu, dim: 8, layers: 1, max_length: 6, loss: {{name: gbce}}, similarity: dot}}
+    train: {{epochs: 2}}
 """
 
 
@@ -79,6 +84,30 @@ def test_the_leak_audit_knows_what_was_trained_on(run: Path) -> None:
     ours = {name: check["passed"] for name, check in checks.items() if "sasrec" in name or "hstu" in name}
     assert {"training data of sasrec, select", "training data of sasrec, refit"} <= set(ours)
     assert all(ours.values()), ours
+
+
+def test_a_user_is_recommended_to(run: Path) -> None:
+    done = recsys(run.parent.parent, "recommend", str(run), "--user", "u3", "--variant", "sasrec")
+    assert done.returncode == 0, done.stderr
+    assert "i" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.heads=3", "heads must divide dim, got 3 heads for dim 8"),
+        ("train.precision=bfloat16", "sequence models train in float32, got 'bfloat16'"),
+        ("train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
+        ("model.loss={name: bpr}", "name is 'bpr', must be one of bce, gbce, softmax, sampled_softmax"),
+    ],
+)
+def test_settings_that_a_sequence_model_cannot_follow_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
+) -> None:
+    directory = run.parent.parent
+    monkeypatch.chdir(directory)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_experiment(str(directory / "walks.yaml"), [override, "variants=[sasrec]"])
 
 
 def open_walks(directory: Path, order: str) -> Dataset:
