@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sequence_fixture import hstu, plain_hstu, plain_sasrec, sasrec, toy
+from tests.recsys.sequence_fixture import hstu, plain_hstu, plain_sasrec, sasrec, toy
 
 from recsys.jagged_attention import blocks
 from recsys.models.hstu import HstuEncoder

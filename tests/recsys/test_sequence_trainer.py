@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
-from sequence_fixture import full_table, sasrec
+from tests.recsys.sequence_fixture import full_table, sasrec
 
 from recsys.models.sequence_model import SequenceModel
 from recsys.samplers import NegativeSampling
