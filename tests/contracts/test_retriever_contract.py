@@ -106,9 +106,7 @@ def graph_model(
     return model
 
 
-def sequence_model(
-    encoder: Callable[..., Encoder], make_map: Callable[[int], IdMap] = full_map, epochs: int = 20
-) -> Model:
+def sequence_model(encoder: Callable[..., Encoder], make_map: Callable[[int], IdMap] = full_map) -> Model:
     """The likes of a user in a random order: what comes next has the colour of what came before."""
     train = checkerboard()[0]
     users = np.repeat(np.arange(USERS), np.diff(train.indptr))
@@ -116,10 +114,10 @@ def sequence_model(
     sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
     draws = generator(0, "init")
     items = build_table(make_map(ITEMS), 8, optimizer=OptimizerSpec("adam", lr=0.03), init_std=0.1, generator=draws)
-    reader = encoder(8, layers=1, max_length=20, dropout=0.0, generator=draws)
+    reader = encoder(8, layers=1, max_length=20, dropout=0.4, generator=draws)
     model = SequenceModel(items, reader, sequences, similarity="cosine")
     loss = SequenceLoss("sampled_softmax", 0.3)
-    settings = SequenceSettings(loss, NegativeSampling(count=16), lr=0.01, batch_size=10, epochs=epochs)
+    settings = SequenceSettings(loss, NegativeSampling(count=16), lr=0.01, batch_size=10, epochs=20)
     fit_sequences(model, SequenceData(sequences, None, sequences), settings, seed=0)
     return model
 
@@ -156,7 +154,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "ngcf-compressed": lambda: graph_model("sampled_softmax", "cosine", paired_map, "simgcl", kind="ngcf"),
     "sasrec": lambda: sequence_model(SasRecEncoder),
     "sasrec-compressed": lambda: sequence_model(SasRecEncoder, paired_map),
-    "hstu": lambda: sequence_model(HstuEncoder, epochs=40),
+    "hstu": lambda: sequence_model(HstuEncoder),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
