@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.recsys.sequence_fixture import hstu, plain_hstu, plain_sasrec, sasrec, toy
 
 from recsys.jagged_attention import blocks
 from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder
 from recsys.rng import generator
+from tests.recsys.sequence_fixture import hstu, plain_hstu, plain_sasrec, sasrec, toy
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {
     "sasrec": sasrec,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
-from tests.recsys.sequence_fixture import full_table, sasrec
 
 from recsys.models.sequence_model import SequenceModel
 from recsys.samplers import NegativeSampling
@@ -15,6 +14,7 @@ from recsys.sequence_losses import SequenceLoss, SequenceLossName
 from recsys.sequence_trainer import NextItem, SequenceData, SequenceSettings, fit_sequences
 from recsys.sequences import Sequences
 from recsys.settings import EpochRecord, Selection
+from tests.recsys.sequence_fixture import full_table, sasrec
 
 USERS, ITEMS, EVENTS = 60, 12, 6
 
