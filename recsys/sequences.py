@@ -142,14 +142,6 @@ class Batch:
         inputs = Batch(self.users[kept], self.items[whole & ~last], self.lengths[kept] - 1, times)
         return inputs, self.items[whole & ~first]
 
-    def padded(self, length: int, fill: int) -> Ints:
-        """Int64 [B, length] with the events at the right and ``fill`` at the left; older events are left out."""
-        out = np.full((len(self.lengths), length), fill, dtype=np.int64)
-        rows, from_end = np.repeat(np.arange(len(self.lengths)), self.lengths), self.from_end
-        fits = from_end < length
-        out[rows[fits], length - 1 - from_end[fits]] = self.items[fits]
-        return out
-
 
 def epoch_batches(
     users: Ints, lengths: Ints, batch_size: int, *, seed: int, phase: str, epoch: int, first: int = 0

@@ -44,12 +44,6 @@ def test_every_prefix_predicts_the_next_event_and_users_with_one_event_predict_n
     assert inputs.times is not None and inputs.times.tolist() == [10, 20, 20]
 
 
-def test_padding_is_at_the_left_and_truncation_keeps_the_end() -> None:
-    batch = three_users().last(int64(0, 1, 2), 50)
-    assert batch.padded(3, -1).tolist() == [[7, 5, 2], [-1, -1, -1], [-1, -1, 9]]
-    assert batch.padded(5, -1)[0].tolist() == [-1, 5, 7, 5, 2]
-
-
 def test_an_epoch_has_every_user_once_in_batches_sorted_by_length() -> None:
     lengths = np.random.default_rng(0).integers(2, 50, 1000)
     users = np.arange(0, 1000, 3)
