@@ -11,6 +11,7 @@ from pipelines.config_knowledge import KnowledgeFiles
 from pipelines.config_models import Model
 from pipelines.config_section import Section
 from pipelines.config_semantic import SemanticIds, SemanticRows
+from pipelines.config_sequence import SequenceModel
 
 FeatureKind = Literal["categorical", "numeric", "list", "text"]
 
@@ -153,13 +154,16 @@ class Evaluate(Section):
     max_k: int = Field(default=200, ge=1, description="curves go to this k")
     bootstrap: int = Field(default=1000, ge=100)
     auc: bool = True
+    unmasked: bool = Field(
+        default=False, description="also rank with the items that a user has seen; metrics as recall_unmasked@10"
+    )
 
 
 class Variant(Section):
     """One row of the report. ``model``, ``train`` are merged over the experiment's."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
-    model: Model
+    model: Model | SequenceModel = Field(discriminator="name")
     compressor: Compressor | None = None
     train: Train = Train()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipelines.config import Budget, Compressor, Dataset, Experiment, Variant
+from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_models import Kgat, Mf, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.config_section import TableModel
+from pipelines.config_sequence import Sasrec
 from pipelines.config_two_tower import TwoTower
 from pipelines.errors import DataError
 
@@ -91,6 +92,8 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
         yield from _check_tables(model)
         if isinstance(model, TwoTower):
             yield from _check_two_tower(variant)
+        if isinstance(model, Sasrec):
+            yield from _check_sequence(model, variant.train)
         if variant.compressor is not None:
             yield from _check_levels(variant.compressor)
             yield from _check_semantic(variant.compressor, tokenised=tokenised)
@@ -142,6 +145,15 @@ def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Find
     elif not tokenised and (settings is None or settings.codes == "items"):
         remedy = "add a section `semantic_ids`, or set compressor.semantic.codes to graph"
         yield ("compressor", "name"), f"{name} needs codes of the items: {remedy}"
+
+
+def _check_sequence(model: Sasrec, train: Train) -> Iterator[Finding]:
+    if model.dim % model.heads:
+        yield ("model", "heads"), f"heads must divide dim, got {model.heads} heads for dim {model.dim}"
+    if train.precision != "float32":
+        yield ("train", "precision"), f"sequence models train in float32, got {train.precision!r}"
+    if train.lr_decay != 1:
+        yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"
 
 
 def _check_levels(compressor: Compressor) -> Iterator[Finding]:

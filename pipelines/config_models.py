@@ -266,7 +266,7 @@ class Bspm(ClosedForm):
     steps: int = Field(default=1, ge=1)
 
 
-Model = Annotated[
+Model = (
     Mf
     | LightGcn
     | Ngcf
@@ -281,11 +281,10 @@ Model = Annotated[
     | Slim
     | GfCf
     | ChebyCf
-    | Bspm,
-    Field(discriminator="name"),
-]
+    | Bspm
+)
 
 
-def is_searched(model: Model) -> bool:
+def is_searched(model: Section) -> bool:
     """Whether parameters of a model are chosen by a grid."""
     return isinstance(model, ClosedForm) and bool(model.grid)

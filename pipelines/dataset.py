@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.sparse import csr_array
 
 from pipelines.errors import DataError, did_you_mean
+from recsys.sequences import Sequences
 
 SCHEMA_VERSION = 1
 SPLITS: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
@@ -134,6 +135,24 @@ class Dataset:
         matrix.sum_duplicates()
         matrix.data[:] = 1.0
         return matrix
+
+    def sequences(self, *splits: SplitName) -> Sequences:
+        """The events of one or more splits by user, oldest first: by timestamp, then position, then item.
+
+        Raises:
+            DataError: The dataset has neither a timestamp nor a position column.
+        """
+        frame = self.frame(*splits)
+        order = [name for name in ("timestamp", "position") if name in frame.columns]
+        if not order:
+            raise DataError(
+                f"{self.path / INTERACTIONS} has no timestamp and no position, so that it has no sequences; set"
+                " columns.timestamp or columns.position of the dataset, or use a model that needs no order"
+            )
+        frame = frame.sort("user", *order, "item")
+        times = frame["timestamp"].to_numpy().astype(np.int64) if "timestamp" in frame.columns else None
+        users, items = (frame[name].to_numpy().astype(np.int64) for name in ("user", "item"))
+        return Sequences.of_events(users, items, self.num_users, times)
 
     def frame(self, *splits: SplitName) -> pl.DataFrame:
         """Interactions of the splits (all when none is named), by user then item, with every column stored.

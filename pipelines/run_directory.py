@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from pipelines.config_models import Mf
 from pipelines.config_problems import did_you_mean
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
@@ -58,7 +59,7 @@ def selection_metric(files: RunFiles) -> str:
     variants = files.metrics().variants
     wanted: Counter[str] = Counter()
     if files.config_file.exists():
-        wanted.update(v.train.selection for v in files.config().variants if v.model.name == "mf")
+        wanted.update(v.train.selection for v in files.config().variants if isinstance(v.model, Mf))
     names = [name for name, _ in wanted.most_common()] + ["recall@20"]
     names += [name.removeprefix("test/") for variant in variants for name in variant.metrics]
     known = {name for variant in variants for name in variant.metrics}
@@ -72,6 +73,15 @@ def headline_metrics(selection: str) -> list[str]:
     ['recall@10', 'ndcg@10']
     """
     return list(dict.fromkeys([selection, f"ndcg@{selection.partition('@')[2]}"]))
+
+
+def unmasked(metrics: list[str]) -> list[str]:
+    """The same metrics with the seen items left in the lists; a run has them with ``evaluate.unmasked``.
+
+    >>> unmasked(["recall@10"])
+    ['recall_unmasked@10']
+    """
+    return ["_unmasked@".join(name.split("@")) for name in metrics]
 
 
 def find_variant(run_dir: Path, name: str | None) -> VariantResult:

@@ -25,7 +25,7 @@ from pipelines.dataset import Dataset, SplitName
 from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
-from pipelines.run_directory import DATASET_LINK, cache_root, headline_metrics
+from pipelines.run_directory import DATASET_LINK, cache_root, headline_metrics, unmasked
 from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunError, RunFiles, VariantResult
 from pipelines.stages.compress import CompressionStage, compressor_of, label, recorded_graph
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
@@ -313,7 +313,8 @@ def _defined(metrics: dict[str, float]) -> Iterator[tuple[str, float]]:
 
 
 def _headline(result: VariantResult, variant: Variant) -> list[str]:
-    return [name for name in headline_metrics(variant.train.selection) if f"test/{name}" in result.metrics]
+    headline = headline_metrics(variant.train.selection)
+    return [name for name in (*headline, *unmasked(headline)) if f"test/{name}" in result.metrics]
 
 
 def _histogram(degrees: np.ndarray) -> dict[str, int]:

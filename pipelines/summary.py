@@ -10,14 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.progress import duration
-from pipelines.run_directory import headline_metrics, selection_metric
+from pipelines.run_directory import headline_metrics, selection_metric, unmasked
 from pipelines.run_files import RunFiles, VariantResult
 
 
 def summary(files: RunFiles) -> None:
     """Print the results of a run, the best variant first."""
     found = files.metrics()
-    metrics = headline_metrics(selection_metric(files))
+    headline = headline_metrics(selection_metric(files))
+    metrics = [*headline, *unmasked(headline)]
     shown = [name for name in metrics if any(f"test/{name}" in v.metrics for v in found.variants)]
     title = escape(f"{found.experiment}: {found.dataset.name}, test split{_selected(found.selected_on)}")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)

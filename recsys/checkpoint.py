@@ -28,15 +28,17 @@ from recsys.models.mf import MatrixFactorization, TwoTables
 from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.sequence_model import SequenceModel
 from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
 from recsys.models.two_tower import TwoTower
 from recsys.self_supervision import SelfSupervision
+from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Backbone | TwoTower | Closed
+Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Closed
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -71,6 +73,8 @@ def save_model(model: Model, directory: Path) -> None:
         if isinstance(model, TwoTower):
             for name, table in tower_checkpoint.tables(model).items():
                 table.id_map.save(temporary / f"{name}.map.safetensors")
+        if isinstance(model, SequenceModel):
+            model.items.id_map.save(temporary / "item_map.safetensors")
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
         atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
@@ -94,16 +98,10 @@ def load_model(directory: Path) -> Model:
                 )
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
-            case "lightgcn":
-                lightgcn = LightGcn(*_tables(directory, tensors), **_graph_parameters(facts))
-                lightgcn.set_graph(BipartiteGraph.from_interactions(tensors))
-                return lightgcn
-            case "ngcf":
-                parameters = {**_graph_parameters(facts), "dropout": 0.0, "generator": np.random.default_rng(0)}
-                ngcf = Ngcf(*_tables(directory, tensors), **parameters)
-                ngcf.mixers.data = tensors["mixers"]
-                ngcf.set_graph(BipartiteGraph.from_interactions(tensors))
-                return ngcf
+            case "sequence":
+                return sequence_model(facts, tensors, _table(directory / "item_map.safetensors", tensors["items"]))
+            case "lightgcn" | "ngcf":
+                return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":
                 return load_backbone(facts, tensors, _tables(directory, tensors))
             case "two_tower":
@@ -118,12 +116,13 @@ def load_model(directory: Path) -> Model:
 
 def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
     match model:
-        case LightGcn():
-            return {"model": "lightgcn", **_graph_facts(model)}, _graph_tensors(model)
-        case Ngcf():
-            return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
+        case LightGcn() | Ngcf():
+            mixers = {"mixers": model.mixers} if isinstance(model, Ngcf) else {}
+            return _graph_facts(model), {**_graph_tensors(model), **mixers}
         case Kgat() | SimpleX() | NeuMf():
             return backbone_contents(model)
+        case SequenceModel():
+            return sequence_contents(model)
         case MatrixFactorization():
             tensors = {"users": model.users.weight(), "items": model.items.weight()}
             return {"model": "mf", "similarity": model.similarity}, tensors
@@ -134,8 +133,20 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": next(name for name, kind in CLOSED.items() if isinstance(model, kind))}, model.state()
 
 
+def _graph_model(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tuple[Any, Any]) -> LightGcn | Ngcf:
+    model: LightGcn | Ngcf
+    if facts["model"] == "ngcf":
+        model = Ngcf(*tables, **_graph_parameters(facts), dropout=0.0, generator=np.random.default_rng(0))
+        model.mixers.data = tensors["mixers"]
+    else:
+        model = LightGcn(*tables, **_graph_parameters(facts))
+    model.set_graph(BipartiteGraph.from_interactions(tensors))
+    return model
+
+
 def _graph_facts(model: GraphModel) -> dict[str, Any]:
-    return {"similarity": model.similarity, "layers": model.layers, "with_ego": model.with_ego}
+    name = "ngcf" if isinstance(model, Ngcf) else "lightgcn"
+    return {"model": name, "similarity": model.similarity, "layers": model.layers, "with_ego": model.with_ego}
 
 
 def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:

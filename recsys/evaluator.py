@@ -19,6 +19,8 @@ from recsys.slices import Lists, heat_map, slice_tables
 from recsys.topk import exact_top_k
 
 FloatArray = npt.NDArray[np.float64]
+UNMASKED = ("recall", "ndcg")
+"""Metrics that are also told with the seen items left in the lists."""
 _KEPT_ITEMS = 50
 _SLICE_K = 20
 
@@ -70,6 +72,7 @@ def evaluate(
     bootstrap: int = 1000,
     seed: int = 0,
     auc: bool = True,
+    unmasked: bool = False,
 ) -> Evaluation:
     """Rank the whole catalogue for every user with a relevant item and compute every metric.
 
@@ -83,6 +86,7 @@ def evaluate(
         bootstrap: resamples of the intervals.
         seed: of the bootstrap.
         auc: whether to compute ``auc``: the mean over users of the AUC over the catalogue (GAUC with equal weights).
+        unmasked: also rank with the seen items left in, for ``recall_unmasked@k`` and ``ndcg_unmasked@k``.
 
     Raises:
         ValueError: Shapes differ from the model's, nobody has a relevant item, a relevant item is masked, or a score
@@ -101,6 +105,10 @@ def evaluate(
     per_user = {name: values for name, values in per_user.items() if int(name.partition("@")[2]) in ks}
     for length in ks:
         per_user[f"novelty@{length}"] = novelty(items[:, :length], item_counts, model.num_users)
+    if unmasked:
+        top = exact_top_k(model, users, max(ks), None).items
+        found = ranking_metrics(hit_matrix(top, positives), counts, ks)
+        per_user |= {f"{name}_unmasked@{length}": found[f"{name}@{length}"] for name in UNMASKED for length in ks}
     if auc:
         per_user["auc"] = catalogue_auc(model, users, relevant, seen)
     metrics = {name: float(np.nanmean(values)) for name, values in per_user.items()}

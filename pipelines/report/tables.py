@@ -12,6 +12,7 @@ from pipelines.report.data import Run, VariantRun
 from pipelines.report.figures import Cell
 from pipelines.report.stats import Contrast, Spread, spreads, tied_with_best
 from pipelines.report.svg import style
+from pipelines.run_directory import unmasked
 
 Json = dict[str, Any]
 
@@ -44,6 +45,7 @@ def second_metric(run: Run) -> str | None:
 def leader_table(run: Run, pairs: dict[tuple[str, str], Contrast]) -> tuple[list[str], list[LeaderRow]]:
     """Names of the metric columns and one row per variant, best first."""
     columns = [run.selection, *filter(None, [second_metric(run)])]
+    columns += [name for name in unmasked(columns) if all(f"test/{name}" in v.first.metrics for v in run.ranking)]
     tied = tied_with_best(run, pairs)
     full = max((v.mean("table_bytes") for v in run.ranking if v.is_full), default=0.0)
     best = (run.ranking[0].metric(f"test/{run.selection}") or 0.0) if run.ranking else 0.0

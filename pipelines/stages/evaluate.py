@@ -50,6 +50,7 @@ def evaluate_stage(cache: Cache, dataset: Dataset, trained: Trained, config: Eva
             bootstrap=config.bootstrap,
             seed=seed,
             auc=config.auc,
+            unmasked=config.unmasked,
         )
         arrays = {f"per_user.{name}": values for name, values in found.per_user.items()}
         save_file({"users": found.users, "top_items": found.top_items, **arrays}, directory / "users.safetensors")

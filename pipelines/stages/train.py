@@ -41,10 +41,11 @@ from pipelines.config_models import (
 )
 from pipelines.config_models import Loss as LossConfig
 from pipelines.config_section import TableModel
+from pipelines.config_sequence import Sasrec
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.knowledge import open_knowledge
-from pipelines.stages import closed_form, two_tower
+from pipelines.stages import closed_form, sequence, two_tower
 from pipelines.stages.compress import Maps
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
@@ -119,6 +120,14 @@ def train_stage(
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
                 if chosen is not None:
                     write_json(directory / "checkpoint" / "selection.json", chosen)
+            case Sasrec() as config:
+                assert maps is not None
+                fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
+                reader, facts, epochs = sequence.train(
+                    config, variant.train, maps.items, dataset, seed, scratch, on_epoch
+                )
+                _save(reader, directory, facts, epochs)
+                _keep_negatives(scratch, directory)
             case Mf():
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})

@@ -21,6 +21,7 @@ from recsys.models.cheby_cf import fit_cheby_cf
 from recsys.models.ease import Ease
 from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.graph_model import GraphModel
+from recsys.models.hstu import HstuEncoder
 from recsys.models.ials import Ials, IalsSettings
 from recsys.models.item_knn import ItemKnn
 from recsys.models.kgat import Kgat
@@ -29,6 +30,8 @@ from recsys.models.mf import MatrixFactorization, Similarity
 from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.sasrec import SasRecEncoder
+from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.models.simplex import Pooling, SimpleX
 from recsys.models.slim import Slim
 from recsys.models.transr import TransR
@@ -36,6 +39,9 @@ from recsys.retriever import Retriever, VectorRetriever
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.self_supervision import SelfSupervision, SslName
+from recsys.sequence_losses import SequenceLoss
+from recsys.sequence_trainer import SequenceData, SequenceSettings, fit_sequences
+from recsys.sequences import Sequences
 from recsys.settings import FitSettings
 from recsys.tower_objective import Candidates, TowerSettings
 from recsys.tower_training import TowerData, fit_two_tower
@@ -157,6 +163,22 @@ def two_tower(loss: str, make_map: Callable[[int], IdMap] = full_map, history: i
     return model
 
 
+def sequence_model(encoder: Callable[..., Encoder], make_map: Callable[[int], IdMap] = full_map) -> Model:
+    """The likes of a user in a random order: what comes next has the colour of what came before."""
+    train = checkerboard()[0]
+    users = np.repeat(np.arange(USERS), np.diff(train.indptr))
+    order = np.random.default_rng(1).permutation(len(users))
+    sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
+    draws = generator(0, "init")
+    items = build_table(make_map(ITEMS), 8, optimizer=OptimizerSpec("adam", lr=0.03), init_std=0.1, generator=draws)
+    reader = encoder(8, layers=1, max_length=20, dropout=0.4, generator=draws)
+    model = SequenceModel(items, reader, sequences, similarity="cosine")
+    loss = SequenceLoss("sampled_softmax", 0.3)
+    settings = SequenceSettings(loss, NegativeSampling(count=16), lr=0.01, batch_size=10, epochs=20)
+    fit_sequences(model, SequenceData(sequences, None, sequences), settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -197,6 +219,9 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "lightgcn-log-loss": lambda: graph_model("log_loss", "dot"),
     **{f"two-tower-{loss}": lambda loss=loss: two_tower(loss) for loss in ("in_batch", "sampled", "mixed")},
     "two-tower-history-compressed": lambda: two_tower("mixed", paired_map, history=10),
+    "sasrec": lambda: sequence_model(SasRecEncoder),
+    "sasrec-compressed": lambda: sequence_model(SasRecEncoder, paired_map),
+    "hstu": lambda: sequence_model(HstuEncoder),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}

@@ -134,3 +134,17 @@ def test_errors_say_what_came() -> None:
         quick_metrics(Scores(), test, test)
     with pytest.raises(ValueError, match="as recall@20; got 'recal@20'"):
         quick_metrics(Scores(), test, train, ["recal@20"])
+
+
+def test_unmasked_metrics_leave_seen_items_in_the_lists() -> None:
+    """User 0 has seen the most popular item, and the second one is relevant."""
+    train = csr_array(np.array([[1, 0, 0], [1, 1, 0], [1, 1, 0]], np.float32))
+    relevant = csr_array(np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]], np.float32))
+    found = evaluate(
+        Popularity.fit(train), relevant=relevant, seen=train, train=train, ks=(1, 2), max_k=2, bootstrap=100,
+        auc=False, unmasked=True,
+    )  # fmt: skip
+    assert found.metrics["recall@1"] == 1 and found.metrics["recall_unmasked@1"] == 0
+    assert found.metrics["recall_unmasked@2"] == 1
+    assert found.metrics["ndcg_unmasked@2"] == pytest.approx(1 / np.log2(3))
+    assert "recall_unmasked@1" in found.ci95

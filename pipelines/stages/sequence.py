@@ -1,0 +1,99 @@
+"""The training of a sequence model, for the training stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec, build_table
+from pipelines.config import Train
+from pipelines.config_sequence import Hstu, Sasrec
+from pipelines.dataset import Dataset
+from recsys.models.hstu import HstuEncoder
+from recsys.models.sasrec import SasRecEncoder
+from recsys.models.sequence_model import Encoder, SequenceModel
+from recsys.rng import generator
+from recsys.samplers import NegativeSampling
+from recsys.sequence_losses import SequenceLoss
+from recsys.sequence_trainer import SequenceData, SequenceSettings, fit_sequences
+from recsys.sequences import Sequences
+from recsys.settings import EpochRecord, Selection
+
+
+def train(
+    config: Sasrec, settings: Train, item_map: IdMap, dataset: Dataset, seed: int, scratch: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> tuple[SequenceModel, dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
+    """Fit a sequence model.
+
+    Returns:
+        The model, facts for the report, and the epochs as JSON-able mappings.
+    """
+    data = sequence_data(dataset, settings)
+    model = build(config, item_map, data.train, seed)
+    result = fit_sequences(
+        model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
+    )
+    table = model.items.bytes()
+    facts = {
+        "table_rows": item_map.num_rows,
+        "table_bytes": table.weights,
+        "optimizer_bytes": table.optimizer,
+        "epochs": result.best_epoch,
+        "epochs_run": result.epochs_run,
+        "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),
+        "seconds": result.seconds,
+    }
+    return model, facts, [dataclasses.asdict(record) for record in result.history]
+
+
+def sequence_data(dataset: Dataset, settings: Train) -> SequenceData:
+    """What is trained on, and what selects the epoch; the finished model reads train and validation."""
+    known = dataset.sequences("train", "valid")
+    if settings.selected_on == "test":
+        return SequenceData(known, dataset.matrix("test"), known)
+    return SequenceData(dataset.sequences("train"), dataset.matrix("valid"), known)
+
+
+def build(config: Sasrec, item_map: IdMap, histories: Sequences, seed: int) -> SequenceModel:
+    """A sequence model with freshly drawn parameters."""
+    optimizer = config.optimizer
+    items = build_table(
+        item_map,
+        config.dim,
+        backend=config.backend,
+        optimizer=OptimizerSpec(name=optimizer.name, lr=optimizer.lr, weight_decay=optimizer.weight_decay),
+        init_std=config.init_std,
+        generator=generator(seed, "init", "items"),
+    )
+    shape: Any = {"layers": config.layers, "heads": config.heads, "max_length": config.max_length}
+    draws: Any = {"init_std": config.init_std, "generator": generator(seed, "init", "encoder")}
+    match config:
+        case Hstu():
+            timed = histories.times is not None
+            encoder: Encoder = HstuEncoder(config.dim, **shape, dropout=config.dropout, timed=timed, **draws)
+        case _:
+            encoder = SasRecEncoder(config.dim, **shape, dropout=config.dropout, **draws)
+    return SequenceModel(items, encoder, histories, similarity=config.similarity)
+
+
+def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:
+    """The plain arguments of the trainer."""
+    return SequenceSettings(
+        loss=SequenceLoss(**config.loss.model_dump()),
+        negatives=NegativeSampling(
+            alpha=0.0 if config.negatives.name == "uniform" else 1.0,
+            **config.negatives.model_dump(exclude={"name"}),
+        ),
+        lr=config.optimizer.lr,
+        batch_size=train.batch_size,
+        epochs=train.epochs,
+        selection=Selection(
+            train.selection, train.eval_every_epochs, train.patience, refit=train.refits, max_minutes=train.max_minutes
+        ),
+        gradient_clip_norm=train.gradient_clip_norm,
+        checkpoint_minutes=train.checkpoint_minutes,
+    )

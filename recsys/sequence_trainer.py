@@ -1,0 +1,248 @@
+"""Training of a sequence model: every event of a sequence predicts the next one, in one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from embeddings.atomic import write_bytes
+from recsys.evaluator import quick_metrics
+from recsys.loop import run_task
+from recsys.losses import Negatives
+from recsys.models.sequence_model import SequenceModel
+from recsys.rng import generator
+from recsys.samplers import NegativeSampler, NegativeSampling
+from recsys.sequence_losses import SequenceLoss, targets_among
+from recsys.sequences import Batch, Sequences, epoch_batches
+from recsys.settings import EpochRecord, FitResult, Phase, Selection
+from recsys.trainer import negatives_file
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceSettings:
+    """The training loop of a sequence model.
+
+    Attributes:
+        loss: with its parameters.
+        negatives: how they are drawn, for the losses that need them; shared ones serve all events of a batch.
+        lr: learning rate of the encoder, by Adam; the table has its own optimizer.
+        batch_size: sequences per step.
+        epochs: at most.
+        selection: early stopping, used when there is validation data.
+        gradient_clip_norm: bound on the norm of a step's gradient by looked-up vectors and parameters together.
+        checkpoint_minutes: between checkpoints.
+    """
+
+    loss: SequenceLoss = dataclasses.field(default_factory=SequenceLoss)
+    negatives: NegativeSampling = dataclasses.field(default_factory=NegativeSampling)
+    lr: float = 1e-3
+    batch_size: int = 128
+    epochs: int = 100
+    selection: Selection = dataclasses.field(default_factory=Selection)
+    gradient_clip_norm: float | None = None
+    checkpoint_minutes: float = 1.0
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that the result depends on, JSON-able."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "checkpoint_minutes"}
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceData:
+    """What is learned from, and what may be known later.
+
+    Attributes:
+        train: sequences that select the epoch.
+        valid: csr [users, items] that the epoch is selected on, or None.
+        known: what the finished model reads, and what it is trained on anew where ``selection.refit``: train and
+            validation in their order.
+    """
+
+    train: Sequences
+    valid: csr_array | None
+    known: Sequences
+
+
+def fit_sequences(
+    model: SequenceModel,
+    data: SequenceData,
+    settings: SequenceSettings,
+    *,
+    seed: int,
+    checkpoint_dir: Path | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> FitResult:
+    """Train ``model`` in place; at the end its histories are ``data.known``.
+
+    With ``data.valid`` the number of epochs is chosen by early stopping, see :func:`recsys.loop.run_task`, which also
+    says how a killed call goes on.
+
+    Args:
+        model: freshly initialised, or the same initial model again when resuming.
+        data: of the model's users and items.
+        settings: of the loop.
+        seed: of the run.
+        checkpoint_dir: gets ``training.safetensors`` and, for each phase, the
+            :func:`recsys.trainer.negatives_file`; None for neither.
+        on_epoch: called after each epoch that this process ran.
+
+    Raises:
+        TrainingDivergedError: The loss is NaN or infinite.
+        CheckpointError: ``checkpoint_dir`` holds the state of another training, or a damaged file.
+        ValueError: Users or items do not fit the model, or no sequence has two events.
+    """
+    _check(model, data)
+    task = _SequenceTask(model, data, settings, seed=seed, directory=checkpoint_dir)
+    return run_task(task, settings, seed=seed, checkpoint_dir=checkpoint_dir, on_epoch=on_epoch)
+
+
+class _SequenceTask:
+    """The :class:`recsys.loop.Task` of a sequence model."""
+
+    def __init__(
+        self, model: SequenceModel, data: SequenceData, settings: SequenceSettings, *, seed: int, directory: Path | None
+    ) -> None:
+        self.model = model
+        self.validates = data.valid is not None
+        self._data = data
+        self._settings = settings
+        self._seed = seed
+        self._directory = directory
+
+    def identity(self) -> list[object]:
+        valid = self._data.valid
+        parts = [part for s in (self._data.train, self._data.known) for part in (s.items, s.offsets, s.times)]
+        held_out = [] if valid is None else [valid.indptr, valid.indices]
+        return [part for part in [*parts, *held_out] if part is not None]
+
+    def start(self, phase: Phase) -> NextItem:
+        sequences = self._data.train if phase == "select" else self._data.known
+        self.model.histories = self._data.train  # what validation reads
+        steps = NextItem(self.model, sequences, self._settings, seed=self._seed)
+        if self._directory is not None:
+            write_bytes(negatives_file(self._directory, phase), save(steps.knowledge()))
+        return steps
+
+    def show(self, phase: Phase) -> None:
+        self.model.histories = self._data.known
+
+    def validate(self) -> dict[str, float]:
+        assert self._data.valid is not None
+        seen = self._data.train.matrix(self.model.num_items)
+        return quick_metrics(self.model, self._data.valid, seen, (self._settings.selection.metric,))
+
+
+class NextItem:
+    """The :class:`recsys.loop.Steps` that predict the next item.
+
+    Attributes:
+        count: events of an epoch that are predicted.
+        steps_per_epoch: batches of an epoch.
+    """
+
+    def __init__(self, model: SequenceModel, sequences: Sequences, settings: SequenceSettings, *, seed: int) -> None:
+        self._model = model
+        self._sequences = sequences
+        self._settings = settings
+        self._seed = seed
+        self._lengths = np.minimum(sequences.lengths, model.encoder.max_length + 1)
+        self._users = np.flatnonzero(self._lengths > 1).astype(np.int64)
+        if not self._users.size:
+            raise ValueError(
+                f"a sequence model learns from users with at least 2 events, but none of {sequences.num_users:,} has;"
+                " check columns.position or columns.timestamp, or the split"
+            )
+        self.count = int((self._lengths - 1)[self._users].sum())
+        self.steps_per_epoch = -(-len(self._users) // settings.batch_size)
+        matrix = sequences.matrix(model.num_items)
+        self._counts = np.bincount(matrix.indices, minlength=model.num_items).astype(np.int64)
+        self._sampler = (
+            NegativeSampler(matrix, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
+        )
+        self._parameters = dict(model.encoder.named_parameters())
+        self._adam = torch.optim.Adam(self._parameters.values(), lr=settings.lr, fused=True)
+
+    def knowledge(self) -> dict[str, Ints]:
+        """What the negatives know of the interactions, see :meth:`recsys.samplers.NegativeSampler.knowledge`."""
+        return {"counts": self._counts} if self._sampler is None else self._sampler.knowledge()
+
+    def state(self) -> dict[str, Tensor]:
+        """Adam's state of the encoder, by parameter."""
+        return {
+            f"{name}.{key}": value
+            for name, parameter in self._parameters.items()
+            for key, value in self._adam.state[parameter].items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a :meth:`state`."""
+        for name, parameter in self._parameters.items():
+            own = {key: state[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
+            self._adam.state[parameter] = own
+
+    def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
+        """See :class:`recsys.loop.Steps`."""
+        batches = epoch_batches(
+            self._users, self._lengths, self._settings.batch_size,
+            seed=self._seed, phase=phase, epoch=epoch, first=first_step,
+        )  # fmt: skip
+        for step, users in enumerate(batches, first_step):
+            inputs, targets = self._sequences.last(users, self._model.encoder.max_length + 1).shifted()
+            yield step, len(targets), self._step(inputs, targets, phase, epoch, step)
+
+    def _step(self, inputs: Batch, targets: Ints, *counters: str | int) -> float:
+        model, settings = self._model, self._settings
+        others, hits = self._others(inputs, targets, *counters)
+        ids = np.concatenate([inputs.items, targets, others.reshape(-1)])
+        looked_up = model.items(torch.from_numpy(ids))
+        # The loss sees a leaf: its gradient is whole, and may be clipped, before a table fuses it into its update.
+        leaf = looked_up.detach().requires_grad_()
+        events = len(targets)
+        rng = generator(self._seed, "dropout", *counters)
+        hidden = model.represent(model.encode(leaf[:events], inputs, rng))
+        compared = model.represent(leaf[events:])
+        negatives = Negatives(compared[events:].view(*others.shape, -1), hits=hits)
+        value: Tensor = settings.loss(hidden, compared[:events], negatives, model.num_items)
+        value.backward()  # type: ignore[no-untyped-call]
+        if settings.gradient_clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_([leaf, *self._parameters.values()], settings.gradient_clip_norm)
+        torch.autograd.backward([looked_up], [leaf.grad])
+        model.items.step()
+        self._adam.step()
+        self._adam.zero_grad()
+        return float(value.detach())
+
+    def _others(self, inputs: Batch, targets: Ints, *counters: str | int) -> tuple[Ints, Any]:
+        """Items [M] or [T, M] that the targets are told from, and where the targets are among them."""
+        asked = torch.from_numpy(targets)
+        if self._sampler is None:
+            return np.arange(self._model.num_items), (torch.arange(len(targets)), asked)
+        draw = self._sampler.draw(np.repeat(inputs.users, inputs.lengths), *counters)
+        if draw.hits is not None:
+            return draw.items, (torch.from_numpy(draw.hits[0]), torch.from_numpy(draw.hits[1]))
+        drawn = torch.from_numpy(draw.items)
+        return draw.items, targets_among(asked, drawn if drawn.ndim == 2 else drawn[None, :])
+
+
+def _check(model: SequenceModel, data: SequenceData) -> None:
+    for name, sequences in (("train", data.train), ("known", data.known)):
+        if sequences.num_users != model.num_users:
+            raise ValueError(f"{name} must have the model's {model.num_users} users, got {sequences.num_users}")
+        if sequences.items.max(initial=-1) >= model.num_items:
+            raise ValueError(
+                f"{name} must have items in [0, {model.num_items}), the model's, got {sequences.items.max()}"
+            )
+    expected = (model.num_users, model.num_items)
+    if data.valid is not None and data.valid.shape != expected:
+        raise ValueError(f"valid must have the model's shape {expected} (users, items), got {data.valid.shape}")

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_experiment import recsys
+
+from pipelines.config import Dataset as DatasetConfig
+from pipelines.config_loader import load_experiment
+from pipelines.config_problems import ConfigError
+from pipelines.dataset import Dataset
+from pipelines.errors import DataError
+from pipelines.ingest import ingest
+from recsys.checkpoint import load_model
+from recsys.models.sequence_model import SequenceModel
+
+USERS, ITEMS, EVENTS = 60, 20, 8
+
+CONFIG = """\
+experiment: walks
+dataset: {{name: walks, source: {source}, split: {{method: leave_last_n}}}}
+budget: {{rows: 40%}}
+evaluate: {{k: [1, 5], max_k: 10, bootstrap: 100, unmasked: true}}
+model: {{name: sasrec, dim: 8, layers: 1, max_length: 6, negatives: {{count: 16}}, optimizer: {{lr: 0.02}}}}
+train: {{epochs: 4, batch_size: 8, eval_every_epochs: 2, selection: recall@5, checkpoint_minutes: 0.001}}
+tracking: {{enabled: false}}
+variants:
+  - {{name: popularity, model: {{name: popularity}}}}
+  - {{name: sasrec}}
+  - {{name: sasrec-modulo, compressor: {{name: modulo}}, train: {{epochs: 2, refit: false}}}}
+  - name: hstu
+    model: {{name: hstu, dim: 8, layers: 1, max_length: 6, loss: {{name: gbce}}, similarity: dot}}
+    train: {{epochs: 2}}
+"""
+
+
+def write_walks(directory: Path, order: str = "timestamp") -> Path:
+    """Every user steps through the items one by one, from a start of their own; the file is not in that order."""
+    directory.mkdir()
+    lines = [
+        f"u{user},i{(user + step) % ITEMS},{1_600_000_000 + 3600 * step}"
+        for user in range(USERS)
+        for step in range(EVENTS)
+    ]
+    shuffled = [lines[place] for place in np.random.default_rng(0).permutation(len(lines))]
+    (directory / "interactions.csv").write_text(f"user,item,{order}\n" + "\n".join(shuffled) + "\n")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sequence")
+    source = write_walks(directory / "data")
+    (directory / "walks.yaml").write_text(CONFIG.format(source=source))
+    done = recsys(directory, "run", "walks.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "recall_unmasked@5" in done.stdout
+    return directory / done.stdout.splitlines()[-1]
+
+
+def test_the_whole_experiment_runs_and_order_beats_popularity(run: Path) -> None:
+    found = {v["name"]: v for v in json.loads((run / "metrics.json").read_bytes())["variants"]}
+    assert list(found) == ["popularity", "sasrec", "sasrec-modulo", "hstu"]
+    assert found["sasrec"]["metrics"]["test/recall@5"] > found["popularity"]["metrics"]["test/recall@5"] + 0.2
+    for variant in found.values():
+        masked, unmasked = (variant["metrics"][f"test/recall{kind}@5"] for kind in ("", "_unmasked"))
+        assert unmasked <= masked and "test/ndcg_unmasked@1" in variant["metrics"]
+    assert found["sasrec"]["table_rows"] == ITEMS + 1 > found["sasrec-modulo"]["table_rows"]
+    assert "recall_unmasked@5" in (run / "report.html").read_text()
+
+
+def test_a_finished_model_reads_train_and_validation_and_never_test(run: Path) -> None:
+    for name in ("sasrec", "sasrec-modulo", "hstu"):
+        model = load_model(run / "variants" / f"{name}-s0" / "checkpoint")
+        assert isinstance(model, SequenceModel)
+        assert model.histories.lengths.tolist() == [EVENTS - 1] * USERS
+
+
+def test_the_leak_audit_knows_what_was_trained_on(run: Path) -> None:
+    checks = {check["name"]: check for check in json.loads((run / "dataset.json").read_bytes())["leak_audit"]}
+    ours = {name: check["passed"] for name, check in checks.items() if "sasrec" in name or "hstu" in name}
+    assert {"training data of sasrec, select", "training data of sasrec, refit"} <= set(ours)
+    assert all(ours.values()), ours
+
+
+def test_a_user_is_recommended_to(run: Path) -> None:
+    done = recsys(run.parent.parent, "recommend", str(run), "--user", "u3", "--variant", "sasrec")
+    assert done.returncode == 0, done.stderr
+    assert "i" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.heads=3", "heads must divide dim, got 3 heads for dim 8"),
+        ("train.precision=bfloat16", "sequence models train in float32, got 'bfloat16'"),
+        ("train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
+        ("model.loss={name: bpr}", "name is 'bpr', must be one of bce, gbce, softmax, sampled_softmax"),
+    ],
+)
+def test_settings_that_a_sequence_model_cannot_follow_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
+) -> None:
+    directory = run.parent.parent
+    monkeypatch.chdir(directory)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_experiment(str(directory / "walks.yaml"), [override, "variants=[sasrec]"])
+
+
+def open_walks(directory: Path, order: str) -> Dataset:
+    settings = {"name": "walks", "source": str(write_walks(directory / "data", order))}
+    split = {"method": "leave_last_n" if order == "timestamp" else "user_ratio"}
+    config = DatasetConfig.model_validate({**settings, "split": split})
+    return ingest(config, directory / "dataset", lambda *_: None)
+
+
+def test_sequences_are_in_the_order_of_time(tmp_path: Path) -> None:
+    dataset = open_walks(tmp_path, "timestamp")
+    sequences = dataset.sequences("train", "valid")
+    raw_users, raw_items = dataset.raw_user_ids(), dataset.raw_item_ids()
+    for user in (0, 17, USERS - 1):
+        first = int(raw_users[user].removeprefix("u"))
+        events = sequences.items[sequences.offsets[user] : sequences.offsets[user + 1]]
+        expected = [f"i{(first + step) % ITEMS}" for step in range(EVENTS - 1)]
+        assert [raw_items[item] for item in events] == expected
+    assert sequences.times is not None and np.diff(sequences.times[: EVENTS - 1]).tolist() == [3600] * (EVENTS - 2)
+
+
+def test_data_without_an_order_have_no_sequences(tmp_path: Path) -> None:
+    dataset = open_walks(tmp_path, "something_else")
+    with pytest.raises(DataError, match=r"no timestamp and no position, .* set columns.timestamp"):
+        dataset.sequences("train")
