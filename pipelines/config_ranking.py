@@ -78,7 +78,7 @@ class TableData(EventData):
     label: Label = Label()
     joins: tuple[Join, ...] = ()
     fields: tuple[str, ...] = Field(min_length=1, description="categorical columns; a list is one value, its set")
-    numeric: dict[str, Numeric] = {}
+    numeric: dict[str, Numeric] = Field(default={})
     split: EventSplit = EventSplit()
 
 

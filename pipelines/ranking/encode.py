@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipelines.config_ranking import Numeric
 from pipelines.errors import DataError
 from pipelines.ranking.sources import LABEL, SPLITS, Source
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -63,7 +62,7 @@ def files_of(config: DataConfig) -> list[Path]:
             assert_never(config)
     if root.is_file():
         return [root]
-    found = [sorted(Path(path) for path in glob.glob(str(Path(glob.escape(str(root))) / name))) for name in names]
+    found = [sorted(root.glob(name)) for name in names]
     for name, paths in zip(names, found, strict=True):
         if not paths:
             known = sorted(path.name for path in root.iterdir()) if root.is_dir() else []

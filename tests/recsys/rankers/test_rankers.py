@@ -180,9 +180,9 @@ def test_same_seed_same_layers() -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(ValueError, match=r"DeepFm multiplies fields and needs one dim .*'item': 2"):
         ranker(RankerSpec("deep_fm"), dims=(4, 2, 4))
-    with pytest.raises(ValueError, match="WideDeep needs dim >= 2.* but item has dim 1"):
+    with pytest.raises(ValueError, match=r"WideDeep needs dim >= 2.* but item has dim 1"):
         ranker(RankerSpec("wide_deep"), dims=(4, 1, 4))
-    with pytest.raises(ValueError, match="1 <= rank <= 14 .*got rank 99 and 4 experts"):
+    with pytest.raises(ValueError, match=r"1 <= rank <= 14 .*got rank 99 and 4 experts"):
         ranker(RankerSpec("dcn_v2", cross=Cross(rank=99)))
     with pytest.raises(ValueError, match="heads must divide the towers' last widths 400 and 400, got 3"):
         ranker(RankerSpec("final_mlp", streams=Streams(heads=3)))
