@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -111,7 +112,7 @@ class _Ranking:
         assert self._valid is not None
         assert self._steps is not None
         logits = self.model.scores(self._valid)
-        labels = torch.from_numpy(self._valid.labels).double()
+        labels = torch.from_numpy(self._valid.labels.astype(np.float64))
         loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(logits).double(), labels)
         found = {"auc": roc_auc(self._valid.labels, logits), "neg_log_loss": -float(loss)}
         self._steps.schedule(found[self._settings.selection.metric])
