@@ -68,7 +68,7 @@ def encode(source: Source, min_count: int, directory: Path) -> Encoding:
     written = [0, 0, 0]
     for first, frame in _blocks(source):
         splits = source.splits[first : first + len(frame)]
-        parts = {
+        parts: dict[str, npt.NDArray[Any]] = {
             "ids": _ids(frame, encoding, source),
             "dense": _dense(frame, encoding, source),
             "labels": _labels(frame, first),
@@ -143,7 +143,8 @@ def log_buckets(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     large = values > 2
     out = np.floor(np.nan_to_num(np.where(large, 0.0, values), nan=0.0))
     out[large] = np.floor(np.square(np.log(values[large])))
-    return out.astype(np.int32)
+    buckets: npt.NDArray[np.int32] = out.astype(np.int32)
+    return buckets
 
 
 def _numbers(frame: pl.DataFrame, name: str, source: Source) -> npt.NDArray[np.float64]:

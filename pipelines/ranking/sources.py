@@ -79,9 +79,9 @@ def read_source(config: DataConfig) -> Source:
     files = files_of(config)
     match config:
         case FrappeData():
-            frame, splits, facts = read_frappe(files[0].parent, config.negatives, config.seed)
-            fields = tuple(name for name in frame.columns if name != LABEL)
-            return Source(frame.lazy(), splits, fields, {}, facts)
+            whole, splits, facts = read_frappe(files[0].parent, config.negatives, config.seed)
+            fields = tuple(name for name in whole.columns if name != LABEL)
+            return Source(whole.lazy(), splits, fields, {}, facts)
         case LibfmData():
             parts = [_libfm(path, config.fields) for path in files]
             splits = np.repeat(np.arange(3, dtype=np.uint8), [len(part) for part in parts])
