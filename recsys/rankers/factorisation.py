@@ -32,12 +32,14 @@ class WideDeep(Ranker):
                 f"{type(self).__name__} needs dim >= 2, one column for the linear part and the rest for the vector,"
                 f" but {thin[0]} has dim 1"
             )
-        self.wide = nn.Linear(num_dense, 1)
+        self.wide = nn.Linear(num_dense, 1) if num_dense else None
         self.tower = perceptron(self.width - len(tables.fields), tower, self.noise, out=1)
 
     def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
-        wide = torch.stack([vector[:, 0] for vector in vectors], dim=1).sum(1) + self.wide(dense_BN).squeeze(1)
+        wide = torch.stack([vector[:, 0] for vector in vectors], dim=1).sum(1)
+        if self.wide is not None:
+            wide = wide + self.wide(dense_BN).squeeze(1)
         deep = self.tower(torch.cat([*(vector[:, 1:] for vector in vectors), dense_BN], dim=1)).squeeze(1)
         logits: Tensor = wide + deep
         return logits

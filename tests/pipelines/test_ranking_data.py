@@ -155,7 +155,7 @@ def test_libfm_text(tmp_path: Path) -> None:
     assert data.events("train").labels.tolist() == [1, 0]
     assert data.events("test").ids.tolist() == [[2, 0]]
     (tmp_path / "train.libfm").write_text("1 0:1 5:1\n1 0:1 5:0.5\n")
-    with pytest.raises(DataError, match="line 2: required are a label and 2 features `index:1`.* got '1 0:1 5:0.5'"):
+    with pytest.raises(DataError, match=r"line 2: required are a label and 2 features `index:1`.* got '1 0:1 5:0.5'"):
         prepare(Cache(tmp_path / "cache"), config)
 
 

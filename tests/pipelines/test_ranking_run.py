@@ -130,7 +130,7 @@ def test_dims_of_unknown_fields_are_told(config: Path, capsys: pytest.CaptureFix
 
     experiment = load_experiment(str(config), ["model.dims={town: 8}"])
     assert isinstance(experiment, RankingExperiment)
-    with pytest.raises(ValueError, match="model.dims names the field 'town'; the fields are user, item, day"):
+    with pytest.raises(ValueError, match=r"model\.dims names the field 'town'; the fields are user, item, day"):
         run_ranking(experiment, quiet=True)
 
 
