@@ -57,6 +57,7 @@ class _RankingRun:
     def __init__(self, experiment: RankingExperiment, files: RunFiles, report: Reporter, command: str) -> None:
         self.experiment, self.files, self.report, self.command = experiment, files, report, command
         self.cache = Cache(cache_root(), on_wait=report.say)
+        self.maps: dict[int, FieldMaps] = {}
 
     def execute(self) -> None:
         started = time.perf_counter()
@@ -88,8 +89,10 @@ class _RankingRun:
     ) -> tuple[RankingVariant, VariantResult, EvaluatedRanker]:
         name = f"{variant.name}-s{seed}"
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
-            maps = FieldMaps(self.cache, data, self.experiment.budget, variant.model.dim)
-            fields = maps.maps(variant.compressor, self.experiment.seeds[0])
+            dim = variant.model.dim
+            if dim not in self.maps:
+                self.maps[dim] = FieldMaps(self.cache, data, self.experiment.budget, dim)
+            fields = self.maps[dim].maps(variant.compressor, self.experiment.seeds[0])
             follower = _Follower(name, variant, self.report, tracked)
             trained = train_stage(self.cache, data, variant, fields, seed, follower)
             for record in trained.history:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -97,7 +99,7 @@ class _Ranking:
 
     def identity(self) -> list[object]:
         splits = [split for split in (self._train, self._valid) if split is not None]
-        return [part for split in splits for part in (list(split.fields), split.ids, split.dense, split.labels)]
+        return [part for split in splits for part in (list(split.fields), *_digests(split))]
 
     def start(self, phase: Phase) -> _Steps:
         both = phase == "refit" and self._valid is not None
@@ -172,3 +174,10 @@ class _Steps:
         for group in self._adam.param_groups:
             group["lr"] = self._settings.lr * self._scale
         self._ranker.tables.set_lr(self._settings.table_lr * self._scale)
+
+
+def _digests(events: Events) -> list[str]:
+    """SHA-256 of the arrays, which are read page by page where they are memory-mapped."""
+    arrays: tuple[npt.NDArray[Any], ...] = (events.ids, events.dense, events.labels)
+    shapes = [f"{array.shape}:" for array in arrays]
+    return shapes + [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays if array.size]
