@@ -20,10 +20,10 @@ class Label(Section):
 
 
 class Join(Section):
-    """A Parquet file beside the events whose ``columns`` are added by the key ``on``."""
+    """A Parquet file beside the events whose ``columns`` are added by the column ``key``."""
 
     source: str
-    on: str
+    key: str
     columns: tuple[str, ...] = Field(min_length=1)
 
 

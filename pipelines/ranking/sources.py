@@ -102,9 +102,9 @@ def _table(config: TableData, files: list[Path]) -> Source:
     frame = _scan([path for path in files if path not in joined])
     for join in config.joins:
         other = pl.scan_parquet(base_path(config.source) / join.source)
-        _require(other, (join.on, *join.columns), join.source)
-        _require(frame, (join.on,), config.events)
-        frame = frame.join(other.select(join.on, *join.columns), on=join.on, how="left", maintain_order="left")
+        _require(other, (join.key, *join.columns), join.source)
+        _require(frame, (join.key,), config.events)
+        frame = frame.join(other.select(join.key, *join.columns), on=join.key, how="left", maintain_order="left")
     split_column = (config.split.column,) if config.split.column else ()
     _require(frame, (config.label.column, *config.fields, *config.numeric, *split_column), config.events)
     label = pl.col(config.label.column)

@@ -94,7 +94,7 @@ def test_labels_from_ratings_and_features_from_another_file(tmp_path: Path) -> N
         tmp_path,
         columns={"label": [5, 3, 4, 2, 4, 1, 5, 2, 4, 3]},
         label=Label(at_least=4),
-        joins=(Join(source="items.parquet", on="item", columns=("genres",)),),
+        joins=(Join(source="items.parquet", key="item", columns=("genres",)),),
         fields=("user", "item", "genres"),
     )
     assert data.events("train").labels.tolist() == [1, 0, 1, 0, 1, 0]
