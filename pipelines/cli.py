@@ -52,8 +52,14 @@ def run(
     A rerun does only what changed; a killed run goes on where it was. The last line of stdout is the run directory.
     """
     from pipelines.config_loader import load_experiment
+    from pipelines.config_ranking import RankingExperiment
 
     experiment = load_experiment(config, overrides or [])
+    if isinstance(experiment, RankingExperiment):
+        from pipelines.ranking.runner import run_ranking
+
+        typer.echo(run_ranking(experiment, command=_command(), quiet=quiet))
+        return
     from pipelines.runner import run_experiment  # after the check, for it takes seconds
 
     typer.echo(run_experiment(experiment, command=_command(), quiet=quiet))
@@ -63,8 +69,14 @@ def run(
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Check an experiment without running it: every mistake at once, the data, and the memory that it will need."""
     from pipelines.config_loader import load_experiment
+    from pipelines.config_ranking import RankingExperiment
 
     experiment = load_experiment(config, overrides or [])
+    if isinstance(experiment, RankingExperiment):
+        from pipelines.ranking.check import describe_ranking
+
+        typer.echo(describe_ranking(experiment))
+        return
     from pipelines.validate import describe
 
     typer.echo(describe(experiment))
@@ -109,8 +121,14 @@ def report(run: Run) -> None:
     """Build report.html of a run anew and print its path."""
     from pipelines.report import build_report
     from pipelines.run_directory import find_run, open_dataset
+    from pipelines.run_files import RunFiles
 
     directory = find_run(run)
+    if RunFiles(directory).ranking_config() is not None:
+        from pipelines.ranking.report import build_ranking_report
+
+        typer.echo(build_ranking_report(directory))
+        return
     typer.echo(build_report(directory, open_dataset(directory)))
 
 

@@ -21,7 +21,7 @@ Finding = tuple[tuple[str | int, ...], str]
 
 def check(experiment: Experiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
-    yield from _check_budget(experiment.budget)
+    yield from check_budget(experiment.budget)
     yield from _check_names(experiment)
     yield from check_source(experiment.dataset)
     split = experiment.dataset.split
@@ -49,7 +49,8 @@ def check_source(dataset: Dataset) -> Iterator[Finding]:
         yield ("dataset", "source"), str(error)
 
 
-def _check_budget(budget: Budget) -> Iterator[Finding]:
+def check_budget(budget: Budget) -> Iterator[Finding]:
+    """Yield a finding if not exactly one field is set, or rows cannot be read."""
     given = {name: value for name, value in budget.model_dump().items() if value is not None}
     if len(given) != 1:
         got = ", ".join(f"{name}: {value}" for name, value in given.items()) or "none"

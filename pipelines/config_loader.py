@@ -17,6 +17,7 @@ from pipelines.config import Dataset, Experiment
 from pipelines.config_checks import Finding, check, check_source
 from pipelines.config_problems import ConfigError, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
+from pipelines.config_ranking import RankingExperiment
 
 _DEFAULTS = ("model", "train")
 """Sections at the top of a file that are merged into every variant."""
@@ -61,8 +62,8 @@ def find_config(name: str, kind: str = "experiments", beside: Path | None = None
     )
 
 
-def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
-    """Read, merge and check an experiment.
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment | RankingExperiment:
+    """Read, merge and check an experiment; ``task: ctr`` makes it a ranking experiment.
 
     Args:
         name: Path of a YAML file or name of a packaged experiment.
@@ -79,6 +80,8 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     no_base = _merge_base(values, origins, path)
     problems += no_base
     merged = _merge_variants(values)
+    if values.get("task") == "ctr":
+        return _ranking(merged, problems, values, origins, path)
     experiment: Experiment | None = None
     findings: list[Finding] = []
     try:
@@ -97,7 +100,23 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
-def config_hash(experiment: Experiment) -> str:
+def _ranking(
+    merged: dict[str, Any], problems: list[Problem], values: dict[str, Any], origins: dict[KeyPath, str], path: Path
+) -> RankingExperiment:
+    from pipelines.ranking.check import check_ranking
+
+    experiment: RankingExperiment | None = None
+    try:
+        experiment = RankingExperiment.model_validate(merged)
+        problems += [_at(key, message, values, origins, path) for key, message in check_ranking(experiment)]
+    except ValidationError as invalid:
+        problems += [_located(error, values, origins, path, RankingExperiment) for error in invalid.errors()]
+    if problems or experiment is None:
+        raise ConfigError(problems)
+    return experiment
+
+
+def config_hash(experiment: Experiment | RankingExperiment) -> str:
     """Eight hex digits of what determines the results: all but description, tracking and output."""
     facts = experiment.model_dump(mode="json", exclude={"description", "tracking", "output", "dataset"})
     facts["dataset"] = experiment.dataset.model_dump(mode="json", exclude_unset=True)
@@ -287,9 +306,15 @@ def deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(merged)
 
 
-def _located(error: Any, values: dict[str, Any], origins: dict[KeyPath, str], path: Path) -> Problem:
-    key, owner, annotation = section_at(Experiment, error["loc"])
-    message = explain(error, owner, annotation, _DEFAULTS if owner is Experiment else ())
+def _located(
+    error: Any,
+    values: dict[str, Any],
+    origins: dict[KeyPath, str],
+    path: Path,
+    root: type[Experiment | RankingExperiment] = Experiment,
+) -> Problem:
+    key, owner, annotation = section_at(root, error["loc"])
+    message = explain(error, owner, annotation, _DEFAULTS if owner is root else ())
     return _at(key, message, values, origins, path)
 
 

@@ -52,8 +52,9 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def tag(section: type[BaseModel]) -> str:
-    """The value of ``name`` that selects ``section`` in a discriminated union."""
-    return str(section.model_fields["name"].default)
+    """The value of ``name``, or else of ``format``, that selects ``section`` in a discriminated union."""
+    fields = section.model_fields
+    return str(fields["format" if "format" in fields else "name"].default)
 
 
 def section_at(root: type[BaseModel], location: Path) -> tuple[Path, type[BaseModel], Any]:
@@ -106,8 +107,9 @@ def explain(error: ErrorDetails, owner: type[BaseModel], annotation: Any, extra_
             return f"got {value!r}, must be one of {', '.join(names)}{did_you_mean(value, names)}"
         case "union_tag_invalid" | "union_tag_not_found":
             names = [tag(member) for member in alternatives(annotation)]
-            got = value.get("name") if isinstance(value, dict) else value
-            said = "`name` is required" if got is None else f"name is {got!r}"
+            field = str(error["ctx"]["discriminator"]).strip("'")
+            got = value.get(field) if isinstance(value, dict) else value
+            said = f"`{field}` is required" if got is None else f"{field} is {got!r}"
             return f"{said}, must be one of {', '.join(names)}{did_you_mean(got, names)}"
         case "model_type" | "model_attributes_type":
             keys = ", ".join(key for member in alternatives(annotation) for key in member.model_fields)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.atomic import finite, write_bytes, write_json, write_text
 from pipelines.config import Experiment
+from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError
 from pipelines.run_schema import (
     Compression,
@@ -93,7 +94,7 @@ class RunFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def write_config(self, config: Experiment) -> None:
+    def write_config(self, config: Experiment | RankingExperiment) -> None:
         """Write the resolved configuration as YAML; ``recsys run`` takes it.
 
         Of the dataset only what was set: a column that is null when set is another thing than one that is guessed.
@@ -154,13 +155,22 @@ class RunFiles:
         write_bytes(path, buffer.getvalue())
 
     def config(self) -> Experiment:
-        """The resolved configuration."""
-        text = self._bytes(self.config_file).decode()
+        """The resolved configuration of a retrieval experiment."""
+        return _parse(self.config_file, Experiment, self._yaml(self.config_file))
+
+    def ranking_config(self) -> RankingExperiment | None:
+        """The resolved configuration of a ranking experiment, None if the run is of another kind."""
+        payload = self._yaml(self.config_file)
+        if not isinstance(payload, dict) or payload.get("task") != "ctr":
+            return None
+        return _parse(self.config_file, RankingExperiment, payload)
+
+    def _yaml(self, path: Path) -> Any:
+        text = self._bytes(path).decode()
         try:
-            payload = yaml.safe_load(text)
+            return yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RunError(f"{self.config_file}: not YAML: {error}") from error
-        return _parse(self.config_file, Experiment, payload)
+            raise RunError(f"{path}: not YAML: {error}") from error
 
     def metrics(self) -> Metrics:
         """What the run found."""

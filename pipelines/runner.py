@@ -220,7 +220,7 @@ class _Run:
                 variants=tuple(results),
                 versions={"python": platform.python_version(), **versions()},
                 command=self.command,
-                git=_git_commit(),
+                git=git_commit(),
                 selected_on=self._selected_on(),
                 finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             )
@@ -333,7 +333,7 @@ def copy_tree(source: Path, target: Path) -> None:
     temporary.rename(target)
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Commit of the checkout that this module is part of, with ``+`` when it has changes; empty outside of one."""
     home = Path(__file__).parent.parent
     git = shutil.which("git")

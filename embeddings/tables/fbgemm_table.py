@@ -44,7 +44,7 @@ class FbgemmTable(Table):
         self, id_map: IdMap, dim: int, optimizer: OptimizerSpec, *, init_std: float, generator: np.random.Generator
     ) -> None:
         super().__init__(id_map, dim, optimizer)
-        _check_supported(dim, optimizer)
+        check_supported(dim, optimizer)
         configs, common, training = import_fbgemm()
         operator = training.SplitTableBatchedEmbeddingBagsCodegen(
             [(self.num_rows, dim, common.EmbeddingLocation.HOST, training.ComputeDevice.CPU)],
@@ -69,12 +69,18 @@ class FbgemmTable(Table):
         """Float32 [num_rows, D], a view."""
         return self.embedding
 
+    def set_lr(self, lr: float) -> None:
+        """See :meth:`Table.set_lr`."""
+        super().set_lr(lr)
+        self._operator[0].set_learning_rate(lr)
+
     def optimizer_state(self) -> dict[str, Tensor]:
         """See :meth:`Table.optimizer_state`."""
         return {} if self.optimizer.name == "sgd" else {"sum": self.sum}
 
 
-def _check_supported(dim: int, optimizer: OptimizerSpec) -> None:
+def check_supported(dim: int, optimizer: OptimizerSpec) -> None:
+    """Raise ValueError where FBGEMM on the CPU lacks the optimizer or takes no such dimension."""
     if optimizer.name not in _OPTIMIZERS:
         raise ValueError(
             f"FBGEMM has no {optimizer.name} on the CPU; use the torch back end (backend: torch), or one of"

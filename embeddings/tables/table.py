@@ -79,7 +79,7 @@ class Table(nn.Module, abc.ABC):
         self.rows_per_id = id_map.rows_per_id
         self.unseen_row = id_map.unseen_row
         self.optimizer = optimizer
-        rows, weights = _map_tensors(id_map)
+        rows, weights = map_tensors(id_map)
         self.register_buffer("map_rows", rows, persistent=False)
         self.register_buffer("map_weights", weights, persistent=False)
 
@@ -143,6 +143,10 @@ class Table(nn.Module, abc.ABC):
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step; nothing to do where backward is fused."""
 
+    def set_lr(self, lr: float) -> None:
+        """Let later steps use another learning rate; it is not part of ``state_dict``."""
+        self.optimizer = dataclasses.replace(self.optimizer, lr=lr)
+
     def bytes(self) -> TableBytes:
         """Exact sizes of the tensors, by ``nbytes``."""
         maps = (t for t in (self.map_rows, self.map_weights) if t is not None)
@@ -173,7 +177,7 @@ def bags_together(tables: Sequence[Table], ids: Sequence[Tensor], offsets: Seque
     ]
 
 
-def _map_tensors(id_map: IdMap) -> tuple[Tensor | None, Tensor | None]:
+def map_tensors(id_map: IdMap) -> tuple[Tensor | None, Tensor | None]:
     """Int32 rows [N + 1, H] and float32 weights [N + 1, H], with the unseen id last.
 
     The rows are None for the identity, the weights are None for one row of weight one.

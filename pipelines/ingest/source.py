@@ -42,7 +42,7 @@ def resolve(settings: config.Dataset) -> Source:
     Raises:
         DataError: Nothing is there, the format is unknown, or the files are of several formats.
     """
-    base = _base(settings.source)
+    base = base_path(settings.source)
     if base.is_dir():
         files = _inside(base, settings)
         root = base
@@ -54,7 +54,12 @@ def resolve(settings: config.Dataset) -> Source:
     return Source(tuple(files), _format(files, settings), root)
 
 
-def _base(source: str) -> Path:
+def base_path(source: str) -> Path:
+    """The file, directory or pattern that ``dataset.source`` means.
+
+    Raises:
+        DataError: There is no such sample or data set.
+    """
     kind, _, name = source.partition(":")
     if kind not in {"sample", "data"} or not name:
         return Path(source).expanduser()

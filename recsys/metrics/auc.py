@@ -48,7 +48,7 @@ def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike
         ValueError: Lengths differ, a label is not 0 or 1, a score is NaN, a weight is negative or NaN, or one class has
             no weight.
     """
-    positive, values = _checked(labels, scores)
+    positive, values = checked(labels, scores)
     if weights is not None:
         return _weighted(positive, values, np.asarray(weights, dtype=np.float64))
     up, down = values[positive], values[~positive]
@@ -70,7 +70,7 @@ def group_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLik
     Raises:
         ValueError: As :func:`roc_auc`, or no group has both classes.
     """
-    positive, values = _checked(labels, scores)
+    positive, values = checked(labels, scores)
     ids = np.asarray(groups)
     if ids.shape != positive.shape:
         raise ValueError(f"groups must have one id per label, got {list(ids.shape)} for {list(positive.shape)} labels")
@@ -84,7 +84,8 @@ def group_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLik
     return GroupAuc(value, int(valid.sum()), int((~valid).sum()), int(sizes[valid].sum()))
 
 
-def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], ScoreArray]:
+def checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], ScoreArray]:
+    """Whether each label is 1, and the scores as floats; see :func:`roc_auc` for what is refused."""
     given, values = np.asarray(labels), np.asarray(scores)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)

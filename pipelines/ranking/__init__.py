@@ -1,0 +1,1 @@
+"""Ranking experiments: labelled events in, log-odds and their exact evaluation out."""

@@ -1,0 +1,38 @@
+"""Rules of a ranking experiment that no single field can tell, and what ``recsys validate`` says of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipelines.config_checks import Finding, check_budget
+from pipelines.config_ranking import RankingExperiment
+from pipelines.errors import DataError
+
+
+def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
+    """Yield the key and the message of every rule that ``experiment`` breaks."""
+    from pipelines.ranking.sources import files_of  # imports polars
+
+    yield from check_budget(experiment.budget)
+    try:
+        files_of(experiment.dataset)
+    except DataError as error:
+        yield ("dataset", "source"), str(error)
+    names = [variant.name for variant in experiment.variants]
+    if len(set(experiment.seeds)) != len(experiment.seeds):
+        yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
+    for index, variant in enumerate(experiment.variants):
+        where = ("variants", index)
+        if variant.name in names[:index]:
+            yield (*where, "name"), f"{variant.name!r} is the name of two variants"
+        if variant.model.backend != "torch" and variant.model.optimizer.name == "adam":
+            message = f"the {variant.model.backend} back end has no adam; use backend: torch, or rowwise_adagrad"
+            yield (*where, "model", "optimizer", "name"), message
+
+
+def describe_ranking(experiment: RankingExperiment) -> str:
+    """The plan of a ranking experiment without mistakes."""
+    lines = [f"{experiment.experiment}: no mistakes found", f"source: {experiment.dataset.source}"]
+    lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
+    lines += [f"  {v.name}: {v.model.name}, {v.compressor.name}, dim {v.model.dim}" for v in experiment.variants]
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""Prepared events: the arrays of each split, the vocabularies behind the ids, and the facts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from scipy.sparse import csr_array
+
+from pipelines.atomic import write_json
+from pipelines.cache import Cache, content_hash
+from pipelines.errors import DataError
+from pipelines.ranking.encode import encode
+from pipelines.ranking.sources import SPLITS, DataConfig, files_of, read_source
+from pipelines.stages.versions import versions
+from recsys.event_batch import Events
+
+VERSION = 1
+Split = Literal["train", "valid", "test"]
+
+
+class RankingData:
+    """A directory of prepared events; the arrays are memory-mapped.
+
+    Args:
+        path: what :func:`prepare` wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.facts: dict[str, Any] = json.loads((path / "facts.json").read_bytes())
+        self.fields: tuple[str, ...] = tuple(self.facts["fields"])
+        self.sizes: dict[str, int] = self.facts["fields"]
+        self.user, self.item = str(self.facts["user"]), str(self.facts["item"])
+        self.hash = str(self.facts["hash"])
+
+    @property
+    def num_dense(self) -> int:
+        """Columns of the numeric array."""
+        return len(self.facts["dense"])
+
+    def events(self, split: Split) -> Events:
+        """The events of a split."""
+        names = ("ids", "dense", "labels")
+        ids, dense, labels = (self._array(f"{split}-{name}.npy") for name in names)
+        return Events(ids, dense, labels, self.fields)
+
+    def vocabulary(self, field: str) -> pl.DataFrame:
+        """Frame (value, count) of a field; row i is id i."""
+        return pl.read_parquet(self.path / f"vocabulary-{self.fields.index(field)}.parquet", glob=False)
+
+    def graph(self) -> csr_array:
+        """Float32 [users, items]: ones at the pairs of positive train events; unseen ids have none."""
+        train = self.events("train")
+        positive = train.labels == 1
+        users, items = train.column(self.user)[positive], train.column(self.item)[positive]
+        shape = (self.sizes[self.user], self.sizes[self.item])
+        known = (users < shape[0]) & (items < shape[1])
+        pairs = csr_array((np.ones(int(known.sum()), np.float32), (users[known], items[known])), shape=shape)
+        pairs.sum_duplicates()
+        pairs.data[:] = 1.0
+        return pairs
+
+    def _array(self, name: str) -> Any:
+        path = self.path / name
+        if 0 in np.lib.format.open_memmap(path, "r").shape:
+            return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def prepare(cache: Cache, config: DataConfig) -> RankingData:
+    """Read, split and encode the events, or find them prepared.
+
+    Raises:
+        DataError: The source cannot be used; the message names file, column and value.
+    """
+    files = content_hash(*files_of(config))
+    settings = config.model_dump(mode="json", exclude={"source"})
+    key = {"version": VERSION, "files": files, "settings": settings, "libraries": versions(["polars", "numpy"])}
+    entry = cache.stage("events", key, lambda directory: _build(config, directory))
+    return RankingData(entry)
+
+
+def _build(config: DataConfig, directory: Path) -> None:
+    source = read_source(config)
+    fields = (*source.fields, *source.numeric)
+    for role, name in (("user", config.user), ("item", config.item)):
+        if name not in source.fields:
+            raise DataError(f"dataset.{role} is {name!r}, but the fields are {', '.join(source.fields)}")
+    if len(set(fields)) < len(fields):
+        raise DataError(f"a column is in fields and in numeric, or twice: {', '.join(fields)}")
+    encoding = encode(source, config.min_count, directory)
+    for place, vocabulary in enumerate(encoding.vocabularies.values()):
+        vocabulary.write_parquet(directory / f"vocabulary-{place}.parquet", compression="zstd")
+    counts = np.bincount(source.splits, minlength=3).tolist()
+    arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
+    positives = [
+        int(np.load(directory / f"{split}-labels.npy", mmap_mode="r", allow_pickle=False).sum()) for split in SPLITS
+    ]
+    write_json(
+        directory / "facts.json",
+        {
+            "name": config.name,
+            "source": config.source,
+            "user": config.user,
+            "item": config.item,
+            "fields": {name: len(vocabulary) for name, vocabulary in encoding.vocabularies.items()},
+            "dense": list(encoding.dense),
+            "scales": encoding.scales,
+            "min_count": config.min_count,
+            "counts": dict(zip(SPLITS, counts, strict=True)),
+            "positives": dict(zip(SPLITS, positives, strict=True)),
+            "split": source.facts,
+            "hash": content_hash(*arrays),
+        },
+    )

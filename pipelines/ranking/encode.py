@@ -1,0 +1,187 @@
+"""From raw events to arrays: vocabularies and scales fitted on train, ids and numbers written block by block."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipelines.errors import DataError
+from pipelines.ranking.sources import LABEL, SPLITS, Source
+
+BLOCK = 1 << 17
+_VALUE, _COUNT = "value", "count"
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """What was fitted on train.
+
+    Attributes:
+        vocabularies: field -> frame (value, count) of the train values with an id of their own; row i is id i. A
+            missing value is a value like any other; every other value is unseen and gets the id ``len(frame)``.
+        scales: numeric column -> (mean, standard deviation, whether train lacks some values).
+    """
+
+    vocabularies: dict[str, pl.DataFrame]
+    scales: dict[str, tuple[float, float, bool]]
+
+    @property
+    def dense(self) -> tuple[str, ...]:
+        """Names of the dense columns: each scaled number, and an indicator where train lacks some values."""
+        names = [(name, f"{name} is missing") for name in self.scales]
+        return tuple(
+            n for pair, (_, _, lacks) in zip(names, self.scales.values(), strict=True) for n in pair[: 1 + lacks]
+        )
+
+
+def encode(source: Source, min_count: int, directory: Path) -> Encoding:
+    """Fit on train and write ``<split>-{ids,dense,labels}.npy`` for each split; memory does not grow with the events.
+
+    Args:
+        source: the events.
+        min_count: train events that a value needs for an id of its own.
+        directory: exists.
+
+    Raises:
+        DataError: A label is not 0 or 1, a split is empty, or a number has no value in train.
+    """
+    counts = np.bincount(source.splits, minlength=3)
+    for split, count in zip(SPLITS, counts, strict=True):
+        if not count:
+            raise DataError(f"the {split} split has no event (train, valid, test: {counts.tolist()}); change the split")
+    encoding = _fit(source, min_count)
+    shapes = {"ids": (np.int32, len(encoding.vocabularies)), "dense": (np.float32, len(encoding.dense))}
+    arrays: dict[tuple[int, str], Any] = {}
+    for code, split in enumerate(SPLITS):
+        for name, (dtype, width) in shapes.items():
+            path = directory / f"{split}-{name}.npy"
+            arrays[code, name] = np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=(int(counts[code]), width))
+        path = directory / f"{split}-labels.npy"
+        arrays[code, "labels"] = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(int(counts[code]),))
+    written = [0, 0, 0]
+    for first, frame in _blocks(source):
+        splits = source.splits[first : first + len(frame)]
+        parts: dict[str, npt.NDArray[Any]] = {
+            "ids": _ids(frame, encoding, source),
+            "dense": _dense(frame, encoding, source),
+            "labels": _labels(frame, first),
+        }
+        for code in range(3):
+            rows = np.flatnonzero(splits == code)
+            for name, part in parts.items():
+                arrays[code, name][written[code] : written[code] + len(rows)] = part[rows]
+            written[code] += len(rows)
+    for array in arrays.values():
+        if array.size:
+            array.flush()
+    return encoding
+
+
+def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The events in order, block by block, with the number of the first one."""
+    first = 0
+    for frame in source.frame.collect_batches(chunk_size=BLOCK, maintain_order=True):
+        yield first, frame
+        first += len(frame)
+
+
+def _fit(source: Source, min_count: int) -> Encoding:
+    names = _categorical(source)
+    counts = {name: pl.DataFrame() for name in names}
+    moments = {name: np.zeros(4) for name, kind in source.numeric.items() if kind != "log_bucket"}
+    for first, frame in _blocks(source):
+        train = frame.filter(pl.Series(source.splits[first : first + len(frame)] == 0))
+        for name in names:
+            found = _column(train, name, source).value_counts(name=_COUNT).rename({name: _VALUE})
+            parts = [counts[name], found] if len(counts[name]) else [found]
+            counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.col(_COUNT).sum())
+        for name in moments:
+            values = _numbers(train, name, source)
+            known = values[~np.isnan(values)]
+            moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
+    vocabularies = {
+        name: frame.filter(pl.col(_COUNT) >= min_count).sort(_VALUE, nulls_last=True) for name, frame in counts.items()
+    }
+    return Encoding(vocabularies, {name: _scale(name, *values) for name, values in moments.items()})
+
+
+def _scale(name: str, known: float, total: float, squares: float, rows: float) -> tuple[float, float, bool]:
+    if not known:
+        raise DataError(f"numeric column {name!r} has no value in train; leave it out, or use log_bucket")
+    mean = total / known
+    return mean, math.sqrt(max(squares / known - mean * mean, 0.0)), bool(known < rows)
+
+
+def _categorical(source: Source) -> tuple[str, ...]:
+    return (*source.fields, *(name for name, kind in source.numeric.items() if kind == "log_bucket"))
+
+
+def _column(frame: pl.DataFrame, name: str, source: Source) -> pl.Series:
+    """Values of a categorical field; a bucketed number is int32, a missing one null."""
+    if name not in source.numeric:
+        return frame[name]
+    values = frame[name].cast(pl.Float64).to_numpy()
+    return pl.Series(name, log_buckets(values), dtype=pl.Int32).set(pl.Series(np.isnan(values)), None)
+
+
+def log_buckets(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Int32 [n]: ``floor(ln(x)^2)`` above 2 and ``floor(x)`` up to it, the buckets usual for Criteo's counts.
+
+    NaN gives 0; who calls it knows where values are missing.
+
+    Example:
+        >>> log_buckets(np.array([-1.0, 0.0, 2.0, 3.0, 100.0])).tolist()
+        [-1, 0, 2, 1, 21]
+    """
+    large = values > 2
+    out = np.floor(np.nan_to_num(np.where(large, 0.0, values), nan=0.0))
+    out[large] = np.floor(np.square(np.log(values[large])))
+    buckets: npt.NDArray[np.int32] = out.astype(np.int32)
+    return buckets
+
+
+def _numbers(frame: pl.DataFrame, name: str, source: Source) -> npt.NDArray[np.float64]:
+    """A numeric column before it is scaled, NaN where it is missing."""
+    values: npt.NDArray[np.float64] = frame[name].cast(pl.Float64).to_numpy()
+    if source.numeric[name] == "log_standardise":
+        values = np.sign(values) * np.log1p(np.abs(values))
+    return values
+
+
+def _ids(frame: pl.DataFrame, encoding: Encoding, source: Source) -> npt.NDArray[np.int32]:
+    out = np.empty((len(frame), len(encoding.vocabularies)), np.int32)
+    for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
+        known = vocabulary.select(_VALUE).with_row_index("id")
+        found = _column(frame, name, source).rename(_VALUE).to_frame()
+        ids = found.join(known, on=_VALUE, how="left", nulls_equal=True, maintain_order="left")["id"]
+        out[:, place] = ids.fill_null(len(vocabulary)).to_numpy()
+    return out
+
+
+def _dense(frame: pl.DataFrame, encoding: Encoding, source: Source) -> npt.NDArray[np.float32]:
+    """A scaled number is 0 where it is missing or train has one value only."""
+    columns = []
+    for name, (mean, deviation, lacks) in encoding.scales.items():
+        values = _numbers(frame, name, source)
+        columns.append(np.nan_to_num((values - mean) / (deviation or 1.0)) if deviation else np.zeros(len(values)))
+        columns += [np.isnan(values)] if lacks else []
+    return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)
+
+
+def _labels(frame: pl.DataFrame, first: int) -> npt.NDArray[np.uint8]:
+    labels = frame[LABEL].cast(pl.Float64, strict=False)
+    bad = labels.is_null() | ~labels.is_in([0.0, 1.0])
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise DataError(
+            f"labels must be 0 or 1, but event {first + row} has {frame[LABEL][row]!r}; correct it, or set"
+            " dataset.label.at_least to the value that a positive reaches"
+        )
+    return labels.cast(pl.UInt8).to_numpy()

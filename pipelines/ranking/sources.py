@@ -1,0 +1,197 @@
+"""Labelled events from files: a lazy frame in a fixed row order, and the split of each row."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipelines.config_ranking import CriteoData, EventSplit, FrappeData, LibfmData, Numeric, TableData
+from pipelines.errors import DataError, did_you_mean
+from pipelines.ingest.source import base_path
+from pipelines.ranking.frappe import read_frappe
+from recsys.rng import generator
+
+SPLITS = ("train", "valid", "test")
+LABEL = "__label"
+CRITEO_NUMERIC = tuple(f"I{i}" for i in range(1, 14))
+CRITEO_FIELDS = tuple(f"C{i}" for i in range(1, 27))
+DataConfig = FrappeData | TableData | LibfmData | CriteoData
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Events as read.
+
+    Attributes:
+        frame: columns ``__label``, the categorical fields and the numeric columns, in a fixed row order.
+        splits: uint8 [E], index into ``SPLITS``.
+        fields: categorical columns.
+        numeric: numeric columns and how they are encoded.
+        facts: of the split, for the report.
+    """
+
+    frame: pl.LazyFrame
+    splits: npt.NDArray[np.uint8]
+    fields: tuple[str, ...]
+    numeric: dict[str, Numeric]
+    facts: dict[str, Any]
+
+
+def files_of(config: DataConfig) -> list[Path]:
+    """Every file that the events are read from.
+
+    Raises:
+        DataError: One is missing.
+    """
+    root = base_path(config.source)
+    match config:
+        case FrappeData():
+            names = ["nfm_train_positives.parquet", "nfm_libfm_valid_test.parquet"]
+        case LibfmData():
+            names = [config.train, config.valid, config.test]
+        case TableData():
+            names = [config.events, *(join.source for join in config.joins)]
+        case CriteoData():
+            names = [config.events]
+        case _:
+            assert_never(config)
+    if root.is_file():
+        return [root]
+    found = [sorted(root.glob(name)) for name in names]
+    for name, paths in zip(names, found, strict=True):
+        if not paths:
+            known = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+            raise DataError(f"source {config.source!r} has no file {name!r} in {root}; {did_you_mean(name, known)}")
+    return [path for paths in found for path in paths]
+
+
+def read_source(config: DataConfig) -> Source:
+    """The events of a configuration.
+
+    Raises:
+        DataError: A file or column is missing, or a value cannot be used.
+    """
+    files = files_of(config)
+    match config:
+        case FrappeData():
+            whole, splits, facts = read_frappe(files[0].parent, config.negatives, config.seed)
+            fields = tuple(name for name in whole.columns if name != LABEL)
+            return Source(whole.lazy(), splits, fields, {}, facts)
+        case LibfmData():
+            parts = [_libfm(path, config.fields) for path in files]
+            splits = np.repeat(np.arange(3, dtype=np.uint8), [len(part) for part in parts])
+            return Source(pl.concat(parts).lazy(), splits, config.fields, {}, {"method": "given", "column": "file"})
+        case TableData():
+            return _table(config, files)
+        case CriteoData():
+            frame = _criteo(files)
+            numeric = dict.fromkeys(CRITEO_NUMERIC, config.numeric)
+            splits = _splits(frame, config.split, config.user)
+            return Source(frame, splits, CRITEO_FIELDS, numeric, config.split.model_dump(mode="json"))
+        case _:
+            assert_never(config)
+
+
+def _table(config: TableData, files: list[Path]) -> Source:
+    joined = {base_path(config.source) / join.source for join in config.joins}
+    frame = _scan([path for path in files if path not in joined])
+    for join in config.joins:
+        other = pl.scan_parquet(base_path(config.source) / join.source)
+        _require(other, (join.key, *join.columns), join.source)
+        _require(frame, (join.key,), config.events)
+        frame = frame.join(other.select(join.key, *join.columns), on=join.key, how="left", maintain_order="left")
+    split_column = (config.split.column,) if config.split.column else ()
+    _require(frame, (config.label.column, *config.fields, *config.numeric, *split_column), config.events)
+    label = pl.col(config.label.column)
+    if config.label.at_least is not None:
+        label = (label >= config.label.at_least).cast(pl.Int8)
+    splits = _splits(frame, config.split, config.user)
+    schema = frame.collect_schema()
+    lists = [name for name in config.fields if isinstance(schema[name], pl.List)]
+    frame = frame.with_columns(pl.col(name).list.sort().list.join("|") for name in lists)
+    frame = frame.select(label.alias(LABEL), *config.fields, *config.numeric)
+    return Source(frame, splits, config.fields, dict(config.numeric), config.split.model_dump(mode="json"))
+
+
+def _scan(files: list[Path]) -> pl.LazyFrame:
+    suffix = files[0].suffix
+    if suffix in (".parquet", ".pq"):
+        return pl.scan_parquet(files)
+    if suffix in (".csv", ".tsv"):
+        return pl.scan_csv(files, separator="\t" if suffix == ".tsv" else ",")
+    raise DataError(f"{files[0]}: events must be .parquet, .csv or .tsv, got {suffix!r}")
+
+
+def _criteo(files: list[Path]) -> pl.LazyFrame:
+    names = ("label", *CRITEO_NUMERIC, *CRITEO_FIELDS)
+    if files[0].suffix in (".parquet", ".pq"):
+        frame = pl.scan_parquet(files)
+        _require(frame, names, files[0].name)
+    else:
+        kinds = [pl.Int8, *[pl.Float64] * len(CRITEO_NUMERIC), *[pl.String] * len(CRITEO_FIELDS)]
+        schema = dict(zip(names, kinds, strict=True))
+        frame = pl.scan_csv(files, separator="\t", has_header=False, schema=schema, quote_char=None)
+    return frame.select(pl.col("label").alias(LABEL), *CRITEO_NUMERIC, *CRITEO_FIELDS)
+
+
+def _libfm(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:
+    labels, rows = [], []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            label, *tokens = line.split()
+            if len(tokens) != len(fields) or not all(token.endswith(":1") for token in tokens):
+                raise DataError(
+                    f"{path}, line {number}: required are a label and {len(fields)} features `index:1`, one for each of"
+                    f" the fields {', '.join(fields)}, got {line.strip()[:80]!r}"
+                )
+            labels.append("0" if label == "-1" else label)
+            rows.append([token[:-2] for token in tokens])
+    values = {LABEL: labels} | {name: [row[place] for row in rows] for place, name in enumerate(fields)}
+    return pl.DataFrame(values, schema={LABEL: pl.String} | dict.fromkeys(fields, pl.String))
+
+
+def _splits(frame: pl.LazyFrame, config: EventSplit, user: str) -> npt.NDArray[np.uint8]:
+    """Uint8 [E]: the split of each row."""
+    count = int(frame.select(pl.len()).collect().item())
+    match config.method:
+        case "given":
+            return _given(frame.select(pl.col(str(config.column)).cast(pl.String)).collect().to_series(), config)
+        case "order":
+            place = np.arange(count) / max(count, 1)
+        case "random":
+            place = generator(config.seed, "event split").random(count)
+        case "user_order":
+            columns = frame.select(user, str(config.column)).with_row_index("row").collect()
+            ranked = columns.sort(user, str(config.column), "row")
+            shares = ranked.select(pl.int_range(pl.len()).over(user) / pl.len().over(user)).to_series()
+            place = np.empty(count)
+            place[ranked["row"].to_numpy()] = shares.to_numpy()
+            place[(columns[str(config.column)] < 0).to_numpy()] = 0.0
+        case _:
+            assert_never(config.method)
+    bounds = np.array([1 - config.valid - config.test, 1 - config.test])
+    return np.searchsorted(bounds, place, side="right").astype(np.uint8)
+
+
+def _given(names: pl.Series, config: EventSplit) -> npt.NDArray[np.uint8]:
+    out = np.full(len(names), 255, np.uint8)
+    for code, split in enumerate(SPLITS):
+        out[(names == split).fill_null(value=False).to_numpy()] = code
+    bad = np.flatnonzero(out == 255)
+    if bad.size:
+        raise DataError(
+            f"column {config.column!r} must be train, valid or test, but row {bad[0]} has {names[int(bad[0])]!r}"
+        )
+    return out
+
+
+def _require(frame: pl.LazyFrame, names: tuple[str, ...], file: str) -> None:
+    known = frame.collect_schema().names()
+    for name in names:
+        if name not in known:
+            raise DataError(f"{file} has no column {name!r}; {did_you_mean(name, known)}")

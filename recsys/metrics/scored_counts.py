@@ -1,0 +1,203 @@
+"""Exact metrics of a stream of scored events, the same for any division of it among workers.
+
+A :class:`ScoredCounts` keeps, for each distinct score, how many positives and negatives have it. Merging two adds
+integers, so that every metric, a function of the counts alone, does not depend on batches, workers or their order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.metrics.auc import checked
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """Predicted against observed rates in bins of equally many events, ties kept together.
+
+    Attributes:
+        predicted: float64 [B], mean probability of a bin.
+        observed: float64 [B], share of positives in it.
+        events: int64 [B].
+    """
+
+    predicted: FloatArray
+    observed: FloatArray
+    events: IntArray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error (Naeini et al. 2015): mean of ``|predicted - observed|``, weighted by events."""
+        return float((np.abs(self.predicted - self.observed) * self.events).sum() / self.events.sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredCounts:
+    """Events by score.
+
+    Attributes:
+        scores: float64 [K], distinct and ascending; log-odds where probabilities are asked for.
+        positives: int64 [K], events with label 1 at each score.
+        negatives: int64 [K].
+    """
+
+    scores: FloatArray
+    positives: IntArray
+    negatives: IntArray
+
+    @classmethod
+    def of(cls, labels: npt.ArrayLike, scores: npt.ArrayLike) -> ScoredCounts:
+        """Count labels [n], 0 or 1, at float32 or float64 scores [n].
+
+        Raises:
+            ValueError: As :func:`recsys.metrics.auc.roc_auc`, but one class may be missing.
+        """
+        positive, values = checked(labels, scores)
+        sides = [np.unique(values[side].astype(np.float64), return_counts=True) for side in (positive, ~positive)]
+        (up, ups), (down, downs) = sides
+        return _merged(np.concatenate([up, down]), _padded(ups, 0, len(down)), _padded(downs, len(up), 0))
+
+    def merge(self, *others: ScoredCounts) -> ScoredCounts:
+        """The counts of this stream and the others together."""
+        parts = (self, *others)
+        return _merged(
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.positives for part in parts]),
+            np.concatenate([part.negatives for part in parts]),
+        )
+
+    @property
+    def num_positives(self) -> int:
+        """Events with label 1."""
+        return int(self.positives.sum())
+
+    @property
+    def num_negatives(self) -> int:
+        """Events with label 0."""
+        return int(self.negatives.sum())
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """``1 / (1 + exp(-score))`` of each score, float64 [K]."""
+        return np.exp(-np.logaddexp(0.0, -self.scores))
+
+    def auc(self) -> float:
+        """Area under the ROC curve; ties count half (Hanley and McNeil 1982).
+
+        Raises:
+            ValueError: One class is missing.
+        """
+        self._needs_both("AUC")
+        below = np.cumsum(self.negatives) - self.negatives
+        wins = int((self.positives * (2 * below + self.negatives)).sum())
+        return wins / (2 * self.num_positives * self.num_negatives)
+
+    def average_precision(self) -> float:
+        """Area under the precision-recall curve by steps, ``sum_t (R_t - R_{t-1}) P_t`` over falling thresholds.
+
+        Raises:
+            ValueError: There is no positive.
+        """
+        if not self.num_positives:
+            raise ValueError("average precision needs a positive, got none")
+        hits = np.cumsum(self.positives[::-1])
+        precision = hits / np.cumsum((self.positives + self.negatives)[::-1])
+        return float((precision * self.positives[::-1]).sum() / self.num_positives)
+
+    def log_loss(self) -> float:
+        """Mean of ``-ln p(label)`` in nats, the scores being log-odds.
+
+        Raises:
+            ValueError: There is no event.
+        """
+        if not len(self.scores):
+            raise ValueError("log-loss needs an event, got none")
+        losses = self.positives * np.logaddexp(0, -self.scores) + self.negatives * np.logaddexp(0, self.scores)
+        return math.fsum(losses) / (self.num_positives + self.num_negatives)
+
+    def normalised_entropy(self) -> float:
+        """Log-loss over that of the constant rate of positives (He et al. 2014, eq. 3); below 1 is better than it.
+
+        Raises:
+            ValueError: One class is missing.
+        """
+        self._needs_both("normalised entropy")
+        rate = self.num_positives / (self.num_positives + self.num_negatives)
+        return self.log_loss() / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
+
+    def calibration(self) -> tuple[float, float]:
+        """Slope and intercept of the labels' logistic regression on the log-odds (Cox 1958); (1, 0) is calibrated.
+
+        A slope below 1 says that the scores are too extreme. Newton's method, to machine precision.
+
+        Raises:
+            ValueError: One class is missing.
+        """
+        self._needs_both("calibration")
+        if len(self.scores) < 2 or self._separates():
+            return math.nan, math.nan
+        centre = float(np.average(self.scores, weights=self.positives + self.negatives))
+        x = np.stack([self.scores - centre, np.ones(len(self.scores))])
+        beta = np.array([0.0, math.log(self.num_positives / self.num_negatives)])
+        totals = self.positives + self.negatives
+        for _ in range(100):
+            p = np.exp(-np.logaddexp(0.0, -(beta @ x)))
+            gradient = x @ (self.positives - totals * p)
+            step = np.linalg.solve((x * (totals * p * (1 - p))) @ x.T, gradient)
+            beta += step
+            if np.abs(step).max() < 1e-12 * max(1.0, float(np.abs(beta).max())):
+                break
+        return float(beta[0]), float(beta[1] - beta[0] * centre)
+
+    def reliability(self, bins: int = 20) -> Reliability:
+        """Predicted and observed rates by bins; a score with more events than a bin holds makes a bin of its own."""
+        totals = self.positives + self.negatives
+        middle = np.cumsum(totals) - (totals + 1) / 2
+        places = np.minimum((middle * bins / totals.sum()).astype(np.int64), bins - 1)
+        _, places = np.unique(places, return_inverse=True)
+        events = np.bincount(places, totals)
+        predicted = np.bincount(places, self.probabilities * totals) / events
+        return Reliability(predicted, np.bincount(places, self.positives) / events, events.astype(np.int64))
+
+    def roc(self) -> tuple[FloatArray, FloatArray]:
+        """False and true positive rates over falling thresholds, from (0, 0) to (1, 1), float64 [K + 1] each.
+
+        Raises:
+            ValueError: One class is missing.
+        """
+        self._needs_both("a ROC curve")
+        true = np.concatenate([[0], np.cumsum(self.positives[::-1])]) / self.num_positives
+        false = np.concatenate([[0], np.cumsum(self.negatives[::-1])]) / self.num_negatives
+        return false, true
+
+    def _needs_both(self, what: str) -> None:
+        if not self.num_positives or not self.num_negatives:
+            raise ValueError(
+                f"{what} needs both classes, got {self.num_positives:,} positives and {self.num_negatives:,} negatives"
+            )
+
+    def _separates(self) -> bool:
+        """Whether a threshold splits the classes, so that the regression has no maximum."""
+        up, down = self.scores[self.positives > 0], self.scores[self.negatives > 0]
+        return bool(up.min() >= down.max() or down.min() >= up.max())
+
+
+def _padded(counts: IntArray, before: int, after: int) -> IntArray:
+    return np.pad(counts.astype(np.int64), (before, after))
+
+
+def _merged(scores: FloatArray, positives: IntArray, negatives: IntArray) -> ScoredCounts:
+    scores = scores + 0.0  # -0.0 is 0.0
+    order = np.argsort(scores, kind="stable")
+    scores = scores[order]
+    starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]])) if len(scores) else np.empty(0, int)
+    sums: list[Any] = [np.add.reduceat(side[order], starts) if len(starts) else side for side in (positives, negatives)]
+    return ScoredCounts(scores[starts], *sums)

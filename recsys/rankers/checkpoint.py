@@ -1,0 +1,108 @@
+"""Finished rankers on disk: weights as safetensors, facts as JSON, one id map for each field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+from safetensors import SafetensorError
+
+from embeddings import atomic
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec
+from embeddings.tables.collection import Field, build_collection
+from recsys.rankers.build import RankerSpec, build_ranker
+from recsys.rankers.dcn_v2 import Cross
+from recsys.rankers.final_mlp import Streams
+from recsys.rankers.ranker import Ranker, Tower
+from recsys.training_state import CheckpointError
+
+_FORMAT, _VERSION = "recsys-ranker", 1
+
+
+def save_ranker(ranker: Ranker, spec: RankerSpec, directory: Path) -> None:
+    """Write ``ranker.safetensors``, ``ranker.json`` and ``map-<place>.safetensors``; ``directory`` appears whole.
+
+    Optimizer state is not part of a finished ranker.
+    """
+    tensors = {
+        f"layers.{name}": tensor.detach().contiguous()
+        for name, tensor in ranker.state_dict().items()
+        if not name.startswith("tables.")
+    }
+    tensors |= {
+        f"table.{place}": ranker.tables.weight(field.name).contiguous()
+        for place, field in enumerate(ranker.tables.fields)
+    }
+    facts = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "spec": dataclasses.asdict(spec),
+        "fields": [{"name": field.name, "dim": field.dim} for field in ranker.tables.fields],
+        "num_dense": ranker.num_dense,
+    }
+    with atomic.atomic_directory(directory) as temporary:
+        for place, field in enumerate(ranker.tables.fields):
+            field.id_map.save(temporary / f"map-{place}.safetensors")
+        atomic.write_bytes(temporary / "ranker.safetensors", safetensors.torch.save(tensors))
+        atomic.write_bytes(temporary / "ranker.json", (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def load_ranker(directory: Path) -> Ranker:
+    """Read what :func:`save_ranker` wrote, for scoring, on the torch back end whatever it was trained on.
+
+    Raises:
+        CheckpointError: A file is missing, truncated, foreign, or of another version; the message names it.
+    """
+    path = directory / "ranker.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+        if facts.get("format") != _FORMAT or facts.get("version") != _VERSION:
+            raise CheckpointError(f"{path} must say format {_FORMAT}, version {_VERSION}; train the ranker again")
+        tensors = safetensors.torch.load((directory / "ranker.safetensors").read_bytes())
+        fields = [
+            Field(field["name"], IdMap.load(directory / f"map-{place}.safetensors"), field["dim"])
+            for place, field in enumerate(facts["fields"])
+        ]
+        tables = build_collection(
+            fields, optimizer=OptimizerSpec("sgd"), init_std=0.0, generator=np.random.default_rng(0)
+        )
+        ranker = build_ranker(_spec(facts["spec"]), tables, facts["num_dense"], seed=0)
+        for place, field in enumerate(fields):
+            tables.weight(field.name).copy_(tensors.pop(f"table.{place}"))
+        missing, unexpected = ranker.load_state_dict(
+            {name.removeprefix("layers."): tensor for name, tensor in tensors.items()}, strict=False
+        )
+        wrong = [name for name in [*missing, *unexpected] if not name.startswith("tables.")]
+        if wrong:
+            raise CheckpointError(f"{directory} does not fit its description at {wrong[0]}; train the ranker again")
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{directory} is not a whole saved ranker: {error}; train it again") from error
+    return ranker.eval()
+
+
+def _spec(facts: dict[str, Any]) -> RankerSpec:
+    streams = facts["streams"]
+    gates = streams["gates"]
+    return RankerSpec(
+        facts["name"],
+        _tower(facts["tower"]),
+        Cross(**facts["cross"]),
+        tuple(facts["bottom"]),
+        Streams(
+            _tower(streams["second"]),
+            streams["heads"],
+            None if gates is None else (tuple(gates[0]), tuple(gates[1])),
+            tuple(streams["gate_hidden"]),
+        ),
+    )
+
+
+def _tower(facts: dict[str, Any]) -> Tower:
+    return Tower(**facts | {"hidden": tuple(facts["hidden"])})

@@ -1,0 +1,153 @@
+"""Evaluation of a ranker's scores on labelled events: exact metrics, intervals, slices and curves."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.event_batch import Events
+from recsys.metrics.auc import group_auc
+from recsys.metrics.delong import auc_interval
+from recsys.metrics.scored_counts import ScoredCounts
+
+MAX_CURVE_POINTS = 400
+ACTIVITY_BOUNDS = (0, 1, 5, 20, 100)
+"""Lower ends of the slices by train events."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingEvaluation:
+    """What was found on one split.
+
+    Attributes:
+        events: scored.
+        metrics: auc, gauc, pr_auc, log_loss, normalised_entropy, calibration_slope, calibration_intercept, ece. Those
+            that one class leaves undefined are absent.
+        ci95: DeLong interval of the AUC.
+        curves: "roc" {"false", "true"}, "reliability" {"predicted", "observed", "events"}, "scores" {"edges",
+            "positives", "negatives"}: histogram of the log-odds.
+        slices: by name, lists of {"label", "events", "positives", "auc", "low", "high"}; a slice of one class has no
+            AUC.
+    """
+
+    events: int
+    metrics: dict[str, float]
+    ci95: dict[str, tuple[float, float]]
+    curves: dict[str, dict[str, list[float]]]
+    slices: dict[str, list[dict[str, Any]]]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dataclasses.asdict(self)
+
+
+def evaluate_ranker(
+    events: Events, scores: npt.NDArray[np.float32], train: Events, *, user: str, item: str, by: tuple[str, ...] = ()
+) -> RankingEvaluation:
+    """Evaluate log-odds.
+
+    Args:
+        events: with labels.
+        scores: float32 [E] of these events.
+        train: whose counts tell how active a user and how common an item was.
+        user: field that GAUC groups by.
+        item: field of the items.
+        by: fields whose values are slices, for fields of few values.
+    """
+    counts = ScoredCounts.of(events.labels, scores)
+    metrics = {"log_loss": counts.log_loss(), "ece": counts.reliability().error}
+    ci95: dict[str, tuple[float, float]] = {}
+    curves: dict[str, dict[str, list[float]]] = {"scores": _histogram(counts), "reliability": _reliability(counts)}
+    if counts.num_positives and counts.num_negatives:
+        slope, intercept = counts.calibration()
+        metrics |= {
+            "auc": counts.auc(),
+            "pr_auc": counts.average_precision(),
+            "normalised_entropy": counts.normalised_entropy(),
+            "calibration_slope": slope,
+            "calibration_intercept": intercept,
+        }
+        curves["roc"] = _roc(counts)
+        if min(counts.num_positives, counts.num_negatives) > 1:
+            found = auc_interval(events.labels, scores)
+            ci95["auc"] = (found.low, found.high)
+        users = events.column(user)
+        both = np.intersect1d(users[events.labels == 1], users[events.labels == 0])
+        if len(both):
+            metrics["gauc"] = group_auc(events.labels, scores, users).value
+    slices = {f"{field} value": _slices(events, scores, _values(events, field)) for field in by}
+    for field in (user, item):
+        slices[f"train events of the {field}"] = _slices(events, scores, _activity(events, train, field))
+    return RankingEvaluation(len(events), metrics, ci95, curves, slices)
+
+
+def _activity(events: Events, train: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Events by how often train has the value of the field; 0 are the cold ones."""
+    ids, known = events.column(field), train.column(field)
+    seen = np.bincount(known, minlength=int(max(ids.max(initial=0), known.max(initial=0))) + 1)[ids]
+    upper = (*(bound - 1 for bound in ACTIVITY_BOUNDS[1:]), None)
+    bins = zip(ACTIVITY_BOUNDS, upper, strict=True)
+    return [
+        (
+            "none" if high == 0 else f"{low} or more" if high is None else f"{low} to {high}",
+            (seen >= low) & (seen <= (seen.max(initial=0) if high is None else high)),
+        )
+        for low, high in bins
+    ]
+
+
+def _values(events: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Events by the id of the field; the caller knows what the ids stand for."""
+    ids = events.column(field)
+    return [(str(value), ids == value) for value in np.unique(ids)]
+
+
+def _slices(
+    events: Events, scores: npt.NDArray[np.float32], parts: list[tuple[str, npt.NDArray[np.bool_]]]
+) -> list[dict[str, Any]]:
+    found = []
+    for label, rows in parts:
+        labels = events.labels[rows]
+        positives = int(labels.sum())
+        row: dict[str, Any] = {"label": label, "events": len(labels), "positives": positives}
+        if min(positives, len(labels) - positives) > 1:
+            interval = auc_interval(labels, scores[rows])
+            row |= {"auc": interval.value, "low": interval.low, "high": interval.high}
+        if len(labels):
+            found.append(row)
+    return found
+
+
+def _roc(counts: ScoredCounts) -> dict[str, list[float]]:
+    """The exact curve at points that are evenly spread over its steps."""
+    false, true = counts.roc()
+    steps = np.arange(len(false))
+    if len(steps) > MAX_CURVE_POINTS:
+        length = false + true
+        steps = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MAX_CURVE_POINTS)))
+    return {"false": false[steps].tolist(), "true": true[steps].tolist()}
+
+
+def _reliability(counts: ScoredCounts) -> dict[str, list[float]]:
+    found = counts.reliability()
+    return {
+        "predicted": found.predicted.tolist(),
+        "observed": found.observed.tolist(),
+        "events": found.events.astype(float).tolist(),
+    }
+
+
+def _histogram(counts: ScoredCounts, bins: int = 60) -> dict[str, list[float]]:
+    """Events by log-odds between the 0.1 % and 99.9 % quantiles; the outer bins hold what lies beyond."""
+    totals = np.cumsum(counts.positives + counts.negatives)
+    low, high = (float(counts.scores[np.searchsorted(totals, share * totals[-1])]) for share in (0.001, 0.999))
+    edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+    places = np.clip(np.searchsorted(edges, counts.scores, side="right") - 1, 0, bins - 1)
+    return {
+        "edges": edges.tolist(),
+        "positives": np.bincount(places, counts.positives, bins).tolist(),
+        "negatives": np.bincount(places, counts.negatives, bins).tolist(),
+    }

@@ -1,0 +1,164 @@
+"""A ranking experiment end to end, and its mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines.cli import main
+from pipelines.config_loader import load_experiment
+from pipelines.config_problems import ConfigError
+from pipelines.config_ranking import DcnV2, FinalMlp, RankingExperiment, TowerSettings
+from pipelines.ranking.report import build_ranking_report, verdicts
+from pipelines.ranking.stages import ranker_spec
+from pipelines.run_files import Metrics, RunFiles, VariantResult
+from recsys.rankers.checkpoint import load_ranker
+from recsys.rankers.dcn_v2 import Cross
+
+CONFIG = """\
+task: ctr
+experiment: tiny-ctr
+dataset:
+  format: table
+  name: tiny
+  source: {source}
+  fields: [user, item, day]
+  numeric: {{price: standardise}}
+  split: {{method: random, valid: 0.2, test: 0.2}}
+budget: {{rows: 40%}}
+model: {{name: dcn_v2, dim: 4, hidden: [16], optimizer: {{name: adam, lr: 0.02}}}}
+train: {{epochs: 6, batch_size: 128, lr: 0.01, patience: 6, checkpoint_minutes: 0.001}}
+tracking: {{enabled: false}}
+output: {output}
+variants:
+  - {{name: full}}
+  - {{name: graphhash, compressor: {{name: graphhash}}}}
+  - {{name: modulo, compressor: {{name: modulo}}}}
+  - {{name: dlrm, model: {{name: dlrm, dim: 4, hidden: [8], bottom: [4]}}}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user likes the items of the own group."""
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 40, 3000), rng.integers(0, 30, 3000)
+    labels = ((users % 3 == items % 3) ^ (rng.random(3000) < 0.05)).astype(np.int64)
+    days = pl.Series(np.array(["mon", "tue", "sun"])[rng.integers(0, 3, 3000)])
+    frame = {"user": users, "item": items, "day": days, "price": rng.random(3000), "label": labels}
+    pl.DataFrame(frame).write_parquet(tmp_path / "interactions.parquet")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG.format(source=tmp_path, output=tmp_path / "runs"))
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setattr("sys.argv", ["recsys", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code in (0, None)
+    return capsys.readouterr().out.strip().splitlines()[-1]
+
+
+def test_an_experiment_ends_in_a_report_and_repeats(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = Path(run(capsys, monkeypatch, "run", str(config)))
+    metrics = RunFiles(directory).metrics()
+    results = {result.name: result for result in metrics.variants}
+    assert results["full"].metrics["test/auc"] > 0.8
+    low, high = results["full"].ci95["test/auc"]
+    assert low < results["full"].metrics["test/auc"] < high
+    assert results["graphhash"].table_bytes < results["full"].table_bytes
+    assert results["graphhash"].table_rows == results["modulo"].table_rows
+    tests = json.loads((directory / "tests.json").read_bytes())
+    assert len(tests) == 6
+    assert all(test["difference"] >= 0 for test in tests)
+    page = (directory / "report.html").read_text()
+    for heading in ("Calibration", "ROC curve", "AUC against table bytes", "Scores of full", "AUC by day"):
+        assert heading in page
+    assert re.search(r"graphhash has \d+ % of the bytes of full and (loses|gains)", page.replace("\xa0", " "))
+    assert {path.stem for path in (directory / "plots").iterdir()} >= {"roc", "calibration", "auc-bytes", "learning"}
+    ranker = load_ranker(directory / "variants" / "full-s0" / "checkpoint")
+    assert [field.name for field in ranker.tables.fields] == ["user", "item", "day"]
+    before = page
+    assert build_ranking_report(directory).read_text() == before
+    for path in tmp_path.glob("cache/*-ranker/*/stage.json"):
+        path.touch()
+    again = Path(run(capsys, monkeypatch, "run", str(config)))
+    assert [r.metrics for r in RunFiles(again).metrics().variants] == [r.metrics for r in metrics.variants]
+    assert Path(run(capsys, monkeypatch, "report", str(directory))).name == "report.html"
+
+
+def test_validate_tells_the_plan(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(capsys, monkeypatch, "validate", str(config)) == "  dlrm: dlrm, full, dim 4"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "dataset.format=tabel",
+            "format is 'tabel', must be one of frappe, table, libfm, criteo; did you mean `table`",
+        ),
+        ("model.name=dcn", "name is 'dcn', must be one of dcn_v2, dlrm"),
+        ("model.hiden=[3]", "unknown key; did you mean `hidden`"),
+        ("dataset.split.method=given", "method given needs column"),
+        ("dataset.split.test=0.9", r"valid \(0.2\) \+ test \(0.9\) leave nothing"),
+        ("seeds=[1, 1]", "a seed occurs twice"),
+        ("variants.modulo.name=full", "'full' is the name of two variants"),
+        ("model.backend=torchrec", "the torchrec back end has no adam"),
+        ("dataset.events=x.parquet", "has no file 'x.parquet'"),
+        ("budget.rows=0", "got 0, must be at least 2"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(config: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(str(config), [override])
+
+
+def test_dims_of_unknown_fields_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.ranking.runner import run_ranking
+
+    experiment = load_experiment(str(config), ["model.dims={town: 8}"])
+    assert isinstance(experiment, RankingExperiment)
+    with pytest.raises(ValueError, match=r"model\.dims names the field 'town'; the fields are user, item, day"):
+        run_ranking(experiment, quiet=True)
+
+
+def test_settings_reach_the_ranker() -> None:
+    spec = ranker_spec(DcnV2(hidden=(7,), dropout=0.5, layers=2, structure="stacked", rank=5, experts=3))
+    assert (spec.tower.hidden, spec.tower.dropout, spec.cross) == ((7,), 0.5, Cross(2, "stacked", 5, 3))
+    second = TowerSettings(hidden=(9,), dropout=0.1, batch_norm=True)
+    final = ranker_spec(FinalMlp(second=second, heads=3, gates=(("a",), ()), gate_hidden=(5,))).streams
+    assert (final.second.hidden, final.heads, final.gates, final.gate_hidden) == ((9,), 3, (("a",), ()), (5,))
+
+
+def test_the_verdict_says_loss_win_and_doubt() -> None:
+    def result(name: str, compressor: str, auc: float, size: int) -> VariantResult:
+        return VariantResult(
+            name=name, model="dcn_v2", compressor=compressor, table_bytes=size, metrics={"test/auc": auc}
+        )
+
+    dataset = {"name": "d", "users": 1, "items": 1, "train": 1, "hash": "x"}
+    variants = (result("f", "full", 0.8, 400), result("g", "graphhash", 0.79, 100), result("m", "modulo", 0.7, 100))
+    metrics = Metrics(experiment="e", dataset=dataset, variants=variants)  # type: ignore[arg-type]
+    tests = [
+        {"a": "f", "b": "g", "difference": 0.01, "low": -0.01, "high": 0.03, "p": 0.3, "p_holm": 0.3},
+        {"a": "g", "b": "m", "difference": 0.09, "low": 0.08, "high": 0.1, "p": 0.001, "p_holm": 0.002},
+    ]
+    found = [sentence.replace("\xa0", " ") for sentence in verdicts(metrics, tests)]
+    assert found[1].startswith(
+        "g has 25 % of the bytes of f and loses 1.25 % of its AUC; difference −0.0100 [-0.0300, 0.01"
+    )
+    assert "does not tell them apart" in found[1]
+    assert found[2] == "m has 25 % of the bytes of f and loses 12.50 % of its AUC."
+    assert found[3].startswith("g beats m with the same number of rows; difference +0.0900")

@@ -1,0 +1,124 @@
+"""Evaluation of a ranker's scores, and rankers on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec
+from embeddings.tables.collection import Field, build_collection
+from recsys.event_batch import Events
+from recsys.rankers.build import RankerSpec, build_ranker
+from recsys.rankers.checkpoint import load_ranker, save_ranker
+from recsys.rankers.dcn_v2 import Cross
+from recsys.rankers.evaluation import evaluate_ranker
+from recsys.rankers.final_mlp import Streams
+from recsys.rankers.ranker import Ranker, Tower
+from recsys.training_state import CheckpointError
+
+
+def events(count: int, seed: int = 0) -> Events:
+    rng = np.random.default_rng(seed)
+    ids = np.stack([rng.integers(0, 12, count), rng.zipf(1.6, count) % 30, rng.integers(0, 3, count)], 1)
+    labels = rng.integers(0, 2, count).astype(np.uint8)
+    return Events(ids.astype(np.int32), np.zeros((count, 0), np.float32), labels, ("user", "item", "day"))
+
+
+def test_slices_and_groups_are_those_of_a_plain_loop() -> None:
+    train, test = events(120), events(900, 1)
+    scores = (np.random.default_rng(2).normal(size=900) + test.labels).astype(np.float32)
+    found = evaluate_ranker(test, scores, train, user="user", item="item", by=("day",))
+    assert found.metrics["auc"] == pytest.approx(roc_auc_score(test.labels, scores), abs=1e-12)
+    by_user = [(test.column("user") == u) for u in range(12)]
+    aucs = [roc_auc_score(test.labels[rows], scores[rows]) for rows in by_user]
+    assert found.metrics["gauc"] == pytest.approx(np.average(aucs, weights=[rows.sum() for rows in by_user]))
+    for row in found.slices["day value"]:
+        rows = test.column("day") == int(row["label"])
+        assert row["events"] == rows.sum()
+        assert row["auc"] == pytest.approx(roc_auc_score(test.labels[rows], scores[rows]), abs=1e-12)
+    seen = np.array([(train.column("item") == item).sum() for item in test.column("item")])
+    bounds = {"none": (0, 0), "1 to 4": (1, 4), "5 to 19": (5, 19), "20 to 99": (20, 99), "100 or more": (100, 10**9)}
+    slices = {row["label"]: row["events"] for row in found.slices["train events of the item"]}
+    expected = {label: int(((seen >= low) & (seen <= high)).sum()) for label, (low, high) in bounds.items()}
+    assert slices == {label: count for label, count in expected.items() if count}
+    assert slices["none"] > 0
+    low, high = found.ci95["auc"]
+    assert low < found.metrics["auc"] < high
+    assert sum(found.curves["scores"]["positives"]) == test.labels.sum()
+    roc = found.curves["roc"]
+    assert (roc["false"][0], roc["true"][0], roc["false"][-1], roc["true"][-1]) == (0.0, 0.0, 1.0, 1.0)
+    assert np.trapezoid(roc["true"], roc["false"]) == pytest.approx(found.metrics["auc"], abs=1e-3)
+    json.dumps(found.summary(), allow_nan=False)
+
+
+def test_one_class_leaves_what_is_undefined_out() -> None:
+    test = events(50)
+    ones = Events(test.ids, test.dense, np.ones(50, np.uint8), test.fields)
+    found = evaluate_ranker(ones, np.zeros(50, np.float32), test, user="user", item="item")
+    assert set(found.metrics) == {"log_loss", "ece"}
+    assert found.metrics["log_loss"] == pytest.approx(np.log(2))
+    assert not found.ci95
+    assert "roc" not in found.curves
+
+
+def ranker(spec: RankerSpec) -> Ranker:
+    double = IdMap(np.arange(24).reshape(12, 2) % 5, 6, 5, "double_hash")
+    maps = {"user": double, "item": IdMap(np.arange(30)[:, None], 31, 30, "full")}
+    maps["day"] = IdMap(np.arange(3)[:, None], 4, 3, "full")
+    fields = [Field(name, id_map, 4) for name, id_map in maps.items()]
+    draws = np.random.default_rng(0)
+    tables = build_collection(fields, optimizer=OptimizerSpec("adam"), init_std=0.5, generator=draws)
+    return build_ranker(spec, tables, 0, seed=1)
+
+
+SPECS: dict[str, RankerSpec] = {
+    "dcn": RankerSpec("dcn_v2", Tower((5,), 0.1, batch_norm=True), Cross(2, "stacked", 3, 2)),
+    "dlrm": RankerSpec("dlrm", Tower((5,)), bottom=(4,)),
+    "fm": RankerSpec("deep_fm", Tower((5,))),
+    "final": RankerSpec("final_mlp", Tower((4,)), streams=Streams(Tower((6,)), 2, ((), ("day",)), (5,))),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_saved_ranker_scores_the_same_bits(tmp_path: Path, name: str) -> None:
+    model, data = ranker(SPECS[name]), events(200)
+    with torch.no_grad():
+        model.train()
+        model.logits(data.batch(slice(0, 64)))  # moves the statistics of the batch norm
+    save_ranker(model, SPECS[name], tmp_path / "saved")
+    again = load_ranker(tmp_path / "saved")
+    assert np.array_equal(model.scores(data), again.scores(data))
+    unseen = Events(data.ids + 1000, data.dense, data.labels, data.fields)
+    assert len(set(again.scores(unseen).tolist())) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "ranker.json").write_text("{}"), "must say format recsys-ranker, version 1"),
+        (lambda d: (d / "ranker.safetensors").write_bytes(b"x"), "is not a whole saved ranker"),
+        (lambda d: (d / "map-1.safetensors").unlink(), "is not a whole saved ranker"),
+    ],
+)
+def test_a_damaged_ranker_is_told(tmp_path: Path, damage: Any, message: str) -> None:
+    save_ranker(ranker(SPECS["fm"]), SPECS["fm"], tmp_path / "saved")
+    damage(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match=message):
+        load_ranker(tmp_path / "saved")
+
+
+def test_layers_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    save_ranker(ranker(SPECS["fm"]), SPECS["fm"], tmp_path / "saved")
+    path = tmp_path / "saved" / "ranker.json"
+    facts = json.loads(path.read_text())
+    facts["spec"]["tower"]["hidden"] = []
+    path.write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match="saved"):
+        load_ranker(tmp_path / "saved")

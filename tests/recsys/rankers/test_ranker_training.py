@@ -1,0 +1,127 @@
+"""Training of rankers: it learns what can be learned, repeats, resumes to the same bits, and lowers its rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embeddings.id_map import IdMap
+from embeddings.tables import OptimizerSpec
+from embeddings.tables.collection import Field, build_collection
+from recsys.event_batch import Events, join
+from recsys.rankers.build import RankerSpec, build_ranker
+from recsys.rankers.ranker import Ranker, Tower
+from recsys.rankers.training import RankingSettings, fit_ranker
+from recsys.settings import EpochRecord, Selection
+
+
+def checkerboard(count: int, seed: int) -> Events:
+    """The label is whether user and item have the same parity: no single field tells anything."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 8, (count, 2)).astype(np.int32)
+    labels = ((ids.sum(1) % 2) == 0).astype(np.uint8)
+    return Events(ids, np.zeros((count, 0), np.float32), labels, ("user", "item"))
+
+
+def model(dropout: float = 0.0, optimizer: str = "adam") -> Ranker:
+    fields = [Field(name, IdMap(np.arange(8)[:, None], 9, 8, "full"), 4) for name in ("user", "item")]
+    spec = OptimizerSpec(optimizer, lr=0.01)  # type: ignore[arg-type]
+    tables = build_collection(fields, optimizer=spec, init_std=0.1, generator=np.random.default_rng(0))
+    tower = Tower((16,), dropout=dropout, batch_norm=True)
+    return build_ranker(RankerSpec("dcn_v2", tower), tables, 0, seed=0)
+
+
+def settings(**changes: Any) -> RankingSettings:
+    chosen = {"batch_size": 64, "epochs": 8, "lr": 0.01, "table_lr": 0.01, "checkpoint_minutes": 0.0}
+    return RankingSettings(**chosen | {"selection": Selection("auc", 1, 3, refit=False)} | changes)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_an_interaction_of_two_fields_is_learned(refit: bool) -> None:
+    ranker = model()
+    test = checkerboard(500, 2)
+    chosen = settings(selection=Selection("auc", 1, 3, refit=refit))
+    result = fit_ranker(ranker, checkerboard(1500, 0), checkerboard(300, 1), chosen, seed=0)
+    assert max(record.metrics.get("auc", 0.0) for record in result.history) > 0.99
+    assert ((ranker.scores(test) > 0) == test.labels).mean() > 0.97
+    assert not ranker.training
+
+
+class Killed(Exception):  # noqa: N818 - a kill, not an error
+    pass
+
+
+@pytest.mark.parametrize("epoch", [2, 5])
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, epoch: int) -> None:
+    data = checkerboard(700, 0), checkerboard(200, 1)
+    chosen = settings(plateau_factor=0.5)
+    whole = model(dropout=0.3)
+    expected = fit_ranker(whole, *data, chosen, seed=4)
+
+    def kill(record: EpochRecord) -> None:
+        if record.epoch == epoch:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_ranker(model(dropout=0.3), *data, chosen, seed=4, checkpoint_dir=tmp_path, on_epoch=kill)
+    resumed = model(dropout=0.3)
+    result = fit_ranker(resumed, *data, chosen, seed=4, checkpoint_dir=tmp_path)
+    assert [r.metrics for r in result.history] == [r.metrics for r in expected.history]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_another_seed_shuffles_otherwise() -> None:
+    data = checkerboard(700, 0), checkerboard(200, 1)
+    losses = [fit_ranker(model(), *data, settings(epochs=1), seed=seed).history[0].loss for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_rates_fall_after_a_validation_without_a_gain() -> None:
+    """With a factor of almost nothing the weights stay where they were at the first validation without a gain."""
+    data = checkerboard(700, 0), checkerboard(200, 1)
+    states: list[dict[str, torch.Tensor]] = []
+    values: list[float] = []
+    ranker = model(optimizer="adagrad")
+
+    def keep(record: EpochRecord) -> None:
+        states.append({name: value.detach().clone() for name, value in ranker.named_parameters()})
+        values.append(record.metrics["auc"])
+
+    chosen = settings(epochs=12, plateau_factor=1e-9, selection=Selection("auc", 1, 12, refit=False))
+    fit_ranker(ranker, *data, chosen, seed=0, on_epoch=keep)
+    worse = next(i for i in range(1, len(values)) if values[i] <= max(values[:i]))
+    moved = [
+        sum(float((states[i][name] - states[i - 1][name]).abs().sum()) for name in states[0]) for i in range(1, 12)
+    ]
+    assert moved[worse - 1] > 1e-3
+    assert max(moved[worse:]) < 1e-4
+
+
+def test_degenerate_input_is_told() -> None:
+    good = checkerboard(50, 0)
+    ones = Events(good.ids, good.dense, np.ones(50, np.uint8), good.fields)
+    none = Events(good.ids[:0], good.dense[:0], good.labels[:0], good.fields)
+    with pytest.raises(ValueError, match="label 0 and with label 1, got 50 of one class"):
+        fit_ranker(model(), good, ones, settings(), seed=0)
+    with pytest.raises(ValueError, match="at least one train event"):
+        fit_ranker(model(), none, good, settings(), seed=0)
+    with pytest.raises(ValueError, match=r"labels must be 0 or 1, but labels\[3\] is 2"):
+        Events(good.ids, good.dense, np.array([0, 1, 0, 2] + [0] * 46, np.uint8), good.fields)
+    with pytest.raises(ValueError, match=r"ids \[E, 2\], dense \[E, N\] and labels \[E\], got \[50, 2\]"):
+        Events(good.ids, good.dense, good.labels[:7], good.fields)
+    with pytest.raises(ValueError, match="no field 'town'; the events have user, item"):
+        good.column("town")
+    assert len(join([good, ones])) == 100
+
+
+def test_a_single_class_in_train_is_learned_as_a_constant() -> None:
+    good = checkerboard(200, 0)
+    ones = Events(good.ids, good.dense, np.ones(200, np.uint8), good.fields)
+    ranker = model()
+    fit_ranker(ranker, ones, None, settings(epochs=60), seed=0)
+    assert (ranker.scores(good) > 2).all()
