@@ -114,8 +114,8 @@ def erk_densities(shapes: Sequence[tuple[int, int]], density: float) -> list[flo
         ValueError: The density is out of range, or a shape is empty.
 
     Example:
-        >>> erk_densities([(100, 10), (1000, 10)], 0.1)
-        [0.17..., 0.09...]
+        >>> [round(density, 3) for density in erk_densities([(100, 10), (1000, 10)], 0.1)]
+        [0.108, 0.099]
     """
     if not 0 < density <= 1 or any(min(shape) < 1 for shape in shapes):
         raise ValueError(f"ERK needs 0 < density <= 1 and shapes of at least one entry, got {density} and {shapes}")

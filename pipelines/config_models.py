@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipelines.config_sparse import MixedDims, Sparse
+
 
 class Section(BaseModel):
     """A part of the configuration: frozen, and unknown keys are errors."""
@@ -117,6 +119,8 @@ class Mf(Section):
     optimizer: Optimizer = Optimizer()
     backend: Literal["torch", "fbgemm"] = "torch"
     init_std: float = Field(default=0.1, gt=0)
+    sparse: Sparse | None = Field(default=None, description="store only a share of the tables' entries")
+    mixed_dims: MixedDims | None = Field(default=None, description="search which entries to store")
 
 
 class Ssl(Section):

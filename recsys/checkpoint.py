@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from embeddings.tables.sparse_table import SparseTable
 from recsys.bipartite import BipartiteGraph
 from recsys.models.ease import Ease
 from recsys.models.graph_filter import GraphFilter
@@ -78,11 +80,7 @@ def load_model(directory: Path) -> Model:
         tensors = safetensors.torch.load(path.read_bytes())
         match facts["model"]:
             case "mf":
-                return MatrixFactorization(
-                    _table(directory / "user_map.safetensors", tensors["users"]),
-                    _table(directory / "item_map.safetensors", tensors["items"]),
-                    similarity=facts["similarity"],
-                )
+                return MatrixFactorization(*_tables(directory, tensors), similarity=facts["similarity"])
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
             case "lightgcn":
@@ -108,8 +106,7 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
         case Ngcf():
             return {"model": "ngcf", **_graph_facts(model)}, {**_graph_tensors(model), "mixers": model.mixers}
         case MatrixFactorization():
-            tensors = {"users": model.users.weight(), "items": model.items.weight()}
-            return {"model": "mf", "similarity": model.similarity}, tensors
+            return {"model": "mf", "similarity": model.similarity}, _table_tensors(model)
         case _:
             return {"model": next(name for name, kind in CLOSED.items() if isinstance(model, kind))}, model.state()
 
@@ -119,7 +116,7 @@ def _graph_facts(model: GraphModel) -> dict[str, Any]:
 
 
 def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
-    return {"users": model.users.weight(), "items": model.items.weight(), **model.graph.interactions()}
+    return {**_table_tensors(model), **model.graph.interactions()}
 
 
 def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
@@ -128,10 +125,23 @@ def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
     return {"similarity": facts["similarity"], "layers": facts["layers"], "ssl": ssl}
 
 
+def _table_tensors(model: MatrixFactorization) -> dict[str, Tensor]:
+    """The rows of each table: whole, or those entries of a sparse one that are stored."""
+    tensors: dict[str, Tensor] = {}
+    for side, table in (("users", model.users), ("items", model.items)):
+        match table:
+            case SparseTable():
+                tensors |= {f"{side}.values": table.values, f"{side}.mask": table.mask}
+                tensors[f"{side}.dim"] = torch.tensor(table.dim)
+            case _:
+                tensors[side] = table.weight()
+    return tensors
+
+
 def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
     return (
-        _table(directory / "user_map.safetensors", tensors["users"]),
-        _table(directory / "item_map.safetensors", tensors["items"]),
+        _table(directory / "user_map.safetensors", tensors, "users"),
+        _table(directory / "item_map.safetensors", tensors, "items"),
     )
 
 
@@ -147,12 +157,19 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _table(map_path: Path, weight: Tensor) -> Any:
+def _table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
     """A table for lookups, on the torch back end whatever it was trained on."""
     try:
         id_map = IdMap.load(map_path)
     except ValueError as error:
         raise CheckpointError(f"{error}, or train the model again") from error
+    if f"{side}.values" in tensors:
+        dim, mask = int(tensors[f"{side}.dim"]), tensors[f"{side}.mask"].numpy().view(np.uint16)
+        try:
+            return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{side}.values"])
+        except ValueError as error:
+            raise CheckpointError(f"the {side} beside {map_path} do not fit it: {error}; train it again") from error
+    weight = tensors[side]
     if weight.ndim != 2 or len(weight) != id_map.num_rows:
         raise CheckpointError(
             f"{map_path} maps to {id_map.num_rows:,} rows, but the weights beside it have shape {list(weight.shape)}"

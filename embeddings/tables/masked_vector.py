@@ -1,7 +1,7 @@
 """Rows of which only some columns are stored: a bit mask in words of 16 columns, and the values one after the other.
 
-AVX-512 spreads and packs 16 float32 by such a word in one instruction (``vexpandps``, ``vcompressps``), which LLVM offers
-as masked loads and stores; on other processors it writes a loop for them, with the same result.
+AVX-512 spreads and packs 16 float32 by such a word in one instruction (``vexpandps``, ``vcompressps``), which LLVM
+offers as masked loads and stores; on other processors it writes a loop for them, with the same result.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from embeddings.tables.kernels import Floats, Ints, Longs
 from embeddings.tables.masked_vector import WORD

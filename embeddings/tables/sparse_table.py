@@ -32,13 +32,13 @@ _BY_VALUE = ("sum", "exp_avg", "exp_avg_sq")
 class SparseTable(Table):
     """Rows of which only the entries of a mask exist; the others are 0, have no state, and take no memory.
 
-    An entry costs 4 bytes and its optimizer state, a row half a byte and one bit a column (in words of 16). The formulas
-    are those of :class:`OptimizerSpec` over the stored entries: the mean of row-wise Adagrad is over these, and Adam
-    moves all of them.
+    An entry costs 4 bytes and its optimizer state; a row costs half a byte and one bit a column (in words of 16). The
+    formulas are those of :class:`OptimizerSpec` over the stored entries: the mean of row-wise Adagrad is over these, and
+    Adam moves all of them.
 
-    With a schedule, :meth:`step` counts its calls and moves entries: the smallest in magnitude are dropped, as many that
-    were not stored grow at 0 with state 0, among them such as were just dropped. Without a gradient (no row touched in
-    the window) nothing can grow, so no more entries move than have one. Equal magnitudes go in the order of the table.
+    With a schedule, :meth:`step` counts its calls and moves entries: the smallest in magnitude are dropped, and as many
+    that were not stored grow at 0 with state 0, among them such as were just dropped. Only entries with a gradient in
+    the window can grow, so no more move than have one. Equal magnitudes go in the order of the table.
 
     Args:
         id_map: which rows an id has.
@@ -273,19 +273,21 @@ def draw_sparse_table(
     )
 
 
-def prune(table: Table, density: float) -> SparseTable:
-    """The largest entries of a trained table, for lookups: what dynamic sparse training has to beat.
+def prune(table: Table, density: float, optimizer: OptimizerSpec | None = None) -> SparseTable:
+    """The largest entries of a trained table.
 
     Args:
         table: any back end.
         density: share of the entries that are kept, of the whole table.
+        optimizer: to train what is left, with new state; None for lookups only.
     """
     weight = table.weight().numpy()
     threshold, ties = regrow.select_largest(weight.reshape(-1), entries(density, *weight.shape))
     mask = np.zeros((len(weight), -(-table.dim // WORD)), np.uint16)
     regrow.grow_above(mask, np.arange(len(weight), dtype=np.int32), weight, threshold, ties)
     stored = np.unpackbits(mask.view(np.uint8), axis=1, bitorder="little")[:, : table.dim].astype(np.bool_)
-    return SparseTable(table.id_map, table.dim, OptimizerSpec("sgd"), mask, torch.from_numpy(weight[stored]))
+    values = torch.from_numpy(weight[stored])
+    return SparseTable(table.id_map, table.dim, optimizer or OptimizerSpec("sgd"), mask, values)
 
 
 def _check(mask: Words, values: Tensor, rows: int, dim: int) -> None:

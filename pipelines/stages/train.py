@@ -14,7 +14,6 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
-from embeddings.tables import OptimizerSpec, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
@@ -39,9 +38,11 @@ from pipelines.config_models import Loss as LossConfig
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.stages import closed_form
 from pipelines.stages.compress import Maps
+from pipelines.stages.sparse import build_tables, dim_search, prune_tables
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
 from recsys.losses import Adaptation, Constraints, Loss
+from recsys.mixed_dims import search_dims
 from recsys.models import ials, popularity
 from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
@@ -152,8 +153,14 @@ def _train_mf(
     scratch: Path,
     on_epoch: OnEpoch,
 ) -> None:
-    model = build_mf(config, maps, seed)
     train, valid = matrices
+    steps = train_config.epochs * -(-int(train.nnz) // train_config.batch_size)
+    model = build_mf(config, maps, seed, train, steps)
+    if config.mixed_dims is not None:
+        search = dim_search(config.mixed_dims)
+        search_dims(
+            model, train, fit_settings(config, train_config), search, seed=seed, checkpoint_dir=scratch / "search"
+        )
     result = fit(
         model,
         train,
@@ -163,12 +170,15 @@ def _train_mf(
         checkpoint_dir=scratch,
         on_epoch=on_epoch,
     )
+    trained = [table.bytes() for table in (model.users, model.items)]
+    if config.sparse is not None and config.sparse.method == "prune":
+        prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in (model.users, model.items)]
     peak = max((record.rss_mib for record in result.history), default=0.0)
     facts = {
         "table_rows": maps.users.num_rows + maps.items.num_rows,
         "table_bytes": sum(table.weights for table in tables),
-        "optimizer_bytes": sum(table.optimizer for table in tables),
+        "optimizer_bytes": sum(table.optimizer for table in trained),
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
         "peak_rss_mib": peak,
@@ -180,20 +190,17 @@ def _train_mf(
             shutil.copyfile(negatives_file(scratch, phase), negatives_file(directory, phase))
 
 
-def build_mf(config: Mf, maps: Maps, seed: int) -> MatrixFactorization:
-    """A matrix factorisation, or a graph model, with freshly drawn tables."""
-    spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
-    users, items = (
-        build_table(
-            id_map,
-            config.dim,
-            backend=config.backend,
-            optimizer=spec,
-            init_std=config.init_std,
-            generator=generator(seed, "init", side),
-        )
-        for side, id_map in (("users", maps.users), ("items", maps.items))
-    )
+def build_mf(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int) -> MatrixFactorization:
+    """A matrix factorisation, or a graph model, with freshly drawn tables.
+
+    Args:
+        config: of the model.
+        maps: the rows of each side.
+        seed: of the run.
+        train: [users, items], whose counts make the frequency blocks of mixed dimensions.
+        steps: of the training at most, for the schedule of sparse tables.
+    """
+    users, items = build_tables(config, maps, seed, train, steps)
     match config:
         case LightGcn(ssl=term):
             ssl = SelfSupervision(**term.model_dump()) if term else None
