@@ -1,4 +1,4 @@
-"""Memory of sparse tables against the full table: weights and optimizer state, resident and in the file of a checkpoint.
+"""Memory of sparse tables against the full table: weights and optimizer state, resident and in a checkpoint's file.
 
 8 M rows of 64 columns, row-wise Adagrad (whose state of one number a row does not shrink) and Adam (whose state does).
 Each table is in a process of its own and has made two steps and one update of its mask. Limit: the stored values, their

@@ -22,6 +22,7 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
     end: float = Field(default=0.005, ge=0, le=1, description="share that the last update moves; cosine between")
     stop: float = Field(default=1.0, gt=0, le=1, description="share of train.epochs after which nothing moves")
     window_steps: int = Field(default=1, ge=1, description="steps before an update whose gradients count for growth")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="decay of these by step, for growth by momentum")
 
     @model_validator(mode="after")
     def _share_falls(self) -> Self:

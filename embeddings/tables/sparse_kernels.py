@@ -161,6 +161,33 @@ def row_gradients(pairs: Pairs, weights: Floats, gradients: Floats) -> tuple[Int
 
 
 @numba.njit(cache=True)
+def add_to_window(rows: Ints, sums: Floats, slots: Ints, used: int, window_rows: Ints, window: Floats) -> int:
+    """Add the gradients of rows to those that the window has of them; rows that it has not get the next slots.
+
+    Args:
+        rows: int32 [n], distinct.
+        sums: float32 [n, D].
+        slots: int32 [R], where each row is in the window, -1 for nowhere; changed in place.
+        used: slots in use.
+        window_rows: int32 [capacity], enough for all of them; changed in place.
+        window: float32 [capacity, D], changed in place.
+
+    Returns:
+        Slots in use now.
+    """
+    for i in range(len(rows)):
+        slot = slots[rows[i]]
+        if slot < 0:
+            slot = used
+            slots[rows[i]], window_rows[used] = used, rows[i]
+            window[used] = 0
+            used += 1
+        for column in range(sums.shape[1]):
+            window[slot, column] += sums[i, column]
+    return used
+
+
+@numba.njit(cache=True)
 def pack_rows(mask: Words, starts: Longs, rows: Ints, full: Floats, out: Floats) -> None:
     """Write the stored columns of full rows, float32 [n, D], to where the values of these rows are in [nnz]."""
     words = mask.shape[1]

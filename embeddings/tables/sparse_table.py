@@ -33,8 +33,8 @@ class SparseTable(Table):
     """Rows of which only the entries of a mask exist; the others are 0, have no state, and take no memory.
 
     An entry costs 4 bytes and its optimizer state; a row costs half a byte and one bit a column (in words of 16). The
-    formulas are those of :class:`OptimizerSpec` over the stored entries: the mean of row-wise Adagrad is over these, and
-    Adam moves all of them.
+    formulas are those of :class:`OptimizerSpec` over the stored entries: the mean of row-wise Adagrad is over these,
+    and Adam moves all of them.
 
     With a schedule, :meth:`step` counts its calls and moves entries: the smallest in magnitude are dropped, and as many
     that were not stored grow at 0 with state 0, among them such as were just dropped. Only entries with a gradient in
@@ -55,7 +55,11 @@ class SparseTable(Table):
 
     mask: Tensor
     starts: Tensor
+    sum: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
     steps: Tensor
+    growth_seed: Tensor
     window_rows: Tensor
     window_gradients: Tensor
 
@@ -156,21 +160,28 @@ class SparseTable(Table):
         rows, sums = sparse_kernels.row_gradients(pairs, weights, gradient)
         if self.sparsity.growth == "gradient":
             np.abs(sums, out=sums)
-        before, kept = self.window_rows.numpy(), self.window_gradients.numpy()
-        if len(before):
-            union = np.union1d(before, rows)
-            total = np.zeros((len(union), self.dim), np.float32)
-            decay = self.sparsity.momentum if self.sparsity.growth == "momentum" else 1.0
-            total[np.searchsorted(union, before)] = kept * np.float32(decay)
-            total[np.searchsorted(union, rows)] += sums
-            rows, sums = union, total
-        self.window_rows, self.window_gradients = torch.from_numpy(rows), torch.from_numpy(sums)
+        if self.sparsity.growth == "momentum":
+            self.window_gradients.mul_(self.sparsity.momentum)
+        used = len(self.window_rows)
+        needed = min(used + len(rows), self.num_rows)
+        if needed > len(self._room[0]):
+            capacity = min(max(needed, 2 * used), self.num_rows)
+            room = np.empty(capacity, np.int32), np.empty((capacity, self.dim), np.float32)
+            for new, old in zip(room, (self.window_rows, self.window_gradients), strict=True):
+                new[:used] = old.numpy()
+            self._room = room
+        if len(self._slots) == 0:
+            self._slots = np.full(self.num_rows, -1, np.int32)
+            self._slots[self.window_rows.numpy()] = np.arange(used)
+        used = sparse_kernels.add_to_window(rows, sums, self._slots, used, *self._room)
+        self.window_rows, self.window_gradients = (torch.from_numpy(part[:used]) for part in self._room)
 
     def _move(self, count: int) -> None:
         """Drop the smallest ``count`` entries, or as many as can grow, and grow as many."""
         assert self.sparsity is not None
         mask, values = self._mask(), self._values()
-        rows, scores = self.window_rows.numpy(), self.window_gradients.numpy()
+        order = np.argsort(self.window_rows.numpy())
+        rows, scores = self.window_rows.numpy()[order], self.window_gradients.numpy()[order]
         at_random = self.sparsity.growth == "random"
         free = self.num_rows * self.dim - self.nnz
         candidates = free if at_random else regrow.hide_stored(mask, rows, scores.copy())
@@ -202,6 +213,12 @@ class SparseTable(Table):
     def _clear_window(self) -> None:
         self.register_buffer("window_rows", torch.empty(0, dtype=torch.int32))
         self.register_buffer("window_gradients", torch.empty(0, self.dim))
+        self._forget_room()
+
+    def _forget_room(self) -> None:
+        """The window's memory, which grows with it, and the place of each row in it; made again when needed."""
+        self._room = np.empty(0, np.int32), np.empty((0, self.dim), np.float32)
+        self._slots = np.empty(0, np.int32)
 
     def _find_starts(self) -> None:
         self.starts = torch.from_numpy(sparse_kernels.block_starts(self._mask()))
@@ -218,7 +235,8 @@ class SparseTable(Table):
         for name in ("window_rows", "window_gradients"):
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name]))
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._forget_room()
         self._find_starts()
 
 

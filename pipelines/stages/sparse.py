@@ -61,7 +61,7 @@ def sparsities(config: Mf, maps: Maps, steps: int) -> list[Sparsity | None]:
     if sparse.method == "static":
         return [Sparsity(density) for density in densities]
     schedule = Schedule(sparse.every_steps, steps, sparse.start, sparse.end, sparse.stop)
-    return [Sparsity(density, schedule, sparse.growth, sparse.window_steps) for density in densities]
+    return [Sparsity(density, schedule, sparse.growth, sparse.window_steps, sparse.momentum) for density in densities]
 
 
 def dim_search(config: MixedDims) -> DimSearch:
