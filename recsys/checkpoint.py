@@ -139,10 +139,20 @@ def _table_tensors(model: MatrixFactorization) -> dict[str, Tensor]:
 
 
 def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
-    return (
-        _table(directory / "user_map.safetensors", tensors, "users"),
-        _table(directory / "item_map.safetensors", tensors, "items"),
-    )
+    users, items = directory / "user_map.safetensors", directory / "item_map.safetensors"
+    return _either_table(users, tensors, "users"), _either_table(items, tensors, "items")
+
+
+def _either_table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
+    """What :func:`_table_tensors` wrote of a side."""
+    if f"{side}.values" not in tensors:
+        return _table(map_path, tensors[side])
+    id_map, dim = _id_map(map_path), int(tensors[f"{side}.dim"])
+    mask = tensors[f"{side}.mask"].numpy().view(np.uint16)
+    try:
+        return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{side}.values"])
+    except ValueError as error:
+        raise CheckpointError(f"the {side} beside {map_path} do not fit it: {error}; train it again") from error
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -157,19 +167,16 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
-    """A table for lookups, on the torch back end whatever it was trained on."""
+def _id_map(path: Path) -> IdMap:
     try:
-        id_map = IdMap.load(map_path)
+        return IdMap.load(path)
     except ValueError as error:
         raise CheckpointError(f"{error}, or train the model again") from error
-    if f"{side}.values" in tensors:
-        dim, mask = int(tensors[f"{side}.dim"]), tensors[f"{side}.mask"].numpy().view(np.uint16)
-        try:
-            return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{side}.values"])
-        except ValueError as error:
-            raise CheckpointError(f"the {side} beside {map_path} do not fit it: {error}; train it again") from error
-    weight = tensors[side]
+
+
+def _table(map_path: Path, weight: Tensor) -> Any:
+    """A table for lookups, on the torch back end whatever it was trained on."""
+    id_map = _id_map(map_path)
     if weight.ndim != 2 or len(weight) != id_map.num_rows:
         raise CheckpointError(
             f"{map_path} maps to {id_map.num_rows:,} rows, but the weights beside it have shape {list(weight.shape)}"

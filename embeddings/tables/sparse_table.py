@@ -62,6 +62,8 @@ class SparseTable(Table):
     growth_seed: Tensor
     window_rows: Tensor
     window_gradients: Tensor
+    _room: tuple[npt.NDArray[np.int32], Floats]
+    _slots: npt.NDArray[np.int32]
 
     def __init__(
         self, id_map: IdMap, dim: int, optimizer: OptimizerSpec, mask: Words, values: Tensor,
