@@ -140,7 +140,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "ngcf": lambda: graph_model("bpr", "dot", kind="ngcf"),
     "ngcf-compressed": lambda: graph_model("sampled_softmax", "cosine", paired_map, "simgcl", kind="ngcf"),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
-    "mf-sparse": lambda: mf("sampled_softmax", "cosine", sparsity=Sparsity(0.5, Schedule(5, 400))),
+    "mf-sparse": lambda: mf("sampled_softmax", "cosine", sparsity=Sparsity(0.75, Schedule(5, 400))),
     "lightgcn-sparse": lambda: graph_model("bpr", "cosine", sparsity=Sparsity(0.5, Schedule(5, 200))),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
