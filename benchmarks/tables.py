@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/benchmarks.md", "docs/models.md")
-BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn")
+BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn", "sparse_bytes")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Json = dict[str, Any]
 

@@ -122,6 +122,12 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
+    if (model.sparse or model.mixed_dims) and model.backend != "torch":
+        yield ("model", "backend"), f"got {model.backend!r}, but sparse tables need the torch back end"
+    if model.sparse and model.mixed_dims:
+        yield ("model", "mixed_dims"), "a table is sparse from the start or by a search; remove it or `sparse`"
+    if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
+        yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
 
 
 def _check_two_tower(variant: Variant) -> Iterator[Finding]:

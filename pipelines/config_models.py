@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config_section import Section, TableModel
+from pipelines.config_sparse import MixedDims, Sparse
 from pipelines.config_two_tower import TwoTower
 
 
@@ -108,6 +109,8 @@ class Mf(TableModel):
     similarity: Literal["dot", "cosine"] = "cosine"
     loss: Loss = SampledSoftmax()
     negatives: Negatives = Negatives()
+    sparse: Sparse | None = Field(default=None, description="store only a share of the tables' entries")
+    mixed_dims: MixedDims | None = Field(default=None, description="search which entries to store")
 
 
 class Ssl(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config import Budget, Compressor, Tracking
-from pipelines.config_models import Optimizer, Section
+from pipelines.config_section import Optimizer, Section
 
 Numeric = Literal["standardise", "log_standardise", "log_bucket"]
 

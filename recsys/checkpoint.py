@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys import tower_checkpoint
+from embeddings.tables.sparse_table import SparseTable
 from recsys.bipartite import BipartiteGraph
 from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.models.ease import Ease
@@ -91,11 +93,7 @@ def load_model(directory: Path) -> Model:
         tensors = safetensors.torch.load(path.read_bytes())
         match facts["model"]:
             case "mf":
-                return MatrixFactorization(
-                    _table(directory / "user_map.safetensors", tensors["users"]),
-                    _table(directory / "item_map.safetensors", tensors["items"]),
-                    similarity=facts["similarity"],
-                )
+                return MatrixFactorization(*_tables(directory, tensors), similarity=facts["similarity"])
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
             case "sequence":
@@ -124,8 +122,7 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
         case SequenceModel():
             return sequence_contents(model)
         case MatrixFactorization():
-            tensors = {"users": model.users.weight(), "items": model.items.weight()}
-            return {"model": "mf", "similarity": model.similarity}, tensors
+            return {"model": "mf", "similarity": model.similarity}, _table_tensors(model)
         case TwoTower():
             facts, tensors = tower_checkpoint.contents(model)
             return {"model": "two_tower", **facts}, tensors
@@ -150,7 +147,7 @@ def _graph_facts(model: GraphModel) -> dict[str, Any]:
 
 
 def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
-    return {"users": model.users.weight(), "items": model.items.weight(), **model.graph.interactions()}
+    return {**_table_tensors(model), **model.graph.interactions()}
 
 
 def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
@@ -159,11 +156,34 @@ def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
     return {"similarity": facts["similarity"], "layers": facts["layers"], "ssl": ssl}
 
 
+def _table_tensors(model: MatrixFactorization) -> dict[str, Tensor]:
+    """The rows of each table: whole, or those entries of a sparse one that are stored."""
+    tensors: dict[str, Tensor] = {}
+    for side, table in (("users", model.users), ("items", model.items)):
+        match table:
+            case SparseTable():
+                tensors |= {f"{side}.values": table.values, f"{side}.mask": table.mask}
+                tensors[f"{side}.dim"] = torch.tensor(table.dim)
+            case _:
+                tensors[side] = table.weight()
+    return tensors
+
+
 def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
-    return (
-        _table(directory / "user_map.safetensors", tensors["users"]),
-        _table(directory / "item_map.safetensors", tensors["items"]),
-    )
+    users, items = directory / "user_map.safetensors", directory / "item_map.safetensors"
+    return _either_table(users, tensors, "users"), _either_table(items, tensors, "items")
+
+
+def _either_table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
+    """What :func:`_table_tensors` wrote of a side."""
+    if f"{side}.values" not in tensors:
+        return _table(map_path, tensors[side])
+    id_map, dim = _id_map(map_path), int(tensors[f"{side}.dim"])
+    mask = tensors[f"{side}.mask"].numpy().view(np.uint16)
+    try:
+        return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{side}.values"])
+    except ValueError as error:
+        raise CheckpointError(f"the {side} beside {map_path} do not fit it: {error}; train it again") from error
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -178,12 +198,16 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _table(map_path: Path, weight: Tensor) -> Any:
-    """A table for lookups, on the torch back end whatever it was trained on."""
+def _id_map(path: Path) -> IdMap:
     try:
-        id_map = IdMap.load(map_path)
+        return IdMap.load(path)
     except ValueError as error:
         raise CheckpointError(f"{error}, or train the model again") from error
+
+
+def _table(map_path: Path, weight: Tensor) -> Any:
+    """A table for lookups, on the torch back end whatever it was trained on."""
+    id_map = _id_map(map_path)
     if weight.ndim != 2 or len(weight) != id_map.num_rows:
         raise CheckpointError(
             f"{map_path} maps to {id_map.num_rows:,} rows, but the weights beside it have shape {list(weight.shape)}"

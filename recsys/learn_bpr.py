@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from embeddings.tables.sparse_table import SparseTable
 from embeddings.tables.table import Table
 from recsys.bpr_kernel import BprStep, BprTable, bpr_epoch
 from recsys.models.mf import MatrixFactorization
@@ -96,6 +97,7 @@ def _problems(model: MatrixFactorization, settings: FitSettings) -> list[str]:
         "tables with several rows or weights per id": any(
             table.rows_per_id > 1 or table.id_map.weights is not None for table in tables
         ),
+        "sparse tables": any(isinstance(table, SparseTable) for table in tables),
         "the fbgemm back end": any(not hasattr(table, "optimizer_state") for table in tables),
     }
     return [name for name, wrong in checks.items() if wrong]

@@ -7,7 +7,9 @@ from typing import Literal, assert_never
 import numpy as np
 
 from embeddings.id_map import IdMap
+from embeddings.sparsity import Sparsity
 from embeddings.tables.fbgemm_table import FbgemmTable
+from embeddings.tables.sparse_table import draw_sparse_table
 from embeddings.tables.spec import OptimizerSpec
 from embeddings.tables.table import Table
 from embeddings.tables.torch_table import TorchTable
@@ -23,6 +25,7 @@ def build_table(
     optimizer: OptimizerSpec,
     init_std: float,
     generator: np.random.Generator,
+    sparsity: Sparsity | None = None,
 ) -> Table:
     """A new table; every back end draws the same rows from the same generator.
 
@@ -33,11 +36,16 @@ def build_table(
         optimizer: how they are updated.
         init_std: standard deviation of the rows' normal initialisation.
         generator: draws the initial rows.
+        sparsity: store only some entries, see :class:`SparseTable`; for the torch back end. None for all.
 
     Raises:
         ModuleNotFoundError: The back end is not installed; the message has the command that installs it.
-        ValueError: The back end lacks the optimizer, or the dimension does not fit it.
+        ValueError: The back end lacks the optimizer or sparsity, or the dimension does not fit it.
     """
+    if sparsity is not None:
+        if backend != "torch":
+            raise ValueError(f"a sparse table needs the torch back end, got {backend}; set backend: torch")
+        return draw_sparse_table(id_map, dim, optimizer, sparsity, init_std=init_std, generator=generator)
     match backend:
         case "torch":
             return TorchTable(id_map, dim, optimizer, init_std=init_std, generator=generator)

@@ -226,7 +226,7 @@ def group_by_row(
 
 
 @numba.njit(cache=True)
-def _starts(pairs: Pairs) -> Longs:
+def group_starts(pairs: Pairs) -> Longs:
     """Where each row begins in sorted pairs, and where the last one ends: int64 [groups + 1]."""
     starts = np.empty(len(pairs) + 1, np.int64)
     groups, before = 0, ~np.uint64(0)
@@ -276,7 +276,7 @@ def update_tables(jobs: Jobs, rates: Floats, kinds: Longs, parts: int) -> None:
 @numba.njit(cache=True)
 def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, eps: Any, weight_decay: Any) -> None:
     """Update each row of sorted pairs; the gradient of a row looked up once is read where it lies."""
-    dim, last, starts = job.dim, len(pairs) - 1, _starts(pairs)
+    dim, last, starts = job.dim, len(pairs) - 1, group_starts(pairs)
     row_bytes, state_bytes, groups = dim * 4, job.state_dim * 4, len(starts) - 1
     scales = address_of(weights) if len(weights) else 0
     space = np.empty(dim + LINE // 4, np.float32)

@@ -151,7 +151,10 @@ class Table(nn.Module, abc.ABC):
         """Exact sizes of the tensors, by ``nbytes``."""
         maps = (t for t in (self.map_rows, self.map_weights) if t is not None)
         states = (t.nbytes for name, t in self.optimizer_state().items() if name != "steps")
-        return TableBytes(self.weight().nbytes, sum(states), sum(t.nbytes for t in maps))
+        return TableBytes(self._weight_bytes(), sum(states), sum(t.nbytes for t in maps))
+
+    def _weight_bytes(self) -> int:
+        return self.weight().nbytes
 
 
 def bags_together(tables: Sequence[Table], ids: Sequence[Tensor], offsets: Sequence[Tensor | None]) -> list[Bags]:

@@ -120,7 +120,7 @@ def step_together(tables: Sequence[TorchTable]) -> None:
     for table in tables:
         if not table._pending:
             continue
-        bags, gradient = _joined(table._pending)
+        bags, gradient = join_bags(table._pending)
         table._pending.clear()
         spec = table.optimizer
         if spec.name == "adam":
@@ -173,7 +173,7 @@ def _job(table: TorchTable, bags: Bags, pooled: Tensor) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def _joined(pending: list[tuple[Bags, Tensor]]) -> tuple[Bags, Tensor]:
+def join_bags(pending: list[tuple[Bags, Tensor]]) -> tuple[Bags, Tensor]:
     """The lookups of several backward passes as those of one."""
     if len(pending) == 1:
         return pending[0]

@@ -47,10 +47,12 @@ from pipelines.dataset import Dataset, graph_hash
 from pipelines.knowledge import open_knowledge
 from pipelines.stages import closed_form, sequence, two_tower
 from pipelines.stages.compress import Maps
+from pipelines.stages.sparse import build_tables, dim_search, prune_tables
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
 from recsys.knowledge_graph import KnowledgeGraph
 from recsys.losses import Adaptation, Constraints, Loss
+from recsys.mixed_dims import search_dims
 from recsys.models import ials, popularity
 from recsys.models.kgat import Kgat as KgatModel
 from recsys.models.lightgcn import LightGcn as LightGcnModel
@@ -132,7 +134,7 @@ def train_stage(
                 assert maps is not None
                 fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
                 knowledge = open_knowledge(dataset).graph if isinstance(variant.model, Kgat) else None
-                model = build_mf(variant.model, maps, seed, knowledge)
+                model = build_mf(variant.model, maps, seed, train, _steps(variant.train, train), knowledge)
                 _train_mf(directory, model, variant, (train, valid), seed, scratch, on_epoch)
             case TwoTower() as config:
                 assert maps is not None
@@ -188,23 +190,32 @@ def _train_mf(
     scratch: Path,
     on_epoch: OnEpoch,
 ) -> None:
-    assert isinstance(variant.model, Mf)
-    train, valid = matrices
+    config, (train, valid) = variant.model, matrices
+    assert isinstance(config, Mf)
+    settings = fit_settings(config, variant.train)
+    if config.mixed_dims is not None:
+        assert isinstance(model, MatrixFactorization)
+        search = dim_search(config.mixed_dims)
+        search_dims(model, train, settings, search, seed=seed, checkpoint_dir=scratch / "search")
     result = fit(
         model,
         train,
         valid,
-        fit_settings(variant.model, variant.train),
+        settings,
         seed=seed,
         checkpoint_dir=scratch,
         on_epoch=on_epoch,
     )
+    trained = [table.bytes() for table in model.tables]
+    if config.sparse is not None and config.sparse.method == "prune":
+        assert isinstance(model, MatrixFactorization)
+        prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in model.tables]
     peak = max((record.rss_mib for record in result.history), default=0.0)
     facts = {
         "table_rows": sum(table.num_rows for table in model.tables),
         "table_bytes": sum(table.weights for table in tables),
-        "optimizer_bytes": sum(table.optimizer for table in tables),
+        "optimizer_bytes": sum(table.optimizer for table in trained),
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
         "peak_rss_mib": peak,
@@ -221,95 +232,13 @@ def _keep_negatives(scratch: Path, directory: Path) -> None:
             shutil.copyfile(negatives_file(scratch, phase), negatives_file(directory, phase))
 
 
-def build_mf(
-    config: Mf, maps: Maps, seed: int, knowledge: KnowledgeGraph | None = None
-) -> MatrixFactorization | NeuMfModel:
-    """A matrix factorisation, or a graph model, with freshly drawn tables."""
-    spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
-
-    dim = 2 * config.dim if isinstance(config, NeuMf) else config.dim
-
-    def table(side: str, id_map: IdMap) -> Table:
-        draws = generator(seed, "init", side)
-        return build_table(
-            id_map, dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws
-        )
-
-    users, items = table("users", maps.users), table("items", maps.items)
-    match config:
-        case LightGcn(ssl=term):
-            ssl = SelfSupervision(**term.model_dump()) if term else None
-            parameters: Any = {"layers": config.layers, "similarity": config.similarity, "l2": config.l2, "ssl": ssl}
-            if isinstance(config, Ngcf):
-                draws = generator(seed, "init", "mixers")
-                return NgcfModel(users, items, dropout=config.dropout, generator=draws, **parameters)
-            return LightGcnModel(users, items, **parameters)
-        case Kgat():
-            assert knowledge is not None
-            others = table("entities", IdMap.identity(knowledge.num_entities - knowledge.num_items))
-            return KgatModel(
-                users,
-                items,
-                TransR(others, knowledge, generator=generator(seed, "init", "relations")),
-                widths=config.widths,
-                similarity=config.similarity,
-                l2=config.l2,
-                dropout=config.dropout,
-                generator=generator(seed, "init", "mixers"),
-            )
-        case NeuMf():
-            return NeuMfModel(users, items, widths=config.widths, generator=generator(seed, "init", "perceptron"))
-        case SimpleX():
-            return SimpleXModel(
-                users,
-                items,
-                similarity=config.similarity,
-                user_weight=config.user_weight,
-                pooling=config.pooling,
-                generator=generator(seed, "init", "mixers"),
-            )
-        case _:
-            return MatrixFactorization(users, items, similarity=config.similarity)
-
-
-def fit_settings(config: Mf, train: Train) -> FitSettings:
-    """The plain arguments of the trainer."""
-    negatives = config.negatives
-    return FitSettings(
-        loss=_loss(config.loss),
-        negatives=NegativeSampling(
-            alpha=0.0 if negatives.name == "uniform" else 1.0,
-            count=negatives.count,
-            shared=negatives.shared,
-            reject_positives=negatives.reject_positives,
-        ),
-        batch_size=train.batch_size,
-        epochs=train.epochs,
-        selection=Selection(
-            train.selection, train.eval_every_epochs, train.patience, refit=train.refits, max_minutes=train.max_minutes
-        ),
-        gradient_clip_norm=train.gradient_clip_norm,
-        precision=train.precision,
-        checkpoint_minutes=train.checkpoint_minutes,
-        lr_decay=train.lr_decay,
-    )
+def _steps(config: Train, train: csr_array) -> int:
+    """Of one phase of a training at most."""
+    return config.epochs * -(-int(train.nnz) // config.batch_size)
 
 
 def _ials_settings(config: Ials) -> ials.IalsSettings:
     return ials.IalsSettings(**config.model_dump(exclude={"name"}))
-
-
-def _loss(config: LossConfig) -> Loss:
-    """The plain arguments of a loss."""
-    match config:
-        case Bsl(temperature=temperature, positive_temperature=positive):
-            return Loss(**config.model_dump() | {"positive_temperature": positive or temperature})
-        case AdapTau(warmup_epochs=warmup, beta=beta, quantile=quantile, user_dropout=dropout):
-            return Loss("adap_tau", adaptation=Adaptation(warmup, beta, quantile), user_dropout=dropout)
-        case UltraGcn():
-            return Loss("ultragcn", constraints=Constraints(**config.model_dump(exclude={"name"})))
-        case _:
-            return Loss(**config.model_dump())
 
 
 def _matrices(dataset: Dataset, config: Train) -> tuple[csr_array, csr_array]:

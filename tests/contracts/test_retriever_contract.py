@@ -12,6 +12,7 @@ import torch
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
+from embeddings.sparsity import Schedule, Sparsity
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.checkpoint import Model, load_model, save_model
 from recsys.knowledge_graph import KnowledgeGraph
@@ -69,10 +70,13 @@ def paired_map(count: int) -> IdMap:
     )
 
 
-def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] = full_map, size: int = 64) -> Model:
+def mf(
+    loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] = full_map, size: int = 64,
+    sparsity: Sparsity | None = None,
+) -> Model:  # fmt: skip
     spec = OptimizerSpec("adagrad", lr=0.3, weight_decay=0.01 if similarity == "dot" else 0.0)
     users, items = (
-        build_table(make_map(n), 4, backend="torch", optimizer=spec, init_std=0.1, generator=generator(0, side))
+        build_table(make_map(n), 4, optimizer=spec, init_std=0.1, generator=generator(0, side), sparsity=sparsity)
         for side, n in (("users", USERS), ("items", ITEMS))
     )
     model = MatrixFactorization(users, items, similarity=similarity)
@@ -89,11 +93,16 @@ def mf(loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] 
 
 def graph_model(
     loss: LossName, similarity: Similarity, make_map: Callable[[int], IdMap] = full_map, ssl: SslName | None = None,
-    kind: str = "lightgcn",
+    kind: str = "lightgcn", sparsity: Sparsity | None = None,
 ) -> Model:  # fmt: skip
     users, items = (
         build_table(
-            make_map(n), 4, optimizer=OptimizerSpec("adam", lr=0.03), init_std=0.1, generator=generator(0, side)
+            make_map(n),
+            4,
+            optimizer=OptimizerSpec("adam", lr=0.03),
+            init_std=0.1,
+            generator=generator(0, side),
+            sparsity=sparsity,
         )
         for side, n in (("users", USERS), ("items", ITEMS))
     )
@@ -223,6 +232,8 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "sasrec-compressed": lambda: sequence_model(SasRecEncoder, paired_map),
     "hstu": lambda: sequence_model(HstuEncoder),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
+    "mf-sparse": lambda: mf("sampled_softmax", "cosine", sparsity=Sparsity(0.75, Schedule(5, 400))),
+    "lightgcn-sparse": lambda: graph_model("bpr", "cosine", sparsity=Sparsity(0.5, Schedule(5, 200))),
 }
 EVERY = {"popularity": lambda: Popularity.fit(checkerboard()[0]), **RETRIEVERS}
 

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from embeddings.id_map import IdMap
+from embeddings.sparsity import Sparsity
 from embeddings.tables import Backend, OptimizerSpec, Table, build_table
+from embeddings.tables.sparse_table import SparseTable
 
 NUM_IDS, NUM_ROWS, DIM = 300, 121, 20
 FUSED = ("sgd", "adagrad", "rowwise_adagrad")
@@ -37,11 +40,35 @@ MAPS = {
 
 
 def new_table(
-    id_map: IdMap, backend: Backend, name: str = "sgd", *, dim: int = DIM, lr: float = 0.1, weight_decay: float = 0.0
+    id_map: IdMap,
+    backend: Backend | Literal["sparse"],
+    name: str = "sgd",
+    *,
+    dim: int = DIM,
+    lr: float = 0.1,
+    weight_decay: float = 0.0,
 ) -> Table:
     spec = OptimizerSpec(name, lr=lr, weight_decay=weight_decay)  # type: ignore[arg-type]
     generator = np.random.Generator(np.random.Philox(5))
+    if backend == "sparse":
+        sparsity = Sparsity(0.4)
+        return build_table(id_map, dim, optimizer=spec, init_std=0.1, generator=generator, sparsity=sparsity)
     return build_table(id_map, dim, backend=backend, optimizer=spec, init_std=0.1, generator=generator)
+
+
+def stored(table: Table) -> Tensor:
+    """Bool [num_rows, D]."""
+    return table.stored() if isinstance(table, SparseTable) else torch.ones(table.weight().shape, dtype=torch.bool)
+
+
+def full_state(table: Table) -> dict[str, Tensor]:
+    """The optimizer's state with zeros for what is not stored."""
+    full = {}
+    for name, state in table.optimizer_state().items():
+        full[name] = state.clone()
+        if isinstance(table, SparseTable) and state.shape == table.values.shape:
+            full[name] = torch.zeros(table.weight().shape).masked_scatter(table.stored(), state)
+    return full
 
 
 def batch(seed: int, *, pooled: bool) -> tuple[Tensor, Tensor | None]:
@@ -79,13 +106,20 @@ needs_fbgemm = pytest.mark.skipif(importlib.util.find_spec("fbgemm_gpu") is None
 
 @pytest.fixture(params=["torch", pytest.param("fbgemm", marks=needs_fbgemm)])
 def backend(request: pytest.FixtureRequest) -> Backend:
+    """Back ends that store every entry."""
+    return request.param
+
+
+@pytest.fixture(params=["torch", pytest.param("fbgemm", marks=needs_fbgemm), "sparse"])
+def any_backend(request: pytest.FixtureRequest) -> Backend:
+    """Also the table that stores some of them."""
     return request.param
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("kind", MAPS)
-def test_lookup_is_the_weighted_sum_of_the_mapped_rows(backend: Backend, kind: str, pooled: bool) -> None:
-    table = new_table(MAPS[kind], backend)
+def test_lookup_is_the_weighted_sum_of_the_mapped_rows(any_backend: Backend, kind: str, pooled: bool) -> None:
+    table = new_table(MAPS[kind], any_backend)
     ids, offsets = batch(0, pooled=pooled)
     out = table(ids, offsets)
     assert out.dtype == torch.float32
@@ -96,8 +130,8 @@ def test_lookup_is_the_weighted_sum_of_the_mapped_rows(backend: Backend, kind: s
 
 
 @pytest.mark.parametrize("dim", [4, 16, 64, 84, 200])
-def test_any_dimension(backend: Backend, dim: int) -> None:
-    table = new_table(MAPS["double-weighted"], backend, "rowwise_adagrad", dim=dim)
+def test_any_dimension(any_backend: Backend, dim: int) -> None:
+    table = new_table(MAPS["double-weighted"], any_backend, "rowwise_adagrad", dim=dim)
     ids, offsets = batch(1, pooled=True)
     torch.testing.assert_close(table(ids, offsets), expected(table.weight(), MAPS["double-weighted"], ids, offsets))
     before = table.weight().clone()
@@ -110,15 +144,15 @@ def test_any_dimension(backend: Backend, dim: int) -> None:
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("kind", MAPS)
-def test_one_step_is_the_documented_formula(backend: Backend, kind: str, name: str, pooled: bool) -> None:
-    table = new_table(MAPS[kind], backend, name)
+def test_one_step_is_the_documented_formula(any_backend: Backend, kind: str, name: str, pooled: bool) -> None:
+    table = new_table(MAPS[kind], any_backend, name)
     for seed in (0, 1):
         ids, offsets = batch(seed, pooled=pooled)
         weight = table.weight().clone().requires_grad_()
-        state = {k: v.clone() for k, v in table.optimizer_state().items()}
+        state = full_state(table)
         gradient = torch.from_numpy(np.random.default_rng(9).standard_normal(table(ids, offsets).shape, np.float32))
         expected(weight, MAPS[kind], ids, offsets).backward(gradient)
-        g = weight.grad
+        g = weight.grad * stored(table)
         match name:
             case "sgd":
                 wanted = weight - 0.1 * g
@@ -126,13 +160,13 @@ def test_one_step_is_the_documented_formula(backend: Backend, kind: str, name: s
                 state["sum"] += g**2
                 wanted = weight - 0.1 * g / (state["sum"].sqrt() + 1e-8)
             case _:
-                state["sum"] += (g**2).mean(1)
+                state["sum"] += (g**2).sum(1) / stored(table).sum(1)
                 wanted = weight - 0.1 * g / (state["sum"].sqrt() + 1e-8)[:, None]
         untouched = (g == 0).all(1)
         table(ids, offsets).backward(gradient)
         table.step()
         torch.testing.assert_close(table.weight(), wanted.detach(), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(table.optimizer_state(), state, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(full_state(table), state, rtol=1e-5, atol=1e-6)
         assert torch.equal(table.weight()[untouched], weight.detach()[untouched])
 
 
@@ -213,8 +247,8 @@ def test_state_moves_between_back_ends() -> None:
     torch.testing.assert_close(ours.weight(), theirs.weight())
 
 
-def test_vectors_are_all_entities_without_gradient(backend: Backend) -> None:
-    table = new_table(MAPS["double"], backend)
+def test_vectors_are_all_entities_without_gradient(any_backend: Backend) -> None:
+    table = new_table(MAPS["double"], any_backend)
     everyone = table.vectors()
     assert everyone.shape == (NUM_IDS, DIM)
     assert not everyone.requires_grad
@@ -223,8 +257,8 @@ def test_vectors_are_all_entities_without_gradient(backend: Backend) -> None:
     assert torch.equal(table.vectors(some)[1:], table.weight()[[NUM_ROWS - 1] * 2])
 
 
-def test_no_ids_give_no_vectors(backend: Backend) -> None:
-    table = new_table(MAPS["double"], backend, "rowwise_adagrad")
+def test_no_ids_give_no_vectors(any_backend: Backend) -> None:
+    table = new_table(MAPS["double"], any_backend, "rowwise_adagrad")
     before = table.weight().clone()
     out = table(torch.empty(0, dtype=torch.int64))
     assert out.shape == (0, DIM)
@@ -249,6 +283,6 @@ def test_no_random_number_depends_on_the_back_end() -> None:
         (torch.zeros(3, dtype=torch.int64), torch.tensor([0, 2, 1, 3]), "bag 1 runs from 2 to 1"),
     ],
 )
-def test_wrong_inputs_are_refused(backend: Backend, ids: Tensor, offsets: Tensor | None, message: str) -> None:
+def test_wrong_inputs_are_refused(any_backend: Backend, ids: Tensor, offsets: Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        new_table(MAPS["full"], backend)(ids, offsets)
+        new_table(MAPS["full"], any_backend)(ids, offsets)

@@ -1,0 +1,81 @@
+"""The tables of a model from its configuration: whole, sparse, or in search of their dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from embeddings.mixed_dims import SoftSelection, frequency_blocks, row_counts
+from embeddings.sparsity import Schedule, Sparsity, erk_densities
+from embeddings.tables import OptimizerSpec, Table, build_table
+from embeddings.tables.sparse_table import prune
+from pipelines.config_models import Mf, NeuMf
+from pipelines.config_section import TableModel
+from pipelines.config_sparse import MixedDims
+from pipelines.stages.compress import Maps
+from recsys.mixed_dims import DimSearch
+from recsys.models.graph_model import GraphModel
+from recsys.models.mf import MatrixFactorization
+from recsys.rng import generator
+
+
+def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int) -> list[Table]:
+    """The users' and the items' table, freshly drawn; arguments as of ``build_mf``."""
+    spec, dim = optimizer_spec(config), 2 * config.dim if isinstance(config, NeuMf) else config.dim
+    ids = np.diff(train.indptr), np.bincount(train.indices, minlength=train.shape[1])
+    sides = zip(("users", "items"), (maps.users, maps.items), ids, sparsities(config, maps, steps), strict=True)
+    tables: list[Table] = []
+    for side, id_map, counts, sparsity in sides:
+        draws = generator(seed, "init", side)
+        search = config.mixed_dims
+        if search is None:
+            table = build_table(
+                id_map, dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws,
+                sparsity=sparsity,
+            )  # fmt: skip
+        else:
+            blocks = frequency_blocks(row_counts(id_map, counts.astype(np.int64)), search.blocks)
+            table = SoftSelection(
+                id_map, dim, spec, blocks, init_std=config.init_std, generator=draws, alpha_lr=search.alpha_lr,
+                alpha_l1=search.alpha_l1,
+            )  # fmt: skip
+        tables.append(table)
+    return tables
+
+
+def optimizer_spec(config: TableModel) -> OptimizerSpec:
+    """The plain arguments of the tables' optimizer."""
+    return OptimizerSpec(config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+
+
+def sparsities(config: Mf, maps: Maps, steps: int) -> list[Sparsity | None]:
+    """How the users' and the items' table are stored; None where all entries are.
+
+    Args:
+        config: of the model.
+        maps: the rows of both tables.
+        steps: of the training at most; the share that moves falls over these, in the refit too.
+    """
+    sparse = config.sparse
+    if sparse is None or sparse.method == "prune":
+        return [None, None]
+    densities = [sparse.density, sparse.density]
+    if sparse.distribution == "erk":
+        shapes = [(rows, config.dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
+        densities = erk_densities(shapes, sparse.density)
+    if sparse.method == "static":
+        return [Sparsity(density) for density in densities]
+    schedule = Schedule(sparse.every_steps, steps, sparse.start, sparse.end, sparse.stop)
+    return [Sparsity(density, schedule, sparse.growth, sparse.window_steps, sparse.momentum) for density in densities]
+
+
+def dim_search(config: MixedDims) -> DimSearch:
+    """The plain arguments of a search."""
+    return DimSearch(config.density, config.epochs, config.warmup_epochs, config.held_out)
+
+
+def prune_tables(model: MatrixFactorization, density: float) -> None:
+    """Keep the largest entries of each table of a trained model, for lookups only."""
+    model.users, model.items = prune(model.users, density), prune(model.items, density)
+    if isinstance(model, GraphModel):
+        model.forget()

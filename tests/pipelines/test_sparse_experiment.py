@@ -1,0 +1,84 @@
+"""Sparse tables from the configuration to the report's bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_experiment import recsys, write_tiny
+
+from embeddings.id_map import IdMap
+from pipelines.config_models import Mf
+from pipelines.config_sparse import Sparse
+from pipelines.stages.compress import Maps
+from pipelines.stages.sparse import sparsities
+
+VARIANTS = """\
+variants:
+  - {name: full}
+  - {name: dynamic, model: {sparse: {density: 0.25, every_steps: 5}}}
+  - {name: erk, model: {sparse: {density: 0.25, distribution: erk, growth: random, every_steps: 5}}}
+  - {name: static, model: {sparse: {density: 0.25, method: static}}}
+  - {name: pruned, model: {sparse: {density: 0.25, method: prune}}}
+  - {name: shared, compressor: {name: modulo}, model: {name: lightgcn, sparse: {density: 0.5, growth: momentum}}}
+"""
+
+
+def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    config.write_text(config.read_text().partition("variants:")[0] + VARIANTS)
+    done = recsys(tmp_path, "run", str(config), "train.epochs=2")
+    assert done.returncode == 0, done.stderr
+    run = Path(done.stdout.splitlines()[-1])
+    variants = {v["name"]: v for v in json.loads((tmp_path / run / "metrics.json").read_text())["variants"]}
+    rows, entries = 60 + 40 + 2, (61 + 41) * 8 // 4
+    assert variants["full"]["table_bytes"] == rows * 8 * 4
+    mask_bytes = rows * 2 + 8 * (4 + 1 + 3 + 1)
+    for name in ("dynamic", "erk", "static"):
+        assert variants[name]["table_bytes"] == entries * 4 + mask_bytes, name
+        assert variants[name]["optimizer_bytes"] == entries * 8
+    assert variants["pruned"]["table_bytes"] == entries * 4 + mask_bytes
+    assert variants["pruned"]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
+    assert all(0 <= v["metrics"]["test/recall@20"] <= 1 for v in variants.values())
+
+
+def maps(users: int, items: int) -> Maps:
+    whole = [IdMap(np.arange(n)[:, None], n + 1, n, "full") for n in (users, items)]
+    return Maps(whole[0], whole[1], Path())
+
+
+def test_the_schedule_runs_over_the_whole_training() -> None:
+    config = Mf(sparse=Sparse(density=0.2, every_steps=7, stop=0.75, end=0.0, window_steps=3))
+    for sparsity in sparsities(config, maps(50, 9), 700):
+        assert sparsity is not None and sparsity.schedule is not None
+        assert (sparsity.density, sparsity.window, sparsity.growth) == (0.2, 3, "gradient")
+        assert [step for step in range(1, 701) if sparsity.observes(step)][-1] == 525
+    assert sparsities(Mf(), maps(50, 9), 700) == [None, None]
+    assert sparsities(Mf(sparse=Sparse(density=0.2, method="prune")), maps(50, 9), 700) == [None, None]
+
+
+def test_erk_keeps_the_smaller_table_denser() -> None:
+    users, items = sparsities(Mf(sparse=Sparse(density=0.2, distribution="erk", method="static")), maps(500, 9), 700)
+    assert users is not None and items is not None and users.schedule is None
+    assert users.density < 0.2 < items.density
+    assert users.density * 501 + items.density * 10 == pytest.approx(0.2 * 511)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.sparse={density: 0}", "greater than 0"),
+        ("model.sparse={density: 0.2, start: 0.1, end: 0.3}", "the share that moves must fall, got start 0.1 and end"),
+        (
+            "model={name: mf, backend: fbgemm, optimizer: {name: sgd}, sparse: {density: 0.2}}",
+            "sparse tables need the torch back",
+        ),
+        ("model.sparse={density: 0.2, grow: random}", "grow: unknown key"),
+    ],
+)
+def test_wrong_sparse_sections_are_explained(tmp_path: Path, override: str, message: str) -> None:
+    done = recsys(tmp_path, "validate", str(write_tiny(tmp_path)), override)
+    assert done.returncode != 0
+    assert message in " ".join((done.stdout + done.stderr).split())
