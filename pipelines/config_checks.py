@@ -18,7 +18,7 @@ Finding = tuple[tuple[str | int, ...], str]
 
 def check(experiment: Experiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
-    yield from _check_budget(experiment.budget)
+    yield from _check_budgets(experiment)
     yield from _check_names(experiment)
     yield from check_source(experiment.dataset)
     split = experiment.dataset.split
@@ -42,6 +42,20 @@ def check_source(dataset: Dataset) -> Iterator[Finding]:
         resolve(dataset)
     except DataError as error:
         yield ("dataset", "source"), str(error)
+
+
+def _check_budgets(experiment: Experiment) -> Iterator[Finding]:
+    yield from _check_budget(experiment.budget)
+    for index, rows in enumerate(experiment.budgets):
+        for _, message in _check_budget(Budget(rows=rows)):
+            yield ("budgets", index), message
+        if rows in experiment.budgets[:index]:
+            yield ("budgets", index), f"{rows!r} occurs twice"
+    if experiment.budgets and "budget" in experiment.model_fields_set:
+        yield ("budgets",), "budget is set too; give one budget, or several in budgets"
+    for index, variant in enumerate(experiment.variants):
+        for key, message in _check_budget(variant.budget) if variant.budget else ():
+            yield ("variants", index, *key), message
 
 
 def _check_budget(budget: Budget) -> Iterator[Finding]:

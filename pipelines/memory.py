@@ -10,6 +10,7 @@ import psutil
 
 from embeddings.budget import resolve_budget
 from pipelines.config import Dataset, Experiment
+from pipelines.config_budgets import budget_of, is_compressed, written
 from pipelines.config_models import Mf
 from pipelines.ingest.source import resolve
 
@@ -105,17 +106,22 @@ def total(parts: dict[str, float]) -> float:
     return parts["libraries"] + max(value for name, value in parts.items() if name != "libraries")
 
 
-def compressed_rows(experiment: Experiment, size: Size) -> int | None:
-    """Rows of the compressed tables, or None if the resolution decides.
+def compressed_rows(experiment: Experiment, size: Size) -> dict[str, int]:
+    """Rows of the compressed tables by budget, without those that the resolution decides.
 
     Raises:
         ValueError: The budget is out of range for this data.
     """
-    dims = [variant.model.dim for variant in experiment.variants if isinstance(variant.model, Mf)]
-    if not dims:
-        return None
-    budget = experiment.budget
-    return resolve_budget(budget.rows, budget.table_mib, budget.resolution, size.users, size.items, dims[0]).rows
+    found: dict[str, int] = {}
+    for variant in experiment.variants:
+        if not isinstance(variant.model, Mf) or not is_compressed(variant):
+            continue
+        budget = budget_of(experiment, variant)
+        given = (budget.rows, budget.table_mib, budget.resolution)
+        rows = resolve_budget(*given, size.users, size.items, variant.model.dim).rows
+        if rows is not None:
+            found.setdefault(written(budget), rows)
+    return found
 
 
 def memory_lines(experiment: Experiment) -> list[str]:

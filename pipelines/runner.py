@@ -26,7 +26,8 @@ from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
 from pipelines.run_directory import DATASET_LINK, cache_root, headline_metrics
 from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunError, RunFiles, VariantResult
-from pipelines.stages.compress import CompressionStage, compressor_of, label
+from pipelines.stages.budgets import CompressionStages
+from pipelines.stages.compress import compressor_of, label
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
 from pipelines.stages.graph import graph_stage
 from pipelines.stages.ingest import ingest_stage
@@ -89,7 +90,7 @@ class _Run:
         self.checks.append(audit_artifact("graph", graph, dataset))
         self._forget_other_data(dataset)
         self._write_dataset(dataset)
-        compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash)
+        compression = CompressionStages(self.cache, self.experiment, graph, dataset.manifest.train_hash)
         self.checks += [audit_artifact(name, found, dataset) for name, found in compression.graphs().items()]
         self._write_compression(compression, dataset)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
@@ -130,19 +131,21 @@ class _Run:
         if found is None:
             return
         self.files.write_compression(found)
-        rows = found.budget
-        self.report.say(
-            f"compress: {rows['user_rows']:,} user rows and {rows['item_rows']:,} item rows"
-            f" for {dataset.num_users:,} users and {dataset.num_items:,} items,"
-            f" modularity {found.clustering['modularity']:.3f}"
-        )
+        one = {"": {**found.budget, "clustering": found.clustering}}
+        for name, rows in (found.budgets or one).items():
+            self.report.say(
+                f"compress{' to ' if name else ''}{name}: {rows['user_rows']:,} user rows and"
+                f" {rows['item_rows']:,} item rows"
+                f" for {dataset.num_users:,} users and {dataset.num_items:,} items,"
+                f" modularity {rows['clustering']['modularity']:.3f}"
+            )
 
     def _variant(
-        self, tracker: Tracker, dataset: Dataset, compression: CompressionStage, variant: Variant, seed: int
+        self, tracker: Tracker, dataset: Dataset, compression: CompressionStages, variant: Variant, seed: int
     ) -> VariantResult:
         name = f"{variant.name}-s{seed}"
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
-            maps = compression.maps(compressor_of(variant.compressor)) if isinstance(variant.model, Mf) else None
+            maps = compression.maps(variant) if isinstance(variant.model, Mf) else None
             follow = _Follower(name, variant, self.report, tracked)
             trained = train_stage(self.cache, dataset, variant, maps, seed, follow)
             follow.rest(trained)
