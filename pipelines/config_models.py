@@ -117,6 +117,9 @@ class Mf(Section):
     optimizer: Optimizer = Optimizer()
     backend: Literal["torch", "fbgemm"] = "torch"
     init_std: float = Field(default=0.1, gt=0)
+    init: Literal["normal", "spectral"] = Field(
+        default="normal", description="spectral: singular vectors of the training graph, scaled to init_std"
+    )
 
 
 class Ssl(Section):

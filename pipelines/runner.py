@@ -126,7 +126,7 @@ class _Run:
         place = os.path.relpath(dataset.path.resolve(), self.files.directory.resolve())
         write_text(self.files.directory / DATASET_LINK, f"{place}\n")
 
-    def _write_compression(self, compression: CompressionStage, dataset: Dataset) -> None:
+    def _write_compression(self, compression: CompressionStages, dataset: Dataset) -> None:
         found = compression.facts(dataset.user_titles(), dataset.item_titles())
         if found is None:
             return

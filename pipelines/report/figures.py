@@ -78,7 +78,8 @@ def pareto(run: Run) -> Panel | None:
     columns = ("variant", "table_rows", "table_bytes", run.selection, "low_95", "high_95")
     caption = (
         "Up and to the left is better. The stepped line joins the variants that no smaller one beats; whiskers are 95 %"
-        " intervals over users. A line joins the budgets of a variant. Dashed: the full table. Dotted: baselines, which have no table."
+        " intervals over users. A line joins the budgets of a variant. Dashed: the full table. Dotted:"
+        " baselines, which have no table."
     )
     return Panel("pareto", f"{run.selection} against table bytes", figure.render(), caption, columns, rows)
 

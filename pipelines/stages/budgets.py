@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from scipy.sparse import csr_array
 
 from pipelines.cache import Cache
@@ -61,7 +59,9 @@ class CompressionStages:
                 name: {**facts.budget, "clustering": facts.clustering, "stability": facts.stability}
                 for name, facts in found.items()
             },
-            maps={_at(map_name, name): sides for name, facts in found.items() for map_name, sides in facts.maps.items()},
+            maps={
+                _at(map_name, name): sides for name, facts in found.items() for map_name, sides in facts.maps.items()
+            },
             worst_buckets=tuple(
                 row.model_copy(update={"compressor": _at(row.compressor, name)})
                 for name, facts in found.items()
@@ -70,5 +70,5 @@ class CompressionStages:
         )
 
 
-def _at(compressor: str, budget: str) -> Any:
+def _at(compressor: str, budget: str) -> str:
     return compressor if compressor == "full" else f"{compressor}@{budget}"

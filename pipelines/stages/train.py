@@ -50,6 +50,7 @@ from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.self_supervision import SelfSupervision
 from recsys.settings import EpochRecord, FitSettings, Phase, Selection
+from recsys.spectral import spectral_vectors, start_from
 from recsys.trainer import fit, negatives_file
 
 VERSION = 2
@@ -154,6 +155,10 @@ def _train_mf(
 ) -> None:
     model = build_mf(config, maps, seed)
     train, valid = matrices
+    if config.init == "spectral":
+        vectors = spectral_vectors(train, config.dim, seed=seed)
+        start_from(model.users, maps.users, vectors[0], config.init_std)
+        start_from(model.items, maps.items, vectors[1], config.init_std)
     result = fit(
         model,
         train,
