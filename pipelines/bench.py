@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.config_problems import did_you_mean
 
-NAMES = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn")
+NAMES = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn", "time_to_quality")
 
 
 def run_benchmark(name: str, scale: float = 1.0) -> int:

@@ -13,11 +13,11 @@ from pipelines.config import Dataset, Experiment
 from pipelines.config_budgets import budget_of, is_compressed, written
 from pipelines.config_models import Mf
 from pipelines.ingest.source import resolve
+from pipelines.memory_models import fitting_mib
 
 MIB = 2**20
 _LIBRARIES_MIB = 650.0
 """Resident size of the process with torch, polars, numba and scipy loaded, before any data."""
-_STATE_PER_WEIGHT = {"sgd": 0.0, "adagrad": 1.0, "rowwise_adagrad": 0.0, "adam": 2.0}
 _INGEST_BYTES_PER_ROW = 60
 """User, item, split codes and a timestamp, sorted once: three copies of 20 bytes."""
 _TRAIN_BYTES_PER_ROW = 48
@@ -76,7 +76,7 @@ def _count_lines(path: Path, *, per_item: bool) -> int:
 
 def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
     """Peak MiB by stage: each is on top of the libraries, and only one stage runs at a time."""
-    training = [_training(variant.model, size) for variant in experiment.variants if isinstance(variant.model, Mf)]
+    training = [fitting_mib(v.model, size.rows, size.users, size.items) for v in experiment.variants]
     return {
         "libraries": _LIBRARIES_MIB,
         "ingest": size.rows * _INGEST_BYTES_PER_ROW / MIB,
@@ -84,13 +84,6 @@ def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
         "train": max(training, default=0.0) + size.rows * _TRAIN_BYTES_PER_ROW / MIB,
         "evaluate": _evaluation(experiment, size),
     }
-
-
-def _training(model: Mf, size: Size) -> float:
-    """A full table, the largest: weights and optimizer state, thrice (live, initial, best or being written)."""
-    weights = (size.users + size.items + 2) * model.dim * 4
-    state = weights * _STATE_PER_WEIGHT[model.optimizer.name]
-    return 3 * (weights + state) / MIB
 
 
 def _evaluation(experiment: Experiment, size: Size) -> float:
