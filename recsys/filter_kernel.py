@@ -14,14 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.microkernel import ITEMS, USERS, lowest_bit, score_tile, tile_between
-from recsys.random_walk import COLUMNS, Bipartite, fill, walk, walk_from
+from recsys.random_walk import COLUMNS, SCATTER_COST, Bipartite, fill, walk, walk_from
 from recsys.selection import Heaps, Masks, offer
 
 Floats = npt.NDArray[np.float32]
 _GROUPS = -(-COLUMNS // USERS)
 _TRANSPOSE = 16
-_SCATTER_COST = 8
-"""A scattered add costs about as much as this many lanes of a dense one."""
 _LARGEST = np.finfo(np.float32).max
 
 
@@ -30,8 +28,8 @@ class Filter(NamedTuple):
 
     Attributes:
         graph: the training interactions.
-        inner: float32 [items], D^a, on the way in.
-        outer: float32 [items], D^-a, on the way out.
+        inner: float32 [items], D^(-1/2 - a), on the way in.
+        outer: float32 [items], D^(1/2 + a), on the way out.
         chebyshev: float32 [K + 1] coefficients of the polynomial.
         end: of its interval.
         encode: float32 [items, r].
@@ -76,7 +74,7 @@ def prefers_scatter(graph: Bipartite, history: Masks) -> bool:
                 if stamps[user] != row:
                     stamps[user] = row
                     adds += graph.by_user.indptr[user + 1] - graph.by_user.indptr[user]
-    return bool(adds * _SCATTER_COST < len(graph.by_user.indices) * (len(history.indptr) - 1))
+    return bool(adds * SCATTER_COST < len(graph.by_user.indices) * (len(history.indptr) - 1))
 
 
 @numba.njit(nogil=True, cache=True)

@@ -59,7 +59,7 @@ def start_from(table: Table, id_map: IdMap, vectors: Floats, std: float) -> None
         rows = id_map.rows[:, place]
         shares = np.ones(len(rows), np.float32) if id_map.weights is None else id_map.weights[:, place]
         members = csr_array((shares, (rows, np.arange(len(rows)))), shape=(id_map.num_rows, len(rows)))
-        squares = np.asarray(members.multiply(members).sum(axis=1)).ravel()
+        squares: Floats = np.asarray(members.multiply(members).sum(axis=1)).ravel()
         fitted = (members @ rest) / np.maximum(squares, 1e-12)[:, None].astype(np.float32)
         rest = rest - shares[:, None] * fitted[rows]
         filled = np.flatnonzero(np.abs(fitted).sum(axis=1))

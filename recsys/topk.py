@@ -41,8 +41,8 @@ def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) 
     """The k best unseen items of each user; equal scores are in the order of the item index.
 
     A :class:`VectorRetriever` or :class:`SelectingRetriever` never gets a score matrix; of others, blocks of at most
-    64 MiB of scores are taken. The
-    result does not depend on the number of users asked for, on blocks, or on threads (``torch.get_num_threads``).
+    64 MiB of scores are taken. The result does not depend on the number of users asked for, on blocks, or on threads
+    (``torch.get_num_threads``).
 
     Args:
         model: the retriever.

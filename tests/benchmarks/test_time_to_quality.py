@@ -15,7 +15,7 @@ QUICK = [
     Setting("gf_cf", 4, 0.5),
     Setting("cheby_cf", 4, 0.2),
     Setting("mf", 60, 0.2),
-    Setting("spectral_mf", 2, 0.2),
+    Setting("spectral_mf", 60, 0.2),
     Setting("ials", 8, 0.1, 0.01),
 ]
 
