@@ -187,7 +187,8 @@ class _Trials:
         self.scratch.mkdir(exist_ok=True)
         data, vectors = self.scratch / "train.npz", str(self.scratch / "vectors.npz")
         np.savez(data, indptr=self.train.indptr, indices=self.train.indices, shape=np.array(self.train.shape))
-        request = {"model": setting.model, "epochs": max(1, round(setting.effort * self.scale)), "vectors": vectors}
+        epochs = max(1, round(setting.effort * self.scale))
+        request: dict[str, Any] = {"model": setting.model, "epochs": epochs, "vectors": vectors}
         if setting.model == "als":
             request |= {"dim": DIM, "regularization": setting.regularization, "confidence": setting.strength}
         else:

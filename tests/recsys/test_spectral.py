@@ -56,6 +56,6 @@ def test_a_graph_without_interactions_changes_nothing() -> None:
     id_map = IdMap(np.zeros((3, 1), np.int64), 2, 1, "one")
     made = table(id_map, 4)
     before = made.weight().clone()
-    users, _ = spectral_vectors(csr_array((3, 4), dtype=np.float32), 2)
+    users, _ = spectral_vectors(csr_array(np.zeros((3, 4), np.float32)), 2)
     start_from(made, id_map, users, std=0.1)
     assert torch.equal(made.weight(), before)
