@@ -226,7 +226,7 @@ def _fit_mf(setting: Setting, train: csr_array, epochs: int) -> Retriever:
     ]
     if setting.model == "spectral_mf":
         for table, one, vectors in zip(tables, maps, spectral_vectors(train, DIM), strict=True):
-            start_from(table, one, vectors, std=1.0)  # long: a first step of Adagrad is as long as lr
+            start_from(table, one, vectors, std=0.1)
     model = MatrixFactorization(*tables, similarity="cosine")
     loss = Loss("sampled_softmax", temperature=0.08, logq=True)
     fit(model, train, None, FitSettings(loss, NegativeSampling(count=256), batch_size=4096, epochs=epochs), seed=0)
