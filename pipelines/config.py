@@ -162,9 +162,10 @@ class Evaluate(Section):
 class Variant(Section):
     """One row of the report. ``model``, ``train`` are merged over the experiment's."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=@%-]*$")
     model: Model | SequenceModel = Field(discriminator="name")
     compressor: Compressor | None = None
+    budget: Budget | None = Field(default=None, description="of the rows; null: the experiment's")
     train: Train = Train()
 
 
@@ -185,6 +186,9 @@ class Experiment(Section):
     dataset: Dataset
     budget: Budget = Budget(rows="16%")
     semantic_ids: SemanticIds | None = None
+    budgets: tuple[str | int, ...] = Field(
+        default=(), description="shares or numbers of rows instead of budget; compressed variants run at each of them"
+    )
     evaluate: Evaluate = Evaluate()
     variants: tuple[Variant, ...] = Field(min_length=1)
     tracking: Tracking = Tracking()

@@ -21,7 +21,7 @@ Finding = tuple[tuple[str | int, ...], str]
 
 def check(experiment: Experiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
-    yield from check_budget(experiment.budget)
+    yield from _check_budgets(experiment)
     yield from _check_names(experiment)
     yield from check_source(experiment.dataset)
     split = experiment.dataset.split
@@ -47,6 +47,20 @@ def check_source(dataset: Dataset) -> Iterator[Finding]:
         resolve(dataset)
     except DataError as error:
         yield ("dataset", "source"), str(error)
+
+
+def _check_budgets(experiment: Experiment) -> Iterator[Finding]:
+    yield from check_budget(experiment.budget)
+    for index, rows in enumerate(experiment.budgets):
+        for _, message in check_budget(Budget(rows=rows)):
+            yield ("budgets", index), message
+        if rows in experiment.budgets[:index]:
+            yield ("budgets", index), f"{rows!r} occurs twice"
+    if experiment.budgets and "budget" in experiment.model_fields_set:
+        yield ("budgets",), "budget is set too; give one budget, or several in budgets"
+    for index, variant in enumerate(experiment.variants):
+        for key, message in check_budget(variant.budget) if variant.budget else ():
+            yield ("variants", index, *key), message
 
 
 def check_budget(budget: Budget) -> Iterator[Finding]:
@@ -91,6 +105,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
     model = variant.model
     if isinstance(model, TableModel):
         yield from _check_tables(model)
+        yield from _check_beginning(model)
         if isinstance(model, TwoTower):
             yield from _check_two_tower(variant)
         if isinstance(model, Sasrec):
@@ -128,6 +143,18 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
         yield ("model", "mixed_dims"), "a table is sparse from the start or by a search; remove it or `sparse`"
     if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
         yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
+
+
+def _check_beginning(model: TableModel) -> Iterator[Finding]:
+    """What only models of two whole or sparse tables of vectors can be told."""
+    if not isinstance(model, Mf):
+        return
+    asked = [key for key in ("sparse", "mixed_dims") if getattr(model, key) is not None]
+    asked += ["init"] if model.init == "spectral" else []
+    if asked and model.name not in ("mf", "lightgcn", "ngcf"):
+        yield ("model", asked[0]), f"only mf, lightgcn and ngcf take it, not {model.name}; remove it"
+    elif len(asked) > 1:
+        yield ("model", asked[0]), f"{asked[0]} and {asked[1]} exclude each other; remove one"
 
 
 def _check_two_tower(variant: Variant) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines.config import Dataset, Experiment
+from pipelines.config_budgets import crossed
 from pipelines.config_checks import Finding, check, check_source
 from pipelines.config_problems import ConfigError, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
@@ -97,7 +98,7 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment | Ra
     problems += [_at(key, message, values, origins, path) for key, message in findings]
     if problems or experiment is None:
         raise ConfigError(problems)
-    return experiment
+    return crossed(experiment)
 
 
 def _ranking(

@@ -111,6 +111,9 @@ class Mf(TableModel):
     negatives: Negatives = Negatives()
     sparse: Sparse | None = Field(default=None, description="store only a share of the tables' entries")
     mixed_dims: MixedDims | None = Field(default=None, description="search which entries to store")
+    init: Literal["normal", "spectral"] = Field(
+        default="normal", description="spectral: singular vectors of the training graph, scaled to init_std"
+    )
 
 
 class Ssl(Section):

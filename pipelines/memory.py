@@ -10,13 +10,14 @@ import psutil
 
 from embeddings.budget import resolve_budget
 from pipelines.config import Dataset, Experiment
+from pipelines.config_budgets import budget_of, is_compressed, written
 from pipelines.config_section import TableModel
 from pipelines.ingest.source import resolve
+from pipelines.memory_models import fitting_mib
 
 MIB = 2**20
 _LIBRARIES_MIB = 650.0
 """Resident size of the process with torch, polars, numba and scipy loaded, before any data."""
-_STATE_PER_WEIGHT = {"sgd": 0.0, "adagrad": 1.0, "rowwise_adagrad": 0.0, "adam": 2.0}
 _INGEST_BYTES_PER_ROW = 60
 """User, item, split codes and a timestamp, sorted once: three copies of 20 bytes."""
 _TRAIN_BYTES_PER_ROW = 48
@@ -75,9 +76,7 @@ def _count_lines(path: Path, *, per_item: bool) -> int:
 
 def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
     """Peak MiB by stage: each is on top of the libraries, and only one stage runs at a time."""
-    training = [
-        _training(variant.model, size) for variant in experiment.variants if isinstance(variant.model, TableModel)
-    ]
+    training = [fitting_mib(v.model, size.rows, size.users, size.items) for v in experiment.variants]
     return {
         "libraries": _LIBRARIES_MIB,
         "ingest": size.rows * _INGEST_BYTES_PER_ROW / MIB,
@@ -85,13 +84,6 @@ def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
         "train": max(training, default=0.0) + size.rows * _TRAIN_BYTES_PER_ROW / MIB,
         "evaluate": _evaluation(experiment, size),
     }
-
-
-def _training(model: TableModel, size: Size) -> float:
-    """A full table, the largest: weights and optimizer state, thrice (live, initial, best or being written)."""
-    weights = (size.users + size.items + 2) * model.dim * 4
-    state = weights * _STATE_PER_WEIGHT[model.optimizer.name]
-    return 3 * (weights + state) / MIB
 
 
 def _evaluation(experiment: Experiment, size: Size) -> float:
@@ -107,17 +99,22 @@ def total(parts: dict[str, float]) -> float:
     return parts["libraries"] + max(value for name, value in parts.items() if name != "libraries")
 
 
-def compressed_rows(experiment: Experiment, size: Size) -> int | None:
-    """Rows of the compressed tables, or None if the resolution decides.
+def compressed_rows(experiment: Experiment, size: Size) -> dict[str, int]:
+    """Rows of the compressed tables by budget, without those that the resolution decides.
 
     Raises:
         ValueError: The budget is out of range for this data.
     """
-    dims = [variant.model.dim for variant in experiment.variants if isinstance(variant.model, TableModel)]
-    if not dims:
-        return None
-    budget = experiment.budget
-    return resolve_budget(budget.rows, budget.table_mib, budget.resolution, size.users, size.items, dims[0]).rows
+    found: dict[str, int] = {}
+    for variant in experiment.variants:
+        if not isinstance(variant.model, TableModel) or not is_compressed(variant):
+            continue
+        budget = budget_of(experiment, variant)
+        given = (budget.rows, budget.table_mib, budget.resolution)
+        rows = resolve_budget(*given, size.users, size.items, variant.model.dim).rows
+        if rows is not None:
+            found.setdefault(written(budget), rows)
+    return found
 
 
 def memory_lines(experiment: Experiment) -> list[str]:

@@ -27,7 +27,8 @@ from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
 from pipelines.run_directory import DATASET_LINK, cache_root, headline_metrics, unmasked
 from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunError, RunFiles, VariantResult
-from pipelines.stages.compress import CompressionStage, compressor_of, label, recorded_graph
+from pipelines.stages.budgets import CompressionStages
+from pipelines.stages.compress import compressor_of, label, recorded_graph
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
 from pipelines.stages.graph import graph_stage
 from pipelines.stages.ingest import ingest_stage
@@ -93,7 +94,7 @@ class _Run:
         self._write_dataset(dataset)
         tokenised = self._semantic_ids(dataset)
         codes = tokenised.codes if tokenised else None
-        compression = CompressionStage(self.cache, self.experiment, graph, dataset.manifest.train_hash, codes)
+        compression = CompressionStages(self.cache, self.experiment, graph, dataset.manifest.train_hash, codes)
         self.checks += [audit_artifact(name, found, dataset) for name, found in compression.graphs().items()]
         self._write_compression(compression, dataset)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
@@ -140,26 +141,26 @@ class _Run:
         place = os.path.relpath(dataset.path.resolve(), self.files.directory.resolve())
         write_text(self.files.directory / DATASET_LINK, f"{place}\n")
 
-    def _write_compression(self, compression: CompressionStage, dataset: Dataset) -> None:
+    def _write_compression(self, compression: CompressionStages, dataset: Dataset) -> None:
         found = compression.facts(dataset.user_titles(), dataset.item_titles())
         if found is None:
             return
         self.files.write_compression(found)
-        rows = found.budget
-        self.report.say(
-            f"compress: {rows['user_rows']:,} user rows and {rows['item_rows']:,} item rows"
-            f" for {dataset.num_users:,} users and {dataset.num_items:,} items,"
-            f" modularity {found.clustering['modularity']:.3f}"
-        )
+        one = {"": {**found.budget, "clustering": found.clustering}}
+        for name, rows in (found.budgets or one).items():
+            self.report.say(
+                f"compress{' to ' if name else ''}{name}: {rows['user_rows']:,} user rows and"
+                f" {rows['item_rows']:,} item rows"
+                f" for {dataset.num_users:,} users and {dataset.num_items:,} items,"
+                f" modularity {rows['clustering']['modularity']:.3f}"
+            )
 
     def _variant(
-        self, tracker: Tracker, dataset: Dataset, compression: CompressionStage, variant: Variant, seed: int
+        self, tracker: Tracker, dataset: Dataset, compression: CompressionStages, variant: Variant, seed: int
     ) -> VariantResult:
         name = f"{variant.name}-s{seed}"
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
-            maps = (
-                compression.maps(compressor_of(variant.compressor)) if isinstance(variant.model, TableModel) else None
-            )
+            maps = compression.maps(variant) if isinstance(variant.model, TableModel) else None
             follow = _Follower(name, variant, self.report, tracked)
             trained = train_stage(self.cache, dataset, variant, maps, seed, follow)
             follow.rest(trained)

@@ -24,10 +24,9 @@ def describe(experiment: Experiment) -> str:
         f"source: {experiment.dataset.source}, {about}{size.rows:,} rows, {about}{size.users:,} users,"
         f" {about}{size.items:,} items before filtering",
     ]
-    rows = compressed_rows(experiment, size)
-    if rows is not None:
+    for name, rows in compressed_rows(experiment, size).items():
         share = rows / (size.users + size.items)
-        lines.append(f"budget: {about}{rows:,} table rows of {size.users + size.items:,} ({share:.1%})")
+        lines.append(f"budget {name}: {about}{rows:,} table rows of {size.users + size.items:,} ({share:.1%})")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     for variant in experiment.variants:
         model = variant.model

@@ -15,8 +15,8 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
-from recsys import tower_checkpoint
 from embeddings.tables.sparse_table import SparseTable
+from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
 from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.models.ease import Ease

@@ -26,7 +26,7 @@ COLUMNS = 64
 """Columns of a block: a row is four AVX-512 registers."""
 _LANES = 16
 _VECTORS = COLUMNS // _LANES
-_SCATTER_COST = 8
+SCATTER_COST = 8
 """A scattered add costs about as much as this many lanes of a dense one."""
 Floats = npt.NDArray[np.float32]
 
@@ -146,7 +146,7 @@ def walk_from(graph: Bipartite, history: Masks, weights: Floats, middle: Floats,
     reached = 0
     for item in history.indices:
         reached += graph.by_item.indptr[item + 1] - graph.by_item.indptr[item]
-    if reached * _SCATTER_COST >= len(graph.by_user.indices) * COLUMNS // 2:
+    if reached * SCATTER_COST >= len(graph.by_user.indices) * COLUMNS // 2:
         fill(history, weights, np.float32(1.0), target)
         mean_of_neighbours(graph.by_user, target.copy(), middle)
     else:

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from recsys.selection import Heaps, Masks
+
 
 @runtime_checkable
 class Retriever(Protocol):
@@ -38,4 +40,22 @@ class VectorRetriever(Retriever, Protocol):
 
     def item_vectors(self, items: range) -> Tensor:
         """Float32 [len(items), D]."""
+        ...
+
+
+@runtime_checkable
+class SelectingRetriever(Retriever, Protocol):
+    """A retriever that selects while it scores, so that exact top-k needs no score matrix."""
+
+    def select(self, users: npt.NDArray[np.int64], masks: Masks, heaps: Heaps) -> int:
+        """Offer the scores of the whole catalogue to the users' heaps; several threads call it at once.
+
+        Args:
+            users: int64 [B].
+            masks: items of each that are left out.
+            heaps: of B users.
+
+        Returns:
+            A row with a NaN or infinite score, or -1.
+        """
         ...

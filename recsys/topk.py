@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 
 from recsys.microkernel import pack
-from recsys.retriever import Retriever, VectorRetriever
+from recsys.retriever import Retriever, SelectingRetriever, VectorRetriever
 from recsys.selection import Catalogue, Heaps, Masks, best_first, empty_heaps, select_from_scores, select_from_vectors
 
 Users = npt.NDArray[np.int64]
@@ -20,6 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 USERS_AT_ONCE = 16_384
 BLOCK_USERS = 512
 BLOCK_SCORES = 1 << 24
+_SCORED_USERS = 64
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -39,8 +40,9 @@ class TopK:
 def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) -> TopK:
     """The k best unseen items of each user; equal scores are in the order of the item index.
 
-    A :class:`VectorRetriever` never gets a score matrix; of others, blocks of at most 64 MiB of scores are taken. The
-    result does not depend on the number of users asked for, on blocks, or on threads (``torch.get_num_threads``).
+    A :class:`VectorRetriever` or :class:`SelectingRetriever` never gets a score matrix; of others, blocks of at most
+    64 MiB of scores are taken. The result does not depend on the number of users asked for, on blocks, or on threads
+    (``torch.get_num_threads``).
 
     Args:
         model: the retriever.
@@ -56,6 +58,8 @@ def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) 
     heaps = empty_heaps(len(users), k)
     if isinstance(model, VectorRetriever):
         _from_vectors(model, users, seen, heaps)
+    elif isinstance(model, SelectingRetriever):
+        _in_parts(lambda rows, *rest: model.select(users[rows], *rest), users, seen, heaps, BLOCK_USERS)
     else:
         _from_scores(model, users, seen, heaps)
     return TopK(*best_first(heaps))
@@ -149,6 +153,24 @@ def score_block(model: Retriever, users: Users) -> FloatArray:
 
 def _from_scores(model: Retriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
     for rows in blocks(len(users), max(1, BLOCK_SCORES // max(1, model.num_items))):
-        bad = select_from_scores(score_block(model, users[rows]), masks_of(seen, users[rows]), _part(heaps, rows))
-        if bad >= 0:
-            raise ValueError(_not_finite(int(users[rows][bad])))
+        scores = score_block(model, users[rows])
+
+        def select(part: slice, masks: Masks, best: Heaps, scores: FloatArray = scores) -> int:
+            return int(select_from_scores(scores[part], masks, best))
+
+        _in_parts(select, users[rows], seen, _part(heaps, rows), _SCORED_USERS)
+
+
+def _in_parts(
+    select: Callable[[slice, Masks, Heaps], int], users: Users, seen: csr_array, heaps: Heaps, size: int
+) -> None:
+    """Call ``select`` for parts of at most ``size`` users, several at a time."""
+
+    def part(rows: slice) -> int:
+        bad = select(rows, masks_of(seen, users[rows]), _part(heaps, rows))
+        return -1 if bad < 0 else rows.start + bad
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for bad in pool.map(part, blocks(len(users), size)):
+            if bad >= 0:
+                raise ValueError(_not_finite(int(users[bad])))

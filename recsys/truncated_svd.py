@@ -16,7 +16,8 @@ from recsys.rng import generator
 
 Floats = npt.NDArray[np.float32]
 Operator = Callable[[Floats], Floats]
-_OVERSAMPLING = 64
+OVERSAMPLING = 64
+"""Columns beyond the rank, which the iteration needs to converge."""
 _DEGREE = 4
 _SMALLEST = 1e-6
 
@@ -74,7 +75,7 @@ def leading_eigenvectors(
     """
     if rank < 1 or rounds < 1:
         raise ValueError(f"truncated SVD needs rank >= 1 and rounds >= 1, got {rank} and {rounds}")
-    width = min(*shape, rank + _OVERSAMPLING)
+    width = min(*shape, rank + OVERSAMPLING)
     start = generator(seed, "truncated_svd").standard_normal((shape[1], width), dtype=np.float32)
     with one_thread():
         whole = width == shape[1]

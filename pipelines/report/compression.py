@@ -57,7 +57,20 @@ def _share(part: Any, whole: Any) -> str:
 
 def cluster_facts(compression: Compression) -> list[tuple[str, str]]:
     """Modularity, resolution, rows and stability, each with what it means."""
-    clustering, stability, budget = compression.clustering, compression.stability, compression.budget
+    if compression.budgets:
+        return [
+            (f"{key} at {name}", value)
+            for name, found in compression.budgets.items()
+            for key, value in _facts(found["clustering"], found["stability"], _own(found))
+        ]
+    return _facts(compression.clustering, compression.stability, compression.budget)
+
+
+def _own(found: Json) -> Json:
+    return {key: value for key, value in found.items() if key not in ("clustering", "stability")}
+
+
+def _facts(clustering: Json, stability: Json, budget: Json) -> list[tuple[str, str]]:
     facts = []
     if budget:
         facts.append(("Budget", ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in budget.items())))

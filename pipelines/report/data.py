@@ -47,7 +47,7 @@ class VariantRun:
 
     Attributes:
         name: name in the configuration.
-        style: 0-based number that fixes its colour and marker in every figure.
+        style: 0-based number that fixes its colour and marker in every figure; one for all budgets of a variant.
         results: one per seed, in the order of the seeds; the other tuples run along.
     """
 
@@ -112,6 +112,15 @@ class VariantRun:
         return self.evaluations[0]
 
 
+def family_name(variant: str) -> str:
+    """The name of a variant without its budget.
+
+    >>> family_name("mf-graphhash@16%")
+    'mf-graphhash'
+    """
+    return variant.partition("@")[0]
+
+
 class Run:
     """A whole run, read once.
 
@@ -137,15 +146,16 @@ class Run:
         by_name: dict[str, list[VariantResult]] = {}
         for result in self.results.variants:
             by_name.setdefault(result.name, []).append(result)
+        styles = {name: style for style, name in enumerate(dict.fromkeys(map(family_name, by_name)))}
         return tuple(
             VariantRun(
                 name=name,
-                style=style,
+                style=styles[family_name(name)],
                 results=tuple(sorted(results, key=lambda result: result.seed)),
                 evaluations=tuple(self.files.evaluation(name, seed) for seed in sorted(r.seed for r in results)),
                 histories=tuple(self.files.history(name, seed) for seed in sorted(r.seed for r in results)),
             )
-            for style, (name, results) in enumerate(by_name.items())
+            for name, results in by_name.items()
         )
 
     @property

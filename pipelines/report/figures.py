@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from pipelines.report import words
-from pipelines.report.data import Run, VariantRun
+from pipelines.report.data import Run, VariantRun, family_name
 from pipelines.report.svg import Figure, Scale, spread, style
 
 Cell = str | int | float | None
@@ -63,6 +63,7 @@ def pareto(run: Run) -> Panel | None:
     figure.axes(x, y, ("embedding tables, MiB (log scale)", run.selection), (words.tick, words.tick))
     _front(figure, [(x(mib), y(value)) for _, mib, value in points], x.end)
     _reference_lines(figure, run, x, y)
+    _budget_lines(figure, points, x, y)
     _pareto_points(figure, run, points, x, y)
     rows: list[list[Cell]] = [
         [
@@ -77,7 +78,8 @@ def pareto(run: Run) -> Panel | None:
     columns = ("variant", "table_rows", "table_bytes", run.selection, "low_95", "high_95")
     caption = (
         "Up and to the left is better. The stepped line joins the variants that no smaller one beats; whiskers are 95 %"
-        " intervals over users. Dashed: the full table. Dotted: baselines, which have no table."
+        " intervals over users. A line joins the budgets of a variant. Dashed: the full table. Dotted:"
+        " baselines, which have no table."
     )
     return Panel("pareto", f"{run.selection} against table bytes", figure.render(), caption, columns, rows)
 
@@ -104,26 +106,41 @@ def _reference_lines(figure: Figure, run: Run, x: Scale, y: Scale) -> None:
     figure.end_labels(x.end, labels, y.end - 10, y.start)
 
 
+def _budget_lines(figure: Figure, points: Sequence[tuple[VariantRun, float, float]], x: Scale, y: Scale) -> None:
+    """A line through the budgets of a variant."""
+    families: dict[str, list[tuple[VariantRun, float, float]]] = {}
+    for point in sorted(points, key=lambda point: point[1]):
+        families.setdefault(family_name(point[0].name), []).append(point)
+    for family in families.values():
+        if len(family) > 1:
+            figure.line([(x(mib), y(value)) for _, mib, value in family], style(family[0][0].style))
+
+
 def _pareto_points(
     figure: Figure, run: Run, points: Sequence[tuple[VariantRun, float, float]], x: Scale, y: Scale
 ) -> None:
+    ascending = sorted(points, key=lambda point: point[1])
+    named = {family_name(variant.name): variant.name for variant, _, _ in ascending}.values()
     groups: list[list[tuple[VariantRun, float, float]]] = []
-    for point in sorted(points, key=lambda point: point[1]):
+    for point in ascending:
         if groups and x(point[1]) - x(groups[-1][0][1]) < 90:
             groups[-1].append(point)
         else:
             groups.append([point])
     for group in groups:
         group.sort(key=lambda point: -point[2])
-        places = spread([y(value) for _, _, value in group], 15.0, y.end, y.start - 6)
+        gap = min(15.0, (y.start - 6 - y.end) / max(1, len(group) - 1))
+        places = spread([y(value) for _, _, value in group], gap, y.end, y.start - 6)
         edge = max(x(mib) for _, mib, _ in group)
         for (variant, mib, value), place in zip(group, places, strict=True):
             px, py, name = x(mib), y(value), style(variant.style)
             low, high = run.interval(variant, run.selection) or (value, value)
             figure.line([(px, y(low)), (px, y(high))], f"whisker {name}")
-            figure.line([(px + 6, py), (edge + 12, place)], f"leader {name}")
             tooltip = f"{variant.name}: {run.selection} {value:.4f} {words.interval((low, high))}, {mib:.2f} MiB"
             figure.point(px, py, name, tooltip, hollow=variant.is_full)
+            if variant.name not in named:
+                continue
+            figure.line([(px + 6, py), (edge + 12, place)], f"leader {name}")
             figure.text(edge + 15, place + 4, short(variant.name), style=f"series {name}")
 
 

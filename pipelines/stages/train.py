@@ -14,14 +14,10 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
-from embeddings.id_map import IdMap
-from embeddings.tables import OptimizerSpec, Table, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
 from pipelines.config_models import (
-    AdapTau,
-    Bsl,
     Bspm,
     ChebyCf,
     Ease,
@@ -29,42 +25,27 @@ from pipelines.config_models import (
     Ials,
     ItemKnn,
     Kgat,
-    LightGcn,
     Mf,
-    NeuMf,
-    Ngcf,
     Popularity,
-    SimpleX,
     Slim,
-    UltraGcn,
     is_searched,
 )
-from pipelines.config_models import Loss as LossConfig
 from pipelines.config_section import TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.knowledge import open_knowledge
 from pipelines.stages import closed_form, sequence, two_tower
+from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import build_tables, dim_search, prune_tables
+from pipelines.stages.sparse import dim_search, prune_tables
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
-from recsys.knowledge_graph import KnowledgeGraph
-from recsys.losses import Adaptation, Constraints, Loss
 from recsys.mixed_dims import search_dims
 from recsys.models import ials, popularity
-from recsys.models.kgat import Kgat as KgatModel
-from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
 from recsys.models.neumf import NeuMf as NeuMfModel
-from recsys.models.ngcf import Ngcf as NgcfModel
-from recsys.models.simplex import SimpleX as SimpleXModel
-from recsys.models.transr import TransR
-from recsys.rng import generator
-from recsys.samplers import NegativeSampling
-from recsys.self_supervision import SelfSupervision
-from recsys.settings import EpochRecord, FitSettings, Phase, Selection
+from recsys.settings import EpochRecord, Phase
 from recsys.trainer import fit, negatives_file
 
 VERSION = 2

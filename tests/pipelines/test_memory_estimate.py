@@ -9,7 +9,22 @@ from tiny_experiment import write_tiny
 
 from pipelines.config import Dataset
 from pipelines.config_loader import load_experiment
+from pipelines.config_models import (
+    Bspm,
+    ChebyCf,
+    Ease,
+    GfCf,
+    Ials,
+    ItemKnn,
+    LightGcn,
+    Mf,
+    Model,
+    Ngcf,
+    Popularity,
+    Slim,
+)
 from pipelines.memory import Size, compressed_rows, estimate, measure, memory_lines, total
+from pipelines.memory_models import fitting_mib
 
 
 def test_parquet_is_counted_exactly() -> None:
@@ -41,7 +56,31 @@ def test_more_dimensions_and_optimizer_state_need_more(tmp_path: Path) -> None:
 
 def test_rows_of_the_budget_and_a_warning_when_memory_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment(str(write_tiny(tmp_path)))
-    assert compressed_rows(experiment, Size(500, 60, 40, exact=True)) == 40
+    assert compressed_rows(experiment, Size(500, 60, 40, exact=True)) == {"40%": 40}
     assert len(memory_lines(experiment)) == 1
     monkeypatch.setattr("pipelines.memory._LIBRARIES_MIB", 1e9)
     assert memory_lines(experiment)[1].startswith("warning: this is more than the machine has free")
+
+
+def fitting(model: Model, items: int = 40_000) -> float:
+    return fitting_mib(model, rows=1_000_000, users=30_000, items=items)
+
+
+def test_every_model_is_estimated_by_what_it_allocates() -> None:
+    """Gowalla's size: three dense matrices, six of rank + 64 columns, or vectors of every node and layer."""
+    assert fitting(Ease(method="dense")) == pytest.approx(3 * 4 * 40_000**2 / 2**20)
+    assert fitting(Ease()) == fitting(GfCf(rank=512))
+    assert fitting(Ease(), items=2_000) == pytest.approx(3 * 4 * 2_000**2 / 2**20)
+    assert fitting(ChebyCf(rank=936)) == pytest.approx((6 * 4 * 40_000 * 1000 + 16e6) / 2**20)
+    assert fitting(Bspm(rank=256)) == fitting(GfCf(rank=256)) < fitting(GfCf(rank=512))
+    assert fitting(LightGcn(layers=3)) - fitting(Mf()) == pytest.approx((70_000 * 64 * 4 * 10 + 16e6) / 2**20)
+    assert fitting(Ngcf(layers=2)) == fitting(LightGcn(layers=2))
+    small = [fitting(model) for model in (Popularity(), ItemKnn(), Slim(), Ials())]
+    assert all(0 < value < 200 for value in small)
+
+
+def test_closed_form_models_count_in_the_estimate_of_an_experiment(tmp_path: Path) -> None:
+    path, size = str(write_tiny(tmp_path)), Size(1_000_000, 30_000, 40_000, exact=True)
+    overrides = ["variants=[popularity]", "variants.popularity.model={name: ease, method: dense}"]
+    assert estimate(load_experiment(path, overrides), size)["train"] > 18_000
+    assert estimate(load_experiment(path, ["variants=[popularity]"]), size)["train"] < 100

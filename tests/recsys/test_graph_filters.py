@@ -13,6 +13,7 @@ from recsys.models.bspm import fit_bspm, sharpening_polynomial
 from recsys.models.cheby_cf import deflated, economised, fit_cheby_cf, plateau
 from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.graph_filter import GraphFilter
+from recsys.retriever import SelectingRetriever
 from recsys.topk import exact_top_k
 from recsys.truncated_svd import leading_gram_vectors, leading_item_vectors
 
@@ -127,6 +128,43 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch(name: str) -> None:
     assert torch.equal(model.scores(users), one[users])
     first = exact_top_k(model, users, 5, train).items
     assert not any(train[[user]].toarray()[0, items].any() for user, items in zip(users, first, strict=True))
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_selection_while_scoring_gives_the_lists_and_bits_of_the_scores(name: str) -> None:
+    model = FITS[name](random_train())
+    assert isinstance(model, SelectingRetriever)
+    users = np.arange(USERS)
+    top = exact_top_k(model, users, 11, random_train())
+    scores = np.where(random_train().toarray() > 0, -np.inf, all_scores(model))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :11]
+    np.testing.assert_array_equal(top.items, order)
+    np.testing.assert_array_equal(top.scores, np.take_along_axis(scores, order, axis=1))
+
+
+def test_scattered_and_dense_propagation_give_the_same_bits() -> None:
+    model = FITS["gf_cf"](random_train())
+    assert isinstance(model, GraphFilter)
+    found = []
+    for scattered in (False, True):
+        model._filter = model._filter._replace(scattered=scattered)
+        found.append(all_scores(model))
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_propagation_is_scattered_where_two_steps_reach_little() -> None:
+    blocks = csr_array(np.kron(np.eye(300), np.ones((2, 2))).astype(np.float32))
+    crowd = csr_array(np.ones((600, 6), np.float32))
+    assert [fit_gf_cf(train, rank=2)._filter.scattered for train in (blocks, crowd)] == [True, False]
+
+
+def test_scores_that_are_not_finite_are_refused_by_the_selection() -> None:
+    train = random_train()
+    decode = np.ones((ITEMS, 1), np.float32)
+    decode[5] = np.inf
+    model = GraphFilter(train, np.array([0.5, 0.5]), 1.0, 0.0, np.ones((ITEMS, 1), np.float32), decode)
+    with pytest.raises(ValueError, match="user 7 has a NaN or infinite score"):
+        exact_top_k(model, np.array([7, 3]), 5, None)
 
 
 def degenerate() -> dict[str, csr_array]:

@@ -200,3 +200,19 @@ def test_scores_may_lie_in_memory_in_any_way(layout: str) -> None:
 
     found = exact_top_k(Odd(table), np.arange(5), 7, None)
     assert (found.items == naive(table, np.zeros(table.shape, bool), 7)).all()
+
+
+def test_scores_are_selected_alike_on_any_number_of_threads_and_the_first_bad_user_is_named() -> None:
+    rng = np.random.default_rng(4)
+    table = integers(rng, 300, 90)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        top = exact_top_k(Scores(table), np.arange(300), 9, None)
+        table[[70, 290], 5] = np.nan, np.inf
+        with pytest.raises(ValueError, match="user 70 has a NaN or infinite score"):
+            exact_top_k(Scores(table), np.arange(300), 9, None)
+    finally:
+        torch.set_num_threads(threads)
+    table[[70, 290], 5] = 0
+    np.testing.assert_array_equal(top.items[71:290], naive(table, np.zeros((300, 90), bool), 9)[71:290])

@@ -1,0 +1,46 @@
+"""Several row budgets in one experiment: every compressed variant once for each of them."""
+
+from __future__ import annotations
+
+from pipelines.config import Budget, Experiment, Variant
+from pipelines.config_models import Mf
+
+
+def crossed(experiment: Experiment) -> Experiment:
+    """The experiment with ``budgets`` multiplied out; the same where it has none.
+
+    A compressed variant becomes ``name@16%`` and so on, each with its own ``budget``. Models without a table and full
+    tables, whose rows no budget sets, stay as they are.
+    """
+    if not experiment.budgets:
+        return experiment
+    variants: list[Variant] = []
+    for variant in experiment.variants:
+        if not is_compressed(variant) or variant.budget is not None:
+            variants.append(variant)
+            continue
+        for rows in experiment.budgets:
+            budget = Budget(rows=rows)
+            variants.append(variant.model_copy(update={"name": f"{variant.name}@{written(budget)}", "budget": budget}))
+    return experiment.model_copy(update={"variants": tuple(variants), "budgets": ()})
+
+
+def is_compressed(variant: Variant) -> bool:
+    """Whether ids of a variant share rows."""
+    return isinstance(variant.model, Mf) and variant.compressor is not None and variant.compressor.name != "full"
+
+
+def budget_of(experiment: Experiment, variant: Variant) -> Budget:
+    """The budget that a variant's tables meet."""
+    return variant.budget or experiment.budget
+
+
+def written(budget: Budget) -> str:
+    """A budget in a name.
+
+    >>> written(Budget(rows="16%")), written(Budget(resolution=30.0))
+    ('16%', 'resolution=30')
+    """
+    if budget.rows is not None:
+        return str(budget.rows).replace(" ", "")
+    return f"table_mib={budget.table_mib:g}" if budget.table_mib is not None else f"resolution={budget.resolution:g}"

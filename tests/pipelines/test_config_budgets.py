@@ -1,0 +1,80 @@
+"""Several budgets in one experiment, from the file to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_experiment import recsys, write_tiny
+
+from pipelines.config import Budget
+from pipelines.config_loader import load_experiment
+from pipelines.config_problems import ConfigError
+from pipelines.run_files import RunFiles
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = write_tiny(tmp_path)
+    path.write_text(path.read_text().replace("budget: {rows: 40%}", "budgets: [20%, 50]"))
+    return path
+
+
+def test_compressed_variants_are_crossed_and_others_stay(config: Path) -> None:
+    experiment = load_experiment(str(config))
+    assert [variant.name for variant in experiment.variants] == [
+        "popularity", "item-knn", "mf-full", "mf-graphhash@20%", "mf-graphhash@50", "mf-modulo@20%", "mf-modulo@50",
+    ]  # fmt: skip
+    assert [v.budget for v in experiment.variants[2:5]] == [None, Budget(rows="20%"), Budget(rows=50)]
+    assert load_experiment(str(config), ["budgets=[10%]", "variants=[mf-modulo]"]).variants[0].name == "mf-modulo@10%"
+
+
+def test_a_variant_with_a_budget_of_its_own_keeps_it(config: Path) -> None:
+    experiment = load_experiment(str(config), ["variants.mf-modulo.budget.rows=30%"])
+    assert experiment.variants[-1].name == "mf-modulo"
+    assert experiment.variants[-1].budget == Budget(rows="30%")
+
+
+RULES = {
+    "budgets=[20%, 0%]": "budgets.1: got '0%', must be a share in (0, 100]",
+    "budgets=[20%, 20%]": "budgets.1: '20%' occurs twice",
+    "budget.rows=16%": "budgets: budget is set too; give one budget, or several in budgets",
+    "variants.mf-modulo.budget={}": "variants.mf-modulo.budget: exactly one of rows, table_mib, resolution must be set",
+}
+
+
+@pytest.mark.parametrize("override", RULES)
+def test_mistakes_in_budgets_are_told(config: Path, override: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load_experiment(str(config), [override])
+    assert len(told.value.problems) == 1
+    assert RULES[override] in str(told.value)
+
+
+def test_one_run_has_every_budget_with_its_own_rows(config: Path, tmp_path: Path) -> None:
+    assert "budget 50: about 50 table rows of" in recsys(tmp_path, "validate", str(config)).stdout
+    done = recsys(tmp_path, "run", str(config), "variants=[mf-full, mf-graphhash, mf-modulo]", "train.epochs=2")
+    assert done.returncode == 0, done.stderr
+    files = RunFiles(tmp_path / done.stdout.strip().splitlines()[-1])
+    rows = {variant.name: variant.table_rows for variant in files.metrics().variants}
+    assert rows["mf-graphhash@20%"] == rows["mf-modulo@20%"] < 30
+    assert rows["mf-graphhash@50"] == rows["mf-modulo@50"] > 45
+    assert rows["mf-full"] > 100
+    facts = json.loads(files.compression_file.read_bytes())
+    assert set(facts["budgets"]) == {"20%", "50"}
+    assert {"graphhash@20%", "modulo@50"} < set(facts["maps"])
+    named = {check["name"] for check in json.loads(files.dataset_file.read_bytes())["leak_audit"]}
+    assert {"clusters (louvain) at 20%", "clusters (louvain) at 50"} < named
+    page = files.report_file.read_text()
+    assert "mf-graphhash@50" in page and "Modularity at 20%" in page
+
+
+def test_the_resolved_configuration_is_the_same_experiment(config: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(str(config))
+    files = RunFiles(tmp_path / "run")
+    files.directory.mkdir()
+    files.write_config(experiment)
+    assert files.config() == experiment
+    assert "budgets" in yaml.safe_load(files.config_file.read_text())
