@@ -10,8 +10,6 @@ from pathlib import Path
 from pipelines.config_problems import did_you_mean
 
 NAMES = (
-    "topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn", "rqkmeans", "sparse_bytes", "time_to_quality",
-)  # fmt: skip
     "topk",
     "bpr",
     "table",

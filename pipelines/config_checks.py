@@ -105,7 +105,6 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
     model = variant.model
     if isinstance(model, TableModel):
         yield from _check_tables(model)
-        yield from _check_beginning(model)
         if isinstance(model, TwoTower):
             yield from _check_two_tower(variant)
         if isinstance(model, Sasrec):
@@ -139,22 +138,18 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
     if (model.sparse or model.mixed_dims) and model.backend != "torch":
         yield ("model", "backend"), f"got {model.backend!r}, but sparse tables need the torch back end"
-    if model.sparse and model.mixed_dims:
-        yield ("model", "mixed_dims"), "a table is sparse from the start or by a search; remove it or `sparse`"
     if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
         yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
+    yield from _check_tables_kind(model)
 
 
-def _check_beginning(model: TableModel) -> Iterator[Finding]:
-    """What only models of two whole or sparse tables of vectors can be told."""
-    if not isinstance(model, Mf):
-        return
-    asked = [key for key in ("sparse", "mixed_dims") if getattr(model, key) is not None]
-    asked += ["init"] if model.init == "spectral" else []
+def _check_tables_kind(model: Mf) -> Iterator[Finding]:
+    given = {"sparse": model.sparse, "mixed_dims": model.mixed_dims, "init": model.init == "spectral"}
+    asked = [key for key, value in given.items() if value]
     if asked and model.name not in ("mf", "lightgcn", "ngcf"):
         yield ("model", asked[0]), f"only mf, lightgcn and ngcf take it, not {model.name}; remove it"
     elif len(asked) > 1:
-        yield ("model", asked[0]), f"{asked[0]} and {asked[1]} exclude each other; remove one"
+        yield ("model", asked[1]), f"{asked[0]} and {asked[1]} exclude each other; remove one"
 
 
 def _check_two_tower(variant: Variant) -> Iterator[Finding]:
