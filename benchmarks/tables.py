@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/benchmarks.md", "docs/models.md")
-BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn", "sparse_bytes")
+PAGES = ("README.md", *(f"docs/{page}.md" for page in ("benchmarks", "models", "generative", "rankers", "semantic_ids")))
+BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn", "sparse_bytes", "rqkmeans")
+COLUMNS = (
+    ("recall@10", "ndcg@10", "recall_unmasked@10", "ndcg_unmasked@10"),
+    ("recall@20", "ndcg@20"),
+    ("auc", "log_loss"),
+)
+"""Metrics of a table, the first line of which a run has all."""
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Json = dict[str, Any]
 
@@ -46,19 +52,22 @@ def files() -> list[str]:
 def _variants(run: Json) -> str:
     """An experiment's metrics.json: one line per variant and seed."""
     data = run["dataset"]
-    lines = [_line("variant", "rows", "table MiB", "recall@20", "95 %", "NDCG@20", "train s"), _rule(7)]
+    shown = next(names for names in COLUMNS if all(f"test/{name}" in run["variants"][0]["metrics"] for name in names))
+    first, *others = (name.replace("ndcg", "NDCG") for name in shown)
+    lines = [_line("variant", "rows", "table MiB", first, "95 %", *others, "train s"), _rule(6 + len(others))]
     for variant in run["variants"]:
-        metrics, interval = variant["metrics"], variant["ci95"].get("test/recall@20")
+        interval = variant["ci95"].get(f"test/{shown[0]}")
         seeds = {other["seed"] for other in run["variants"]}
         learned = variant["table_bytes"] > 0
+        values = [f"{variant['metrics'][f'test/{name}']:.4f}" for name in shown]
         lines.append(
             _line(
                 variant["name"] + (f", seed {variant['seed']}" if len(seeds) > 1 else ""),
                 f"{variant['table_rows']:,}" if learned else "-",
                 f"{variant['table_bytes'] / 2**20:.2f}" if learned else "-",
-                f"{metrics['test/recall@20']:.4f}",
+                values[0],
                 "[{:.4f}, {:.4f}]".format(*interval) if interval else "-",
-                f"{metrics['test/ndcg@20']:.4f}",
+                *values[1:],
                 f"{variant['seconds']['train']:,.0f}",
             )
         )
