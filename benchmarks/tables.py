@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", *(f"docs/{page}.md" for page in ("benchmarks", "models", "generative", "rankers", "semantic_ids")))
+DOCS = ("benchmarks", "models", "generative", "rankers", "semantic_ids")
+PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS))
 BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn", "sparse_bytes", "rqkmeans")
 COLUMNS = (
     ("recall@10", "ndcg@10", "recall_unmasked@10", "ndcg_unmasked@10"),
