@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import torch
+from numba import get_num_threads
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from embeddings.one_thread import one_thread
 from recsys.random_walk import COLUMNS, Bipartite, bipartite, walk
@@ -19,6 +21,7 @@ Operator = Callable[[Floats], Floats]
 OVERSAMPLING = 64
 """Columns beyond the rank, which the iteration needs to converge."""
 _DEGREE = 4
+_ROWS = 4096  # of a block of a matrix product; fixed, so that sums do not depend on the number of threads
 _SMALLEST = 1e-6
 
 
@@ -112,9 +115,9 @@ class Normalised:
 def _ritz(operator: Operator, basis: Floats) -> tuple[Floats, Floats]:
     """Ritz vectors and values in the span of an orthonormal basis, the largest first."""
     columns = torch.from_numpy(basis)
-    small = (columns.T @ torch.from_numpy(operator(basis))).double()
+    small = _inner(columns, torch.from_numpy(operator(basis))).double()
     values, rotation = torch.linalg.eigh((small + small.T) / 2)
-    return (columns @ rotation.flip(1).float()).numpy(), values.flip(0).clamp(min=0).float().numpy()
+    return _times(columns, rotation.flip(1).float()).numpy(), values.flip(0).clamp(min=0).float().numpy()
 
 
 def _degree(spread: float) -> int:
@@ -161,7 +164,24 @@ def _orthonormal(columns: Floats) -> Floats:
     """
     matrix = torch.from_numpy(columns)
     matrix = matrix / matrix.norm(dim=0).clamp(min=1e-30)
-    values, rotation = torch.linalg.eigh((matrix.T @ matrix).double())
+    values, rotation = torch.linalg.eigh(_inner(matrix, matrix).double())
     kept = values > 1e-6 * values[-1:].clamp(min=1e-6)
-    basis: Floats = (matrix @ (rotation[:, kept] / values[kept].sqrt()).float()).numpy()
+    basis: Floats = _times(matrix, (rotation[:, kept] / values[kept].sqrt()).float()).numpy()
     return basis
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    """``left^T right``, summed over blocks of rows in their order."""
+    with ThreadPoolExecutor(get_num_threads()) as pool:
+        blocks = pool.map(lambda block: left[block].T @ right[block], _blocks(len(left)))
+        return sum(blocks, start=torch.zeros(left.shape[1], right.shape[1]))
+
+
+def _times(matrix: Tensor, small: Tensor) -> Tensor:
+    """``matrix small``, by blocks of rows."""
+    with ThreadPoolExecutor(get_num_threads()) as pool:
+        return torch.cat(list(pool.map(lambda block: matrix[block] @ small, _blocks(len(matrix)))))
+
+
+def _blocks(rows: int) -> list[slice]:
+    return [slice(first, first + _ROWS) for first in range(0, rows, _ROWS)]

@@ -91,8 +91,8 @@ def test_every_mistake_is_told_at_once_with_place_value_and_suggestion(config: P
     found = mistakes(config, "trian.epochs=3", "seeds=[]", "variants.fulll.train.epochs=1")
     expected = [
         "command line: variants.fulll.train.epochs: no such variant; did you mean `full`? (there are pop, full, mf.v2)",
-        f"{config}:7: variants.pop.model: name is 'popularitty', must be one of mf, lightgcn, ngcf, popularity,",
-        f"{config}:4: model.dmi: unknown key; did you mean `dim`? (allowed here: name, dim, similarity,",
+        f"{config}:7: variants.pop.model: name is 'popularitty', must be one of mf, lightgcn, ngcf, kgat,",
+        f"{config}:4: model.dmi: unknown key; did you mean `dim`? (allowed here: dim, optimizer,",
         f"{config}:4: model.loss.gamma: unknown key (allowed here: name)",
         f"{config}:5: train.epochs: got 0: input should be greater than or equal to 1",
         f"{config}:8: variants.full.compressor.name: got 'graphhsh', must be one of full, modulo,",

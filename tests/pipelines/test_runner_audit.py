@@ -15,7 +15,8 @@ from pipelines.dataset import Dataset
 from pipelines.errors import DataError, LeakError
 from pipelines.runner import run_experiment
 from pipelines.stages import train
-from pipelines.stages.compress import GRAPH, CompressionStage
+from pipelines.stages.budgets import CompressionStages
+from pipelines.stages.compress import GRAPH
 
 
 @pytest.fixture
@@ -38,11 +39,11 @@ def leaking_compression(patch: pytest.MonkeyPatch) -> None:
         found.append(ingest(*arguments))
         return found[0]
 
-    def leaking(cache: Cache, experiment: Experiment, _: Any, train_hash: str, codes: None) -> CompressionStage:
-        return CompressionStage(cache, experiment, found[0].matrix("train", "valid", "test"), train_hash, codes)
+    def leaking(cache: Cache, experiment: Experiment, _: Any, train_hash: str, codes: None) -> CompressionStages:
+        return CompressionStages(cache, experiment, found[0].matrix("train", "valid", "test"), train_hash, codes)
 
     patch.setattr(runner, "ingest_stage", remembered)
-    patch.setattr(runner, "CompressionStage", leaking)
+    patch.setattr(runner, "CompressionStages", leaking)
 
 
 def test_clusters_and_maps_of_held_out_pairs_stop_the_run(experiment: Experiment) -> None:
