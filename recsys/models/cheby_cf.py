@@ -11,6 +11,7 @@ from recsys.models.graph_filter import GraphFilter, ones, scaled
 from recsys.truncated_svd import leading_item_vectors
 
 _ACCURACY = 1e-3
+_ROUNDS = 4  # the polynomial is replaced on each of the vectors, which must be accurate for that
 
 
 def fit_cheby_cf(
@@ -47,7 +48,7 @@ def fit_cheby_cf(
     if order < 1 or not flatness >= 0 or not alpha >= 0:
         raise ValueError(f"ChebyCF needs order >= 1, flatness and alpha >= 0, got {order}, {flatness} and {alpha}")
     history = ones(train)
-    vectors, values = leading_item_vectors(history, rank, seed=seed)
+    vectors, values = leading_item_vectors(history, rank, rounds=_ROUNDS, seed=seed)
     coefficients = plateau(order, flatness)
     coefficients[1::2] *= -1  # T_k(-t) = (-1)^k T_k(t): from L = 1 - 2 lambda to t = 2 lambda - 1
     return deflated(history, coefficients, (vectors, values), alpha=alpha, exponent=exponent)

@@ -210,7 +210,7 @@ def test_settings_are_checked() -> None:
     train = random_train()
     with pytest.raises(ValueError, match="GF-CF needs alpha >= 0, got -1"):
         fit_gf_cf(train, alpha=-1)
-    with pytest.raises(ValueError, match="rank >= 1 and rounds >= 1, got 0 and 4"):
+    with pytest.raises(ValueError, match="rank >= 1 and rounds >= 1, got 0 and 1"):
         fit_gf_cf(train, rank=0)
     with pytest.raises(ValueError, match=r"order >= 1, flatness and alpha >= 0, got 0, 1.5 and 0.2"):
         fit_cheby_cf(train, order=0)
