@@ -110,7 +110,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
         if isinstance(model, Sasrec):
             yield from _check_sequence(model, variant.train)
         if variant.compressor is not None:
-            yield from _check_levels(variant.compressor)
+            yield from check_levels(variant.compressor)
             yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
@@ -150,6 +150,8 @@ def _check_tables_kind(model: Mf) -> Iterator[Finding]:
         yield ("model", asked[0]), f"only mf, lightgcn and ngcf take it, not {model.name}; remove it"
     elif len(asked) > 1:
         yield ("model", asked[1]), f"{asked[0]} and {asked[1]} exclude each other; remove one"
+    if model.sparse is not None and model.sparse.method == "prune" and model.sparse.distribution != "uniform":
+        yield ("model", "sparse", "distribution"), "prune keeps the same share of each table; set it to uniform"
 
 
 def _check_two_tower(variant: Variant) -> Iterator[Finding]:
@@ -160,6 +162,10 @@ def _check_two_tower(variant: Variant) -> Iterator[Finding]:
             yield ("model", side), f"the {side} tower has neither the id nor a feature; give it one"
     if model.history is not None and not model.item.id:
         yield ("model", "history"), "a history is pooled from the items' id table; set model.item.id or history: null"
+    if model.loss.name == "sampled" and model.loss.hardness:
+        yield ("model", "loss", "hardness"), f"loss sampled does not take it, got {model.loss.hardness}; set it to 0"
+    if model.ssl is not None and model.ssl.name == "spread_out" and model.ssl.projection != "shared":
+        yield ("model", "ssl", "projection"), "spread_out has one view and no second network; set it to shared"
     ignored = {"gradient_clip_norm": None, "precision": "float32", "lr_decay": 1.0}
     for name, default in ignored.items():
         if getattr(train, name) != default:
@@ -185,7 +191,8 @@ def _check_sequence(model: Sasrec, train: Train) -> Iterator[Finding]:
         yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"
 
 
-def _check_levels(compressor: Compressor) -> Iterator[Finding]:
+def check_levels(compressor: Compressor) -> Iterator[Finding]:
+    """Yield a finding for levels that the compressor does not have, or cannot divide its rows by."""
     levels, where = compressor.levels, ("compressor", "levels")
     if levels is None:
         return
