@@ -88,7 +88,7 @@ def test_blocks_cover_every_event_once_whatever_the_order_of_lengths() -> None:
         ({"max_length": 0}, "must be at least 1, got 0"),
     ],
 )
-def test_parameters_out_of_range_are_refused(parameters: dict[str, int], message: str) -> None:
+def test_parameters_out_of_range_are_refused(parameters: dict[str, Any], message: str) -> None:
     for encoder in (SasRecEncoder, HstuEncoder):
         with pytest.raises(ValueError, match=message):
             encoder(8, **parameters, generator=generator(0))
@@ -109,7 +109,7 @@ def test_an_encoder_is_abstract() -> None:
 def test_gradients_on_several_threads_repeat_bit_for_bit(name: str) -> None:
     """The backward of plain indexing adds atomically, in any order, from 32768 numbers on."""
     rng = np.random.default_rng(0)
-    wide = {"max_length": 50, "dropout": 0.0, "generator": rng}
+    wide: dict[str, Any] = {"max_length": 50, "dropout": 0.0, "generator": rng}
     encoder: Encoder = SasRecEncoder(32, **wide) if name == "sasrec" else HstuEncoder(32, timed=name == "hstu", **wide)
     lengths = np.full(64, 50, np.int64)
     times = np.sort(rng.integers(0, 10**7, lengths.sum()))
