@@ -14,7 +14,7 @@ from pipelines.config_loader import load_experiment
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError, LeakError
 from pipelines.runner import run_experiment
-from pipelines.stages import budgets, train
+from pipelines.stages import train
 from pipelines.stages.compress import GRAPH, CompressionStage
 
 
@@ -42,7 +42,7 @@ def leaking_compression(patch: pytest.MonkeyPatch) -> None:
         return CompressionStage(cache, experiment, found[0].matrix("train", "valid", "test"), train_hash, codes)
 
     patch.setattr(runner, "ingest_stage", remembered)
-    patch.setattr(budgets, "CompressionStage", leaking)
+    patch.setattr(runner, "CompressionStage", leaking)
 
 
 def test_clusters_and_maps_of_held_out_pairs_stop_the_run(experiment: Experiment) -> None:
