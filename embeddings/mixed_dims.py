@@ -86,7 +86,7 @@ class SoftSelection(Table):
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's products; differentiable in what :attr:`learns`."""
         rows = self.rows.pool(Bags(bags.rows, None, None))
-        alpha = self.alpha[self.blocks[bags.rows.long()]]
+        alpha = self.alpha.index_select(0, self.blocks[bags.rows.long()])
         product = rows * alpha.detach() if self.learns == "rows" else rows.detach() * alpha
         if bags.weights is not None:
             product = product * bags.weights[:, None]

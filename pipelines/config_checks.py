@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
-from pipelines.config_models import Kgat, Mf, is_searched
+from pipelines.config_budgets import budget_of, is_compressed
+from pipelines.config_models import Kgat, Mf, NeuMf, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.config_section import TableModel
 from pipelines.config_sequence import Sasrec
@@ -22,6 +23,7 @@ Finding = tuple[tuple[str | int, ...], str]
 def check(experiment: Experiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
     yield from _check_budgets(experiment)
+    yield from _check_widths(experiment)
     yield from _check_names(experiment)
     yield from check_source(experiment.dataset)
     split = experiment.dataset.split
@@ -61,6 +63,21 @@ def _check_budgets(experiment: Experiment) -> Iterator[Finding]:
     for index, variant in enumerate(experiment.variants):
         for key, message in check_budget(variant.budget) if variant.budget else ():
             yield ("variants", index, *key), message
+
+
+def _check_widths(experiment: Experiment) -> Iterator[Finding]:
+    """Tables of equal budget have equal rows, so that a budget in MiB needs equal columns too."""
+    first: dict[Budget, tuple[str, int]] = {}
+    for index, variant in enumerate(experiment.variants):
+        model, budget = variant.model, budget_of(experiment, variant)
+        if not isinstance(model, TableModel) or budget.table_mib is None or not is_compressed(variant):
+            continue
+        name, width = first.setdefault(budget, (variant.name, model.table_dim))
+        if model.table_dim != width:
+            message = (
+                f"tables of {model.table_dim} columns, those of {name} have {width}; budget.table_mib needs one width"
+            )
+            yield ("variants", index, "model", "dim"), f"{message}, or a budget of its own for each"
 
 
 def check_budget(budget: Budget) -> Iterator[Finding]:
@@ -107,10 +124,12 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
         yield from _check_tables(model)
         if isinstance(model, TwoTower):
             yield from _check_two_tower(variant)
+        if isinstance(model, NeuMf):
+            yield from _check_plain_training(model.name, variant.train)
         if isinstance(model, Sasrec):
             yield from _check_sequence(model, variant.train)
         if variant.compressor is not None:
-            yield from _check_levels(variant.compressor)
+            yield from check_levels(variant.compressor)
             yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
@@ -150,6 +169,8 @@ def _check_tables_kind(model: Mf) -> Iterator[Finding]:
         yield ("model", asked[0]), f"only mf, lightgcn and ngcf take it, not {model.name}; remove it"
     elif len(asked) > 1:
         yield ("model", asked[1]), f"{asked[0]} and {asked[1]} exclude each other; remove one"
+    if model.sparse is not None and model.sparse.method == "prune" and model.sparse.distribution != "uniform":
+        yield ("model", "sparse", "distribution"), "prune keeps the same share of each table; set it to uniform"
 
 
 def _check_two_tower(variant: Variant) -> Iterator[Finding]:
@@ -160,10 +181,18 @@ def _check_two_tower(variant: Variant) -> Iterator[Finding]:
             yield ("model", side), f"the {side} tower has neither the id nor a feature; give it one"
     if model.history is not None and not model.item.id:
         yield ("model", "history"), "a history is pooled from the items' id table; set model.item.id or history: null"
+    if model.loss.name == "sampled" and model.loss.hardness:
+        yield ("model", "loss", "hardness"), f"loss sampled does not take it, got {model.loss.hardness}; set it to 0"
+    if model.ssl is not None and model.ssl.name == "spread_out" and model.ssl.projection != "shared":
+        yield ("model", "ssl", "projection"), "spread_out has one view and no second network; set it to shared"
+    yield from _check_plain_training(model.name, train)
+
+
+def _check_plain_training(model: str, train: Train) -> Iterator[Finding]:
     ignored = {"gradient_clip_norm": None, "precision": "float32", "lr_decay": 1.0}
     for name, default in ignored.items():
         if getattr(train, name) != default:
-            yield ("train", name), f"two_tower does not take it, got {getattr(train, name)!r}; remove it"
+            yield ("train", name), f"{model} does not take it, got {getattr(train, name)!r}; remove it"
 
 
 def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Finding]:
@@ -185,7 +214,8 @@ def _check_sequence(model: Sasrec, train: Train) -> Iterator[Finding]:
         yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"
 
 
-def _check_levels(compressor: Compressor) -> Iterator[Finding]:
+def check_levels(compressor: Compressor) -> Iterator[Finding]:
+    """Yield a finding for levels that the compressor does not have, or cannot divide its rows by."""
     levels, where = compressor.levels, ("compressor", "levels")
     if levels is None:
         return

@@ -172,6 +172,11 @@ class NeuMf(Mf):
     loss: LogLoss = LogLoss()
     widths: tuple[int, ...] = Field(default=(64, 64), min_length=1, description="of the perceptron's layers")
 
+    @property
+    def table_dim(self) -> int:
+        """Those of both parts."""
+        return 2 * self.dim
+
 
 class Popularity(Section):
     """Most popular items of the training split."""

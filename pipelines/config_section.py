@@ -28,3 +28,8 @@ class TableModel(Section):
     optimizer: Optimizer = Optimizer()
     backend: Literal["torch", "fbgemm"] = "torch"
     init_std: float = Field(default=0.1, gt=0)
+
+    @property
+    def table_dim(self) -> int:
+        """Columns of the tables of users and items."""
+        return self.dim

@@ -42,7 +42,7 @@ def fitting_mib(model: Model | SequenceModel, rows: int, users: int, items: int)
 
 def _tables(model: TableModel, users: int, items: int) -> float:
     """A full table, the largest: weights and optimizer state, thrice (live, initial, best or being written)."""
-    weights = (users + items + 2) * model.dim * 4
+    weights = (users + items + 2) * model.table_dim * 4
     return 3 * weights * (1 + _STATE_PER_WEIGHT[model.optimizer.name]) / MIB
 
 

@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from pipelines.config_models import Mf
 from pipelines.config_problems import did_you_mean
+from pipelines.config_section import TableModel
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.run_files import RunFiles, VariantResult
@@ -59,7 +59,7 @@ def selection_metric(files: RunFiles) -> str:
     variants = files.metrics().variants
     wanted: Counter[str] = Counter()
     if files.config_file.exists():
-        wanted.update(v.train.selection for v in files.config().variants if isinstance(v.model, Mf))
+        wanted.update(v.train.selection for v in files.config().variants if isinstance(v.model, TableModel))
     names = [name for name, _ in wanted.most_common()] + ["recall@20"]
     names += [name.removeprefix("test/") for variant in variants for name in variant.metrics]
     known = {name for variant in variants for name in variant.metrics}

@@ -136,4 +136,4 @@ def _log_mean_exp_by_group(values_B: Tensor, groups_B: Tensor) -> Tensor:
     peaks = torch.full((len(counts),), -torch.inf, dtype=values_B.dtype)
     peaks = peaks.scatter_reduce(0, group_B, values_B.detach(), "amax")
     sums = torch.zeros_like(peaks).index_add(0, group_B, torch.exp(values_B - peaks[group_B]))
-    return (torch.log(sums / counts) + peaks)[group_B]
+    return (torch.log(sums / counts) + peaks).index_select(0, group_B)

@@ -249,6 +249,8 @@ def sampled_softmax(
     logits_BM = _negative_scores(user_BD, negatives.vectors).float() / temperature
     if offset is not None:
         logits_BM = logits_BM + offset
+    if negatives.hits is not None:
+        logits_BM = logits_BM.index_put(negatives.hits, logits_BM.new_tensor(-torch.inf))
     positive_B = (user_BD * positive_BD).sum(-1) / temperature
     return (torch.logsumexp(torch.cat([positive_B[:, None], logits_BM], 1), 1) - positive_B).mean()
 

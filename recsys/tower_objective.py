@@ -179,7 +179,9 @@ class TowerObjective:
             log_q = torch.full((len(chosen) - in_batch,), -float(np.log(self._model.num_items)))
             negatives = Negatives(item[in_batch:], log_q, (rows, columns))
             logq = candidates.logq != "none"
-            return sampled_softmax(user / temperature, item[targets], negatives, temperature=1.0, logq=logq)
+            return sampled_softmax(
+                user / temperature, item.index_select(0, targets), negatives, temperature=1.0, logq=logq
+            )
         log_q_C = None if candidates.logq == "none" else torch.from_numpy(self._log_offered(chosen))
         return candidate_softmax(user, item, targets, log_q_C, temperature=temperature, hardness=candidates.hardness)
 

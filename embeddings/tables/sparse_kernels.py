@@ -133,6 +133,8 @@ def update_sparse(
             elif kind == 2:
                 adagrad(count, to, address_of(state) + at * 4, gradient, lr, eps)
         total[0], packed[0] = 0, 0  # their last use: numba frees an array after that, whatever its address is used for
+        if len(scales):
+            scales[0] = 0
 
 
 @numba.njit(cache=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.config_checks import Finding, check_budget
+from pipelines.config_checks import Finding, check_budget, check_levels
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError
 
@@ -25,6 +25,11 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
         where = ("variants", index)
         if variant.name in names[:index]:
             yield (*where, "name"), f"{variant.name!r} is the name of two variants"
+        for key, message in check_levels(variant.compressor):
+            yield (*where, *key), message
+        if variant.compressor.semantic is not None:
+            message = "codes of a ranking experiment are made from the graph, n-grams have one code; remove it"
+            yield (*where, "compressor", "semantic"), message
         if variant.model.backend != "torch" and variant.model.optimizer.name == "adam":
             message = f"the {variant.model.backend} back end has no adam; use backend: torch, or rowwise_adagrad"
             yield (*where, "model", "optimizer", "name"), message

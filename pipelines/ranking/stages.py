@@ -91,7 +91,8 @@ class FieldMaps:
             budget = resolve_budget(wanted.rows, wanted.table_mib, wanted.resolution, *graph.shape, self._dim)
             self._clusterings[compressor.algorithm] = cluster_to_budget(graph, budget, compressor.algorithm)
         clustering = self._clusterings[compressor.algorithm]
-        levels = Levels(**compressor.levels.model_dump()) if compressor.levels else None
+        shares = compressor.levels.model_dump() if compressor.levels else {}
+        levels = Levels(**shares, algorithm=compressor.algorithm)
         rows = clustering.num_user_clusters, clustering.num_item_clusters
         maps = compress(compressor.name, graph, *rows, clustering, seed, levels)
         sides = dict(zip(("users", "items"), zip(maps, degrees(graph), strict=True), strict=True))

@@ -23,6 +23,7 @@ from embeddings.semantic_id.compress import Semantic
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Compressor, Experiment
+from pipelines.config_budgets import is_compressed
 from pipelines.config_section import TableModel
 from pipelines.config_semantic import SemanticRows
 from pipelines.dataset import graph_hash
@@ -112,7 +113,8 @@ class CompressionStage:
         }
 
     def _budget(self) -> Any:
-        budget, dim = self.experiment.budget, self._with_tables[0].model.dim
+        compressed = [variant for variant in self._with_tables if is_compressed(variant)]
+        budget, dim = self.experiment.budget, (compressed or self._with_tables)[0].model.table_dim
         users, items = self.graph.shape
         return resolve_budget(budget.rows, budget.table_mib, budget.resolution, users, items, dim)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scipy.sparse import csr_array
+
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.config import Train
@@ -26,11 +28,11 @@ from recsys.settings import EpochRecord, Selection
 def train(
     config: Sasrec, settings: Train, item_map: IdMap, dataset: Dataset, seed: int, scratch: Path,
     on_epoch: Callable[[EpochRecord], None],
-) -> tuple[SequenceModel, dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
+) -> tuple[SequenceModel, dict[str, Any], list[dict[str, Any]], dict[str, csr_array]]:  # fmt: skip
     """Fit a sequence model.
 
     Returns:
-        The model, facts for the report, and the epochs as JSON-able mappings.
+        The model, facts for the report, the epochs as JSON-able mappings, and the interactions that each phase saw.
     """
     data = sequence_data(dataset, settings)
     model = build(config, item_map, data.train, seed)
@@ -47,7 +49,10 @@ def train(
         "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),
         "seconds": result.seconds,
     }
-    return model, facts, [dataclasses.asdict(record) for record in result.history]
+    fitted = {"select": data.train.matrix(model.num_items)}
+    if settings.refits:
+        fitted["refit"] = model.histories.matrix(model.num_items)
+    return model, facts, [dataclasses.asdict(record) for record in result.history], fitted
 
 
 def sequence_data(dataset: Dataset, settings: Train) -> SequenceData:

@@ -9,7 +9,7 @@ from embeddings.mixed_dims import SoftSelection, frequency_blocks, row_counts
 from embeddings.sparsity import Schedule, Sparsity, erk_densities
 from embeddings.tables import OptimizerSpec, Table, build_table
 from embeddings.tables.sparse_table import prune
-from pipelines.config_models import Mf, NeuMf
+from pipelines.config_models import Mf
 from pipelines.config_section import TableModel
 from pipelines.config_sparse import MixedDims
 from pipelines.stages.compress import Maps
@@ -21,7 +21,7 @@ from recsys.rng import generator
 
 def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int) -> list[Table]:
     """The users' and the items' table, freshly drawn; arguments as of ``build_mf``."""
-    spec, dim = optimizer_spec(config), 2 * config.dim if isinstance(config, NeuMf) else config.dim
+    spec, dim = optimizer_spec(config), config.table_dim
     ids = np.diff(train.indptr), np.bincount(train.indices, minlength=train.shape[1])
     sides = zip(("users", "items"), (maps.users, maps.items), ids, sparsities(config, maps, steps), strict=True)
     tables: list[Table] = []

@@ -105,8 +105,7 @@ def train_stage(
                     write_json(directory / "checkpoint" / "selection.json", chosen)
             case Sasrec() as config:
                 assert maps is not None
-                fitted = {"select": train} | ({"refit": union} if variant.train.refits else {})
-                reader, facts, epochs = sequence.train(
+                reader, facts, epochs, fitted = sequence.train(
                     config, variant.train, maps.items, dataset, seed, scratch, on_epoch
                 )
                 _save(reader, directory, facts, epochs)

@@ -84,14 +84,16 @@ class HstuEncoder(Encoder):
         """
         if self.timed and batch.times is None:
             raise ValueError("this HSTU reads the times of events, but the sequences have none; build it timed=False")
-        hidden = dropout(items * math.sqrt(items.shape[1]) + self.positions[torch.from_numpy(batch.from_end)])
+        hidden = dropout(
+            items * math.sqrt(items.shape[1]) + self.positions.index_select(0, torch.from_numpy(batch.from_end))
+        )
         apart = {block.tokens.start: self._apart(block, batch) for block in parts}
         for number, layer in enumerate(self.layers):
 
             def bias(block: Block, number: int = number) -> Tensor:
                 steps, buckets = apart[block.tokens.start]
-                found = self.position_bias[number][steps]
-                return found if buckets is None else found + self.time_bias[number][buckets][:, None]
+                found = _at(self.position_bias[number], steps)
+                return found if buckets is None else found + _at(self.time_bias[number], buckets)[:, None]
 
             hidden = layer(hidden, parts, bias, dropout)
         normed: Tensor = self.norm(hidden)
@@ -108,6 +110,11 @@ class HstuEncoder(Encoder):
         elapsed = (times[:, :, None] - times[:, None, :]).clamp(min=1).double()
         buckets = (elapsed.log() / _BUCKET_LOG).long().clamp(max=TIME_BUCKETS - 1)
         return steps, buckets
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """``values[places]``, whose backward on several threads adds in any order; that of ``index_select`` does not."""
+    return values.index_select(0, places.reshape(-1)).view(places.shape)
 
 
 class _Layer(nn.Module):

@@ -66,7 +66,7 @@ class SasRecEncoder(Encoder):
 
     def forward(self, items: Tensor, batch: Batch, parts: list[Block], dropout: Dropout) -> Tensor:
         """See :class:`Encoder`."""
-        hidden = dropout(items + self.positions[torch.from_numpy(batch.from_end)])
+        hidden = dropout(items + self.positions.index_select(0, torch.from_numpy(batch.from_end)))
         for layer in self.layers:
             hidden = layer(hidden, parts, dropout)
         normed: Tensor = self.norm(hidden)

@@ -12,6 +12,7 @@ from tiny_experiment import recsys, write_tiny
 from pipelines.config import Budget
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
+from pipelines.memory import Size, compressed_rows
 from pipelines.run_files import RunFiles
 
 
@@ -78,3 +79,29 @@ def test_the_resolved_configuration_is_the_same_experiment(config: Path, tmp_pat
     files.write_config(experiment)
     assert files.config() == experiment
     assert "budgets" in yaml.safe_load(files.config_file.read_text())
+
+
+NEUMF = "{name: neumf, dim: 8, optimizer: {name: adam}}"
+
+
+def test_a_budget_in_mib_counts_the_columns_of_the_compressed_tables(tmp_path: Path) -> None:
+    config, wide = str(write_tiny(tmp_path)), ["variants=[mf-modulo]", "budget={table_mib: 0.001}"]
+    rows = [
+        compressed_rows(load_experiment(config, [*wide, f"model={model}"]), Size(200, 60, 40, exact=True))
+        for model in (NEUMF, "{name: mf, dim: 16}")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_one_budget_in_mib_for_two_widths_is_refused(tmp_path: Path) -> None:
+    changes = ["budget={table_mib: 0.001}", "variants.mf-modulo.model.dim=16"]
+    with pytest.raises(
+        ConfigError, match=r"variants\.mf-modulo\.model\.dim: tables of 16 columns, those of mf-graphhash have 8"
+    ):
+        load_experiment(str(write_tiny(tmp_path)), changes)
+
+
+def test_training_that_neumf_ignores_is_refused_before_it_runs(tmp_path: Path) -> None:
+    changes = ["variants=[mf-modulo]", f"model={NEUMF}", "train.gradient_clip_norm=1"]
+    with pytest.raises(ConfigError, match=r"neumf does not take it, got 1\.0; remove it"):
+        load_experiment(str(write_tiny(tmp_path)), changes)

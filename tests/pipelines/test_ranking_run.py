@@ -118,6 +118,8 @@ def test_validate_tells_the_plan(
         ("model.backend=torchrec", "the torchrec back end has no adam"),
         ("dataset.events=x.parquet", "has no file 'x.parquet'"),
         ("budget.rows=0", "got 0, must be at least 2"),
+        ("variants.modulo.compressor.levels={count: 2}", "only multi_graphhash and residual_codes have levels"),
+        ("variants.modulo.compressor.semantic={n: 2}", "n-grams have one code; remove it"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(config: Path, override: str, message: str) -> None:

@@ -12,10 +12,13 @@ from pipelines.config import Dataset as DatasetConfig
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
 from pipelines.dataset import Dataset
-from pipelines.errors import DataError
+from pipelines.errors import DataError, LeakError
 from pipelines.ingest import ingest
+from pipelines.runner import run_experiment
+from pipelines.stages import sequence
 from recsys.checkpoint import load_model
 from recsys.models.sequence_model import SequenceModel
+from recsys.sequence_trainer import SequenceData
 
 USERS, ITEMS, EVENTS = 60, 20, 8
 
@@ -84,6 +87,21 @@ def test_the_leak_audit_knows_what_was_trained_on(run: Path) -> None:
     ours = {name: check["passed"] for name, check in checks.items() if "sasrec" in name or "hstu" in name}
     assert {"training data of sasrec, select", "training data of sasrec, refit"} <= set(ours)
     assert all(ours.values()), ours
+
+
+def test_training_on_held_out_sequences_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit hashes the sequences that were trained on, not what they should have been."""
+
+    def leaking(dataset: Dataset, _: object) -> SequenceData:
+        every = dataset.sequences("train", "test")
+        return SequenceData(every, dataset.matrix("valid"), every)
+
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sequence, "sequence_data", leaking)
+    (tmp_path / "walks.yaml").write_text(CONFIG.format(source=write_walks(tmp_path / "data")))
+    changes = ["variants=[sasrec]", "train.epochs=1", "model.loss={name: softmax}", f"output={tmp_path / 'runs'}"]
+    with pytest.raises(LeakError, match="training data of sasrec, select: made from graph"):
+        run_experiment(load_experiment(str(tmp_path / "walks.yaml"), changes), quiet=True)
 
 
 def test_a_user_is_recommended_to(run: Path) -> None:

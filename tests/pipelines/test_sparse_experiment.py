@@ -76,6 +76,10 @@ def test_erk_keeps_the_smaller_table_denser() -> None:
             "sparse tables need the torch back",
         ),
         ("model.sparse={density: 0.2, grow: random}", "grow: unknown key"),
+        (
+            "model.sparse={density: 0.2, method: prune, distribution: erk}",
+            "prune keeps the same share of each table; set it to uniform",
+        ),
     ],
 )
 def test_wrong_sparse_sections_are_explained(tmp_path: Path, override: str, message: str) -> None:

@@ -164,9 +164,18 @@ def test_wrong_features_are_named(tmp_path: Path) -> None:
         ("model.item.id=false", "a history is pooled from the items' id table; set model.item.id or history: null"),
         ("train.precision=bfloat16", "two_tower does not take it, got 'bfloat16'; remove it"),
         ("model.loss.count=0", "greater than or equal to 1"),
+        ("model.loss={name: sampled, hardness: 0.5}", "loss sampled does not take it, got 0.5; set it to 0"),
+        ("model.ssl={name: spread_out, projection: separate}", "spread_out has one view and no second network"),
     ],
 )
 def test_what_the_configuration_refuses(override: str, message: str, tmp_path: Path) -> None:
     config = write(tmp_path)
     with pytest.raises(ConfigError, match=message):
         load_experiment(str(config), [override])
+
+
+def test_compressed_towers_run_at_every_budget(tmp_path: Path) -> None:
+    config = write(tmp_path)
+    config.write_text(config.read_text().replace("budget: {rows: 40%}", "budgets: [20%, 40%]"))
+    names = [variant.name for variant in load_experiment(str(config)).variants]
+    assert names == ["popularity", "plain", "hashed@20%", "hashed@40%", "cfm"]

@@ -209,3 +209,14 @@ def test_bfloat16_autocast_stays_close() -> None:
     assert got.item() == pytest.approx(want.item(), rel=0.01)
     got_grad = torch.autograd.grad(got, u)[0]
     assert (got_grad - want_grad).norm() < 0.05 * want_grad.norm()
+
+
+def test_hits_among_own_negatives_do_not_count() -> None:
+    rng = torch.Generator().manual_seed(0)
+    u, p = (torch.randn(2, 3, generator=rng) for _ in range(2))
+    own = torch.randn(2, 4, 3, generator=rng)
+    hits = torch.tensor([0, 1, 1]), torch.tensor([2, 0, 3])
+    kept = [[0, 1, 3], [1, 2]]
+    want = [sampled_softmax(u[[b]], p[[b]], Negatives(own[b, kept[b]]), temperature=0.5, logq=False) for b in (0, 1)]
+    got = sampled_softmax(u, p, Negatives(own, hits=hits), temperature=0.5, logq=False)
+    torch.testing.assert_close(got, torch.stack(want).mean())

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.dropout import Dropout
 from recsys.jagged_attention import blocks
 from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder
 from recsys.rng import generator
+from recsys.sequences import Batch
 from tests.recsys.sequence_fixture import hstu, plain_hstu, plain_sasrec, sasrec, toy
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {
@@ -86,7 +88,7 @@ def test_blocks_cover_every_event_once_whatever_the_order_of_lengths() -> None:
         ({"max_length": 0}, "must be at least 1, got 0"),
     ],
 )
-def test_parameters_out_of_range_are_refused(parameters: dict[str, int], message: str) -> None:
+def test_parameters_out_of_range_are_refused(parameters: dict[str, Any], message: str) -> None:
     for encoder in (SasRecEncoder, HstuEncoder):
         with pytest.raises(ValueError, match=message):
             encoder(8, **parameters, generator=generator(0))
@@ -101,3 +103,28 @@ def test_an_hstu_that_knows_times_asks_for_them() -> None:
 
 def test_an_encoder_is_abstract() -> None:
     assert Encoder.__abstractmethods__ == {"facts", "forward"}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_on_several_threads_repeat_bit_for_bit(name: str) -> None:
+    """The backward of plain indexing adds atomically, in any order, from 32768 numbers on."""
+    rng = np.random.default_rng(0)
+    wide: dict[str, Any] = {"max_length": 50, "dropout": 0.0, "generator": rng}
+    encoder: Encoder = SasRecEncoder(32, **wide) if name == "sasrec" else HstuEncoder(32, timed=name == "hstu", **wide)
+    lengths = np.full(64, 50, np.int64)
+    times = np.sort(rng.integers(0, 10**7, lengths.sum()))
+    batch = Batch(np.arange(64), np.zeros(lengths.sum(), np.int64), lengths, times)
+    items, weights = (torch.from_numpy(rng.standard_normal((lengths.sum(), 32), np.float32)) for _ in range(2))
+
+    def gradients() -> dict[str, torch.Tensor]:
+        encoder.zero_grad()
+        (encoder(items, batch, blocks(lengths), Dropout(0.0, None)) * weights).sum().backward()
+        return {key: p.grad.clone() for key, p in encoder.named_parameters() if p.grad is not None}
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, others = gradients(), [gradients() for _ in range(4)]
+    finally:
+        torch.set_num_threads(before)
+    assert not {key for key in first for other in others if not torch.equal(first[key], other[key])}

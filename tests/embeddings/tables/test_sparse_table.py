@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -321,3 +324,25 @@ def test_only_the_torch_back_end_is_sparse() -> None:
             full_map(), DIM, backend="fbgemm", optimizer=OptimizerSpec("sgd"), init_std=0.1,
             generator=np.random.default_rng(0), sparsity=Sparsity(0.5),
         )  # fmt: skip
+
+
+def test_weights_are_not_freed_before_their_last_use() -> None:
+    """Freed memory is overwritten in the child process: numba frees an array after the last use that it sees."""
+    program = """
+import numpy as np
+from embeddings.tables import kernels, sparse_kernels
+rng = np.random.default_rng(0)
+mask, values = np.full((50, 1), 0xFFFF, np.uint16), np.zeros(800, np.float32)
+rows, weights = rng.integers(0, 50, 5000).astype(np.int32), rng.random(5000, dtype=np.float32)
+gradients, rates = rng.standard_normal((5000, 16), dtype=np.float32), np.array([1, 0, 0], np.float32)
+sparse_kernels.update_sparse(
+    mask, sparse_kernels.block_starts(mask), values, np.empty(0, np.float32), rows, weights, np.empty(0, np.int64),
+    gradients, kernels.KINDS["sgd"], rates, 1,
+)
+want = np.zeros((50, 16))
+np.add.at(want, rows, -weights[:, None] * gradients)
+np.testing.assert_allclose(values.reshape(50, 16), want, atol=1e-3)
+"""
+    environment = os.environ | {"MALLOC_PERTURB_": "165"}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
