@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.config import Budget, Experiment, Variant
-from pipelines.config_models import Mf
+from pipelines.config_section import TableModel
 
 
 def crossed(experiment: Experiment) -> Experiment:
@@ -27,7 +27,8 @@ def crossed(experiment: Experiment) -> Experiment:
 
 def is_compressed(variant: Variant) -> bool:
     """Whether ids of a variant share rows."""
-    return isinstance(variant.model, Mf) and variant.compressor is not None and variant.compressor.name != "full"
+    compressor = variant.compressor
+    return isinstance(variant.model, TableModel) and compressor is not None and compressor.name != "full"
 
 
 def budget_of(experiment: Experiment, variant: Variant) -> Budget:
