@@ -196,7 +196,7 @@ def doctor() -> None:
 
 @app.command(epilog=_examples("recsys bench auc", "recsys bench topk --scale 0.1"))
 def bench(
-    name: Annotated[str, typer.Argument(help="topk, bpr, table, ingest, auc or cluster")],
+    name: Annotated[str, typer.Argument(help="name of a benchmark, as topk; a wrong one lists all")],
     scale: Annotated[float, typer.Option(min=0.001, help="size of the job; 1 is the official one")] = 1.0,
 ) -> None:
     """Measure one job against its peer, in a checkout of the repository. The last line of stdout is JSON."""

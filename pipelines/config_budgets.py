@@ -27,9 +27,8 @@ def crossed(experiment: Experiment) -> Experiment:
 
 def is_compressed(variant: Variant) -> bool:
     """Whether ids of a variant share rows."""
-    return (
-        isinstance(variant.model, TableModel) and variant.compressor is not None and variant.compressor.name != "full"
-    )
+    compressor = variant.compressor
+    return isinstance(variant.model, TableModel) and compressor is not None and compressor.name != "full"
 
 
 def budget_of(experiment: Experiment, variant: Variant) -> Budget:

@@ -111,7 +111,8 @@ def _ranking(
         experiment = RankingExperiment.model_validate(merged)
         problems += [_at(key, message, values, origins, path) for key, message in check_ranking(experiment)]
     except ValidationError as invalid:
-        problems += [_located(error, values, origins, path, RankingExperiment) for error in invalid.errors()]
+        errors = [e for e in invalid.errors() if e["type"] != "too_short" or not e["input"]]
+        problems += [_located(error, values, origins, path, RankingExperiment) for error in errors]
     if problems or experiment is None:
         raise ConfigError(problems)
     return experiment

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from pipelines import config, config_models, config_section
+from pipelines import config, config_models, config_ranking, config_section, config_sequence, config_two_tower
 from pipelines.atomic import write_bytes
 from pipelines.config_checks import METRICS
 from pipelines.config_loader import find_config, list_configs, read_yaml
@@ -60,12 +60,20 @@ def copy_config(name: str, to: Path) -> Path:
 def _kinds() -> dict[str, _Kind]:
     variant = config.Variant.model_fields
     mf = config_models.Mf.model_fields
+    sequence = config_sequence.Sasrec.model_fields
     return {
         "experiments": _Kind("experiments (recsys run NAME)", lambda: _files("experiments")),
         "datasets": _Kind("datasets (dataset.base)", lambda: _files("datasets")),
         "models": _Kind("models (model.name)", lambda: _sections(variant["model"].annotation)),
         "compressors": _Kind("compressors (compressor.name)", lambda: _literals(config.Compressor, "name")),
+        "rankers": _Kind("models with task: ctr (model.name)", lambda: _sections(config_ranking.RankerModel)),
         "losses": _Kind("losses (model.loss.name)", lambda: _sections(mf["loss"].annotation)),
+        "sequence_losses": _Kind(
+            "losses of sasrec and hstu (model.loss.name)", lambda: _sections(sequence["loss"].annotation)
+        ),
+        "tower_losses": _Kind(
+            "losses of two_tower (model.loss.name)", lambda: _literals(config_two_tower.TowerLoss, "name")
+        ),
         "optimizers": _Kind("optimizers (model.optimizer.name)", lambda: _literals(config_section.Optimizer, "name")),
         "metrics": _Kind("metrics for train.selection, at any k", lambda: [(f"{name}@k", "") for name in METRICS]),
     }

@@ -149,6 +149,9 @@ def recommend(
         knowledge, found = open_knowledge(dataset), top.items[0][top.items[0] >= 0].tolist()
         because = [reasons(model, dataset, knowledge, index, item, _PATHS) for item in found]
         items = tuple(dataclasses.replace(item, because=b) for item, b in zip(items, because, strict=True))
+        if not any(because):
+            unexplained = "no fact of the knowledge graph connects these items with the user's history"
+            note = f"{note}; {unexplained}" if note else unexplained
     return Recommendation(str(directory), chosen.name, user, False, note, history, int(trained_on), items)  # noqa: FBT003
 
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from pipelines.config_models import is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.config_section import TableModel
 from pipelines.dataset import Dataset
@@ -59,7 +60,8 @@ def selection_metric(files: RunFiles) -> str:
     variants = files.metrics().variants
     wanted: Counter[str] = Counter()
     if files.config_file.exists():
-        wanted.update(v.train.selection for v in files.config().variants if isinstance(v.model, TableModel))
+        selected = (v for v in files.config().variants if isinstance(v.model, TableModel) or is_searched(v.model))
+        wanted.update(variant.train.selection for variant in selected)
     names = [name for name, _ in wanted.most_common()] + ["recall@20"]
     names += [name.removeprefix("test/") for variant in variants for name in variant.metrics]
     known = {name for variant in variants for name in variant.metrics}
@@ -88,9 +90,10 @@ def find_variant(run_dir: Path, name: str | None) -> VariantResult:
     """A variant by name (its first seed), or the best one by the metric that selected the epochs.
 
     Raises:
-        DataError: No variant has that name.
+        DataError: No variant has that name, or the run is a ranking experiment.
     """
     files = RunFiles(run_dir)
+    files.refuse_ranking()
     variants = files.metrics().variants
     if name is None:
         metric = f"test/{selection_metric(files)}"

@@ -154,8 +154,17 @@ class RunFiles:
         frame.write_parquet(buffer, compression="zstd")
         write_bytes(path, buffer.getvalue())
 
+    def refuse_ranking(self) -> None:
+        """Raise RunError if the run is a ranking experiment, for the commands that rank the catalogue for users."""
+        if self.config_file.exists() and self.ranking_config() is not None:
+            raise RunError(
+                f"{self.directory} is a run with task: ctr, which scores events and ranks no catalogue; recommend,"
+                f" export and compare take retrieval runs, and the paired tests of this one are in {self.report_file}"
+            )
+
     def config(self) -> Experiment:
         """The resolved configuration of a retrieval experiment."""
+        self.refuse_ranking()
         return _parse(self.config_file, Experiment, self._yaml(self.config_file))
 
     def ranking_config(self) -> RankingExperiment | None:

@@ -31,7 +31,8 @@ def summary(files: RunFiles) -> None:
     for variant in order:
         table.add_row(*_row(variant, shown))
     console = Console()
-    console.print(table)
+    whole = console.measure(table, options=console.options.update(max_width=500)).maximum  # a narrow one hides figures
+    Console(width=max(whole, console.width)).print(table)
     run = shlex.quote(str(files.directory))
     console.print(f"report: {files.report_file}", highlight=False, markup=False, soft_wrap=True)
     user = _some_user(files, order)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipelines.config_checks import Finding, check_budget, check_levels
+from pipelines.config_loader import config_hash
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError
 
@@ -37,7 +39,9 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
 
 def describe_ranking(experiment: RankingExperiment) -> str:
     """The plan of a ranking experiment without mistakes."""
-    lines = [f"{experiment.experiment}: no mistakes found", f"source: {experiment.dataset.source}"]
+    lines = [f"{experiment.experiment}: no mistakes found"]
+    lines.append(f"run directory: {Path(experiment.output) / f'{experiment.experiment}-{config_hash(experiment)}'}")
+    lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     lines += [f"  {v.name}: {v.model.name}, {v.compressor.name}, dim {v.model.dim}" for v in experiment.variants]
     return "\n".join(lines)

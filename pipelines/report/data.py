@@ -12,6 +12,8 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.config import Experiment
+from pipelines.config_models import Mf
+from pipelines.config_section import Section
 from pipelines.run_directory import selection_metric
 from pipelines.run_files import RunFiles
 from pipelines.run_schema import Curve, Epoch, EvaluationSummary, Metrics, VariantResult
@@ -20,6 +22,8 @@ from recsys.intervals import bootstrap_means
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 MODEL_NAMES = {"mf": "MF", "popularity": "Popularity", "item_knn": "ItemKNN", "ials": "iALS"}
+MODEL_NAMES |= {"lightgcn": "LightGCN", "ngcf": "NGCF", "kgat": "KGAT", "simplex": "SimpleX", "neumf": "NeuMF"}
+MODEL_NAMES |= {"two_tower": "two-tower", "sasrec": "SASRec", "hstu": "HSTU"}
 MODEL_NAMES |= {"ease": "EASE", "slim": "SLIM", "gf_cf": "GF-CF", "cheby_cf": "ChebyCF", "bspm": "BSPM"}
 COMPRESSOR_NAMES = {
     "full": "full table",
@@ -38,6 +42,7 @@ COMPRESSOR_NAMES = {
     "semantic_ngram": "semantic n-grams",
     "semantic_spm": "semantic pieces",
 }
+SPARSE_NAMES = {"dynamic": "dynamic mask", "static": "static mask", "prune": "pruned"}
 _FAMILIES = {"double_graphhash": "graphhash", "double_frequency": "frequency"}
 
 
@@ -49,6 +54,7 @@ class VariantRun:
         name: name in the configuration.
         style: 0-based number that fixes its colour and marker in every figure; one for all budgets of a variant.
         results: one per seed, in the order of the seeds; the other tuples run along.
+        stored: what share of the tables' entries is stored and how it was found, empty for all of them.
     """
 
     name: str
@@ -56,6 +62,7 @@ class VariantRun:
     results: tuple[VariantResult, ...]
     evaluations: tuple[EvaluationSummary | None, ...]
     histories: tuple[list[Epoch], ...]
+    stored: str = ""
 
     @property
     def first(self) -> VariantResult:
@@ -69,28 +76,29 @@ class VariantRun:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether it is learned and its ids share rows."""
-        return not self.is_baseline and self.first.compressor not in (None, "full")
+        """Whether it is learned and its ids share rows, or its tables store a share of their entries."""
+        return not self.is_baseline and (self.first.compressor not in (None, "full") or bool(self.stored))
 
     @property
     def is_full(self) -> bool:
-        """Whether it is learned with a row for every id."""
-        return not self.is_baseline and not self.is_compressed
+        """Whether it is learned with a whole row for every id; a model without tables is not."""
+        return not self.is_baseline and self.first.compressor == "full" and not self.stored
 
     @property
     def family(self) -> str:
         """Compressors with the same idea share a family: double GraphHash is a GraphHash."""
         compressor = self.first.compressor or ""
-        return _FAMILIES.get(compressor, compressor)
+        return _FAMILIES.get(compressor, compressor) + self.stored
 
     @property
     def method(self) -> str:
         """Model and compressor for people."""
         model = MODEL_NAMES.get(self.first.model, self.first.model)
         compressor = self.first.compressor
-        return (
-            model if self.is_baseline or not compressor else f"{model}, {COMPRESSOR_NAMES.get(compressor, compressor)}"
-        )
+        if self.is_baseline or not compressor:
+            return model
+        shared = [] if compressor == "full" and self.stored else [COMPRESSOR_NAMES.get(compressor, compressor)]
+        return ", ".join([model, *shared, *([self.stored] if self.stored else [])])
 
     def metric(self, name: str) -> float | None:
         """Mean over seeds of "test/recall@20" or the like, None if a seed lacks it."""
@@ -121,6 +129,19 @@ def family_name(variant: str) -> str:
     return variant.partition("@")[0]
 
 
+def stored_entries(model: Section) -> str:
+    """The share of a model's table entries that is stored, in words; empty for all.
+
+    >>> stored_entries(Mf(mixed_dims={"density": 0.2}))
+    'mixed dimensions, density 0.2'
+    """
+    if isinstance(model, Mf) and model.sparse:
+        return f"{SPARSE_NAMES[model.sparse.method]}, density {model.sparse.density:g}"
+    if isinstance(model, Mf) and model.mixed_dims:
+        return f"mixed dimensions, density {model.mixed_dims.density:g}"
+    return ""
+
+
 class Run:
     """A whole run, read once.
 
@@ -147,6 +168,7 @@ class Run:
         for result in self.results.variants:
             by_name.setdefault(result.name, []).append(result)
         styles = {name: style for style, name in enumerate(dict.fromkeys(map(family_name, by_name)))}
+        stored = {v.name: stored_entries(v.model) for v in self.config.variants} if self.config else {}
         return tuple(
             VariantRun(
                 name=name,
@@ -154,6 +176,7 @@ class Run:
                 results=tuple(sorted(results, key=lambda result: result.seed)),
                 evaluations=tuple(self.files.evaluation(name, seed) for seed in sorted(r.seed for r in results)),
                 histories=tuple(self.files.history(name, seed) for seed in sorted(r.seed for r in results)),
+                stored=stored.get(name, ""),
             )
             for name, results in by_name.items()
         )

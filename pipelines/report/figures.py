@@ -79,7 +79,7 @@ def pareto(run: Run) -> Panel | None:
     caption = (
         "Up and to the left is better. The stepped line joins the variants that no smaller one beats; whiskers are 95 %"
         " intervals over users. A line joins the budgets of a variant. Dashed: the full table. Dotted:"
-        " baselines, which have no table."
+        " models without a table."
     )
     return Panel("pareto", f"{run.selection} against table bytes", figure.render(), caption, columns, rows)
 
@@ -94,14 +94,15 @@ def _front(figure: Figure, points: Sequence[tuple[float, float]], right: float) 
 
 
 def _reference_lines(figure: Figure, run: Run, x: Scale, y: Scale) -> None:
-    """Lines across the figure at the full table and at the baselines, these with their names at the right end."""
+    """Lines across the figure at full tables and at models without one, with their names at the right end."""
     labels = []
+    several = sum(variant.is_full for variant in run.ranking) > 1
     for variant in run.ranking:
         if variant.is_compressed:
             continue
         row = y(variant.metric(f"test/{run.selection}") or 0.0)
         figure.line([(x.start, row), (x.end, row)], f"reference {'full' if variant.is_full else 'baseline'}")
-        name = "full table" if variant.is_full else short(variant.name)
+        name = "full table" if variant.is_full and not several else short(variant.name)
         labels.append((row, name, style(variant.style)))
     figure.end_labels(x.end, labels, y.end - 10, y.start)
 

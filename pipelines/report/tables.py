@@ -47,7 +47,11 @@ def leader_table(run: Run, pairs: dict[tuple[str, str], Contrast]) -> tuple[list
     columns = [run.selection, *filter(None, [second_metric(run)])]
     columns += [name for name in unmasked(columns) if all(f"test/{name}" in v.first.metrics for v in run.ranking)]
     tied = tied_with_best(run, pairs)
-    full = max((v.mean("table_bytes") for v in run.ranking if v.is_full), default=0.0)
+    full: dict[str, float] = {}  # bytes of the largest full table, by model
+    for variant in run.ranking:
+        if variant.is_full:
+            model = variant.first.model
+            full[model] = max(full.get(model, 0.0), variant.mean("table_bytes"))
     best = (run.ranking[0].metric(f"test/{run.selection}") or 0.0) if run.ranking else 0.0
     rows = []
     for rank, variant in enumerate(run.ranking, start=1):
@@ -65,7 +69,7 @@ def leader_table(run: Run, pairs: dict[tuple[str, str], Contrast]) -> tuple[list
                     for c in columns
                 ],
                 table=words.size(size) if size else "none",
-                share=words.percent(size / full) if size and full else "",
+                share=words.percent(size / full[variant.first.model]) if size and full.get(variant.first.model) else "",
                 rows=f"{variant.first.table_rows:,}" if variant.first.table_rows else "none",
                 train=words.duration(variant.seconds("train")),
                 share_of_best=max(0.0, (variant.metric(f"test/{run.selection}") or 0.0) / best) if best else 0.0,

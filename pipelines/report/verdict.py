@@ -23,6 +23,10 @@ class Sentence:
     title: str = ""
 
 
+_EQUAL = 0.02
+"""Tables whose bytes differ by no more than this share are of one size."""
+
+
 def verdicts(run: Run, pairs: dict[tuple[str, str], Contrast]) -> list[Sentence]:
     """The headline, then the best learned variant against the full table and against the best baseline."""
     if not run.ranking:
@@ -90,8 +94,8 @@ def main_pairs(run: Run, limit: int = 4) -> list[tuple[VariantRun, VariantRun]]:
     ranking = run.ranking
     learned = [v for v in ranking if not v.is_baseline]
     candidates = [_headline_pair(run)]
-    full = next((v for v in ranking if v.is_full), None)
     compressed = next((v for v in ranking if v.is_compressed), None)
+    full = _full_of(run, compressed)
     if full is not None and compressed is not None:
         candidates.append(_ordered(run, full, compressed))
     baseline = next((v for v in ranking if v.is_baseline), None)
@@ -111,12 +115,17 @@ def _score(run: Run, variant: VariantRun) -> float:
 
 
 def _headline_pair(run: Run) -> tuple[VariantRun, VariantRun] | None:
-    """The best compressed variant and the best one of another family, else of any, else the best two variants."""
+    """The best compressed variant and the best one of another family, if there is one of as many bytes.
+
+    Else of any bytes, else of any family, else the best two variants.
+    """
     compressed = [v for v in run.ranking if v.is_compressed]
     if len(compressed) > 1:
         best = compressed[0]
-        rivals = [v for v in compressed if v.family != best.family] or compressed[1:]
-        return best, rivals[0]
+        others = [v for v in compressed if v.family != best.family]
+        size = best.mean("table_bytes")
+        equal = [v for v in others if abs(v.mean("table_bytes") - size) <= _EQUAL * size]
+        return best, (equal or others or compressed[1:])[0]
     learned = [v for v in run.ranking if not v.is_baseline]
     if len(run.ranking) < 2:
         return None
@@ -168,9 +177,16 @@ def _evidence(contrast: Contrast | None) -> Markup:
     )
 
 
+def _full_of(run: Run, variant: VariantRun | None) -> VariantRun | None:
+    """The largest full table of a variant's model, else of any model."""
+    full = [v for v in run.ranking if v.is_full]
+    same = [v for v in full if variant is not None and v.first.model == variant.first.model]
+    return max(same or full, key=lambda v: v.mean("table_bytes"), default=None)
+
+
 def _against_full(run: Run, pairs: dict[tuple[str, str], Contrast]) -> Sentence | None:
-    full = next((v for v in run.ranking if v.is_full), None)
     best = next((v for v in run.ranking if v.is_compressed), None)
+    full = _full_of(run, best)
     if full is None or best is None or not full.first.table_bytes or _score(run, full) <= 0:
         return None
     share = words.percent(best.mean("table_bytes") / full.mean("table_bytes"))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from pipelines.atomic import finite, write_json
@@ -17,7 +18,7 @@ from pipelines.stages.train import Trained
 from recsys.checkpoint import load_model
 from recsys.evaluator import Evaluation, evaluate
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +53,10 @@ def evaluate_stage(cache: Cache, dataset: Dataset, trained: Trained, config: Eva
             auc=config.auc,
             unmasked=config.unmasked,
         )
-        arrays = {f"per_user.{name}": values for name, values in found.per_user.items()}
-        save_file({"users": found.users, "top_items": found.top_items, **arrays}, directory / "users.safetensors")
+        arrays = {"users": found.users, "top_items": found.top_items}
+        arrays |= {f"per_user.{name}": values for name, values in found.per_user.items()}
+        whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}  # safetensors ignores strides
+        save_file(whole, directory / "users.safetensors")
         write_json(directory / "summary.json", finite(found.summary()))
 
     entry = cache.stage("evaluate", key, build)

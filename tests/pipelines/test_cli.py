@@ -75,7 +75,10 @@ def test_the_run_directory_has_every_file(place: Path, run: Path) -> None:
     assert files.config().experiment == "tiny"
     for variant in found.variants:
         assert files.evaluation(variant.name, 0) is not None
-        assert files.per_user(variant.name, 0) is not None
+        per_user = files.per_user(variant.name, 0)
+        assert per_user is not None
+        for name in per_user.columns[2:]:  # the values as stored are those that the means were made from
+            assert per_user[name].drop_nans().mean() == pytest.approx(variant.metrics[f"test/{name}"]), name
         assert files.top_items(variant.name, 0) is not None
     rows = {variant.name: variant.table_rows for variant in found.variants}
     assert rows["mf-graphhash"] == rows["mf-modulo"] < rows["mf-full"]
@@ -237,6 +240,8 @@ def test_ls_and_cp(place: Path) -> None:
     listed = recsys(place, "ls").stdout
     for name in ("quickstart", "gowalla_graphhash", "anime", "double_graphhash", "sampled_softmax", "ndcg@k"):
         assert name in listed
+    for name in ("final_mlp", "gbce", "in_batch"):  # of rankers, sequence models and two towers
+        assert name in listed.split()
     copied = recsys(place, "cp", "quickstart", "mine.yaml")
     assert copied.stdout == "mine.yaml\n"
     assert (place / "mine.yaml").read_text().startswith("# recsys run quickstart")

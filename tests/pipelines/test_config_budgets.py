@@ -38,6 +38,13 @@ def test_a_variant_with_a_budget_of_its_own_keeps_it(config: Path) -> None:
     assert experiment.variants[-1].budget == Budget(rows="30%")
 
 
+def test_two_towers_are_crossed_too(config: Path) -> None:
+    """Their id tables are compressed as those of any other model with tables."""
+    tower = "variants.mf-modulo.model={name: two_tower}"
+    names = [variant.name for variant in load_experiment(str(config), [tower]).variants]
+    assert names[-2:] == ["mf-modulo@20%", "mf-modulo@50"]
+
+
 RULES = {
     "budgets=[20%, 0%]": "budgets.1: got '0%', must be a share in (0, 100]",
     "budgets=[20%, 20%]": "budgets.1: '20%' occurs twice",

@@ -123,7 +123,7 @@ def test_a_dataset_without_or_with_a_damaged_graph_says_so(tmp_path: Path) -> No
         open_knowledge(damaged)
 
 
-def test_a_run_explains_what_it_recommends(tmp_path: Path) -> None:
+def test_a_run_explains_what_it_recommends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiny(tmp_path)
     write(path.parent / "data")
     text = path.read_text().replace("variants:", "variants:\n  - {name: kgat, model: {name: kgat, widths: [8]}}", 1)
@@ -143,6 +143,9 @@ def test_a_run_explains_what_it_recommends(tmp_path: Path) -> None:
     reasons = [reason for item in stored["items"] for reason in item["because"]]
     assert reasons and all(0 < reason["weight"] <= 1 for reason in reasons)
     assert all(len(reason["names"]) == len(reason["relations"]) + 1 <= 4 for reason in reasons)
+    monkeypatch.setattr("pipelines.explain.explain", lambda *_: [])
+    silent = recsys(tmp_path, *asked, "kgat", "--explain")
+    assert silent.stdout.startswith("no fact of the knowledge graph connects these items with the user's history\n")
     refused = recsys(tmp_path, *asked, "popularity", "--explain")
     assert refused.returncode == 2
     assert "variant popularity is of model popularity, which has no knowledge graph to explain by" in refused.stderr

@@ -94,12 +94,26 @@ def test_an_experiment_ends_in_a_report_and_repeats(
     again = Path(run(capsys, monkeypatch, "run", str(config)))
     assert [r.metrics for r in RunFiles(again).metrics().variants] == [r.metrics for r in metrics.variants]
     assert Path(run(capsys, monkeypatch, "report", str(directory))).name == "report.html"
+    for command in (
+        ("recommend", str(directory), "--user", "1", "--variant", "full"),
+        ("export", str(directory), "--out", str(tmp_path / "vectors")),
+        ("compare", str(directory), str(directory)),
+    ):
+        monkeypatch.setattr("sys.argv", ["recsys", *command])
+        with pytest.raises(SystemExit):
+            main()
+        assert "is a run with task: ctr, which scores events and ranks no catalogue" in capsys.readouterr().err
 
 
 def test_validate_tells_the_plan(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(capsys, monkeypatch, "validate", str(config)) == "  dlrm: dlrm, full, dim 4"
+    monkeypatch.setattr("sys.argv", ["recsys", "validate", str(config)])
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr().out
+    assert told.endswith("  dlrm: dlrm, full, dim 4\n")
+    assert f"run directory: {config.parent}/runs/tiny-ctr-" in told
 
 
 @pytest.mark.parametrize(
@@ -125,6 +139,12 @@ def test_validate_tells_the_plan(
 def test_mistakes_are_told_before_anything_runs(config: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment(str(config), [override])
+
+
+def test_a_mistake_is_told_once(config: Path) -> None:
+    with pytest.raises(ConfigError) as told:
+        load_experiment(str(config), ["variants=[full]", "train.refit=false"])
+    assert len(told.value.problems) == 1
 
 
 def test_dims_of_unknown_fields_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> RunFiles:
 
 
 def test_the_best_variant_and_the_table_are_by_the_selection_metric(
-    files: RunFiles, capsys: pytest.CaptureFixture[str]
+    files: RunFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert headline_metrics(selection_metric(files)) == ["recall@5", "ndcg@5"]
     assert find_variant(files.directory, None).name == "mf-full"
@@ -40,7 +40,17 @@ def test_the_best_variant_and_the_table_are_by_the_selection_metric(
     shown = capsys.readouterr().out
     assert "recall@5" in shown and "recall@20" not in shown
     assert shown.index("mf-full") < shown.index("mf-modulo")
+    monkeypatch.setenv("COLUMNS", "20")
+    summary(files)
+    assert "0.3000" in capsys.readouterr().out  # a narrow terminal hides nothing
     assert "SELECTED ON TEST" not in shown
     files.write_metrics(files.metrics().model_copy(update={"selected_on": "test"}))
     summary(files)
     assert "SELECTED ON TEST" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["{name: two_tower}", "{name: ease, grid: {l2: [1, 2]}}"])
+def test_whatever_is_selected_on_validation_counts(files: RunFiles, tmp_path: Path, model: str) -> None:
+    chosen = ["variants=[mf-full]", f"variants.mf-full.model={model}", "variants.mf-full.compressor=null"]
+    files.write_config(load_experiment(str(tmp_path / "tiny.yaml"), ["train.selection=recall@5", *chosen]))
+    assert selection_metric(files) == "recall@5"

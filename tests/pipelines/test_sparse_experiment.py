@@ -12,6 +12,7 @@ from tiny_experiment import recsys, write_tiny
 from embeddings.id_map import IdMap
 from pipelines.config_models import Mf
 from pipelines.config_sparse import Sparse
+from pipelines.report.data import Run
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import sparsities
 
@@ -42,6 +43,12 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
     assert variants["pruned"]["table_bytes"] == entries * 4 + mask_bytes
     assert variants["pruned"]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
     assert all(0 <= v["metrics"]["test/recall@20"] <= 1 for v in variants.values())
+    page = (tmp_path / run / "report.html").read_text()
+    for method in ("MF, pruned, density 0.25", "MF, static mask, density 0.25"):
+        assert method in page
+    told = Run(tmp_path / run)
+    assert [variant.name for variant in told.variants if variant.is_full] == ["full"]
+    assert told.variant("shared").method == "LightGCN, modulo, dynamic mask, density 0.5"
 
 
 def maps(users: int, items: int) -> Maps:

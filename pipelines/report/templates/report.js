@@ -18,7 +18,7 @@
     const root = document.documentElement;
     const wanted = /theme=(light|dark)/.exec(location.hash);
     if (wanted) root.dataset.theme = wanted[1];
-    byId("theme").addEventListener("click", () => {
+    byId("theme")?.addEventListener("click", () => {
       const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
       root.dataset.theme = dark ? "light" : "dark";
     });
@@ -167,6 +167,6 @@
   setUpHeatMap();
   setUpExplorer();
   const sections = document.querySelector("nav details");
-  if (matchMedia("(max-width: 900px)").matches) sections.open = false;
+  if (sections && matchMedia("(max-width: 900px)").matches) sections.open = false;
   addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((part) => (part.open = true)));
 })();
