@@ -14,11 +14,11 @@ from pipelines.run_directory import headline_metrics, selection_metric, unmasked
 from pipelines.run_files import RunFiles, VariantResult
 
 
-def summary(files: RunFiles) -> None:
-    """Print the results of a run, the best variant first."""
+def summary(files: RunFiles, headline: list[str] | None = None) -> None:
+    """Print the results of a run, the best variant by the first metric of ``headline`` first; none: what selected."""
     found = files.metrics()
-    headline = headline_metrics(selection_metric(files))
-    metrics = [*headline, *unmasked(headline)]
+    headline = headline or headline_metrics(selection_metric(files))
+    metrics = list(dict.fromkeys([*headline, *unmasked(headline)]))
     shown = [name for name in metrics if any(f"test/{name}" in v.metrics for v in found.variants)]
     title = escape(f"{found.experiment}: {found.dataset.name}, test split{_selected(found.selected_on)}")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)

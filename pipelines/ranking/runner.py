@@ -22,6 +22,7 @@ from pipelines.run_directory import cache_root
 from pipelines.run_files import DatasetFacts, Metrics, RunFiles, VariantResult
 from pipelines.runner import copy_tree, git_commit
 from pipelines.stages.versions import versions
+from pipelines.summary import summary
 from pipelines.tracking import TrackedRun, Tracker, open_tracker
 from recsys.metrics.delong import auc_difference
 from recsys.settings import EpochRecord
@@ -48,6 +49,8 @@ def run_ranking(experiment: RankingExperiment, *, command: str = "", quiet: bool
         waiting = f"waiting for another `recsys run` that writes {files.directory}"
         with locked(files.directory / ".lock", lambda: report.say(waiting)):
             _RankingRun(experiment, files, report, command).execute()
+    if not quiet:
+        summary(files, ["auc", "gauc", "log_loss"])
     return files.directory
 
 

@@ -59,11 +59,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    return printed(capsys, monkeypatch, *arguments).splitlines()[-1]
+
+
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     monkeypatch.setattr("sys.argv", ["recsys", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code in (0, None)
-    return capsys.readouterr().out.strip().splitlines()[-1]
+    return capsys.readouterr().out.strip()
 
 
 def test_an_experiment_ends_in_a_report_and_repeats(
@@ -91,7 +95,10 @@ def test_an_experiment_ends_in_a_report_and_repeats(
     assert build_ranking_report(directory).read_text() == before
     for path in tmp_path.glob("cache/*-ranker/*/stage.json"):
         path.touch()
-    again = Path(run(capsys, monkeypatch, "run", str(config)))
+    lines = printed(capsys, monkeypatch, "run", str(config))
+    auc = results["full"].metrics["test/auc"]
+    assert re.search(rf"full +{auc:.4f} \[{low:.3f}, {high:.3f}\] ", lines)
+    again = Path(lines.splitlines()[-1])
     assert [r.metrics for r in RunFiles(again).metrics().variants] == [r.metrics for r in metrics.variants]
     assert Path(run(capsys, monkeypatch, "report", str(directory))).name == "report.html"
     for command in (
