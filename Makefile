@@ -2,8 +2,8 @@
 PYTHON ?= python3.11
 # An index with CPU wheels of torch, for machines whose usual index serves the CUDA build: make run TORCH_INDEX=URL
 TORCH_INDEX ?=
-# Test processes; empty for one.
-WORKERS ?=
+# Test processes; empty for one. Threads that wait sleep, so that processes can share the cores.
+WORKERS ?= 2
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps
@@ -17,7 +17,7 @@ run: .venv/installed
 setup: .venv/installed .venv/installed-dev
 
 test: setup
-	$(BIN)/python -m pytest $(if $(WORKERS),-n $(WORKERS)) -q --durations=15
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(if $(WORKERS),-n $(WORKERS) --dist worksteal) -q --durations=15
 
 quality: setup
 	$(BIN)/python -m pytest -q -m quality --durations=15
