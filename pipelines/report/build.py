@@ -67,7 +67,8 @@ def build_report(run_dir: Path, dataset: Dataset | None = None) -> Path:
         | {"explorer": explorer(run, dataset), "samples": samples(run, dataset)}
     )
     write_plots(run.files.plots, _panels(context))
-    write_text(run.files.report_file, render("report.html", run=run, sections=SECTIONS, **context))
+    sections = [section for section in SECTIONS if section[0] != "semantic" or context["semantic"]]
+    write_text(run.files.report_file, render("report.html", run=run, sections=sections, **context))
     return run.files.report_file
 
 
