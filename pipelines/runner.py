@@ -214,18 +214,8 @@ class _Run:
             hash=dataset.content_hash,
             **{str(split): count for split, count in manifest.counts.items()},
         )
-        self.files.write_metrics(
-            Metrics(
-                experiment=self.experiment.experiment,
-                dataset=facts,
-                variants=tuple(results),
-                versions={"python": platform.python_version(), **versions()},
-                command=self.command,
-                git=git_commit(),
-                selected_on=self._selected_on(),
-                finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            )
-        )
+        name = self.experiment.experiment
+        self.files.write_metrics(finished_metrics(name, facts, results, self.command, self._selected_on()))
 
     def _selected_on(self) -> Literal["valid", "test"]:
         simple = (Popularity, ItemKnn)
@@ -332,6 +322,26 @@ def copy_tree(source: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     temporary.rename(target)
+
+
+def finished_metrics(
+    experiment: str,
+    dataset: DatasetFacts,
+    results: list[VariantResult],
+    command: str,
+    selected_on: Literal["valid", "test"] = "valid",
+) -> Metrics:
+    """What ``metrics.json`` says of a run that is finished now."""
+    return Metrics(
+        experiment=experiment,
+        dataset=dataset,
+        variants=tuple(results),
+        versions={"python": platform.python_version(), **versions()},
+        command=command,
+        git=git_commit(),
+        selected_on=selected_on,
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
 
 
 def git_commit() -> str:

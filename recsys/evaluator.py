@@ -106,9 +106,7 @@ def evaluate(
     for length in ks:
         per_user[f"novelty@{length}"] = novelty(items[:, :length], item_counts, model.num_users)
     if unmasked:
-        top = exact_top_k(model, users, max(ks), None).items
-        found = ranking_metrics(hit_matrix(top, positives), counts, ks)
-        per_user |= {f"{name}_unmasked@{length}": found[f"{name}@{length}"] for name in UNMASKED for length in ks}
+        per_user |= _unmasked(model, users, positives, ks)
     if auc:
         per_user["auc"] = catalogue_auc(model, users, relevant, seen)
     metrics = {name: float(np.nanmean(values)) for name, values in per_user.items()}
@@ -135,6 +133,15 @@ def evaluate(
         heat={f"recall@{k}": heat.tolist(), "counts": pairs.tolist()},
         top_items=_padded(items[:, :_KEPT_ITEMS]),
     )
+
+
+def _unmasked(
+    model: Retriever, users: npt.NDArray[np.int64], positives: csr_array, ks: list[int]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Metrics of lists that seen items may be in."""
+    top = exact_top_k(model, users, max(ks), None).items
+    found = ranking_metrics(hit_matrix(top, positives), np.diff(positives.indptr).astype(np.int64), ks)
+    return {f"{name}_unmasked@{k}": found[f"{name}@{k}"] for name in UNMASKED for k in ks}
 
 
 def quick_metrics(

@@ -74,7 +74,7 @@ def compress_semantic(
             places[1][counts == 0] = 0.0
         else:
             places = _places(name, codes, counts, rows, semantic.n, _generator(seed, 2, side))
-        maps.append(_id_map(name, places, rows, _facts(codes, given[side] is not None)))
+        maps.append(_id_map(name, places, rows, _facts(codes, given=given[side] is not None)))
     return maps[0], maps[1]
 
 
@@ -99,7 +99,7 @@ def _coded(
     return SemanticCodes(codes, widths)
 
 
-def _facts(codes: SemanticCodes, given: bool) -> dict[str, Any]:  # noqa: FBT001 - private
+def _facts(codes: SemanticCodes, *, given: bool) -> dict[str, Any]:
     return {"codes": codes.version, "widths": list(codes.widths), "from": "given codes" if given else "graph"}
 
 

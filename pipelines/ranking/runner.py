@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import platform
 import time
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.report import build_ranking_report
 from pipelines.ranking.stages import EvaluatedRanker, FieldMaps, TrainedRanker, evaluate_stage, train_stage
 from pipelines.run_directory import cache_root
-from pipelines.run_files import DatasetFacts, Metrics, RunFiles, VariantResult
-from pipelines.runner import copy_tree, git_commit
-from pipelines.stages.versions import versions
+from pipelines.run_files import DatasetFacts, RunFiles, VariantResult
+from pipelines.runner import copy_tree, finished_metrics
 from pipelines.summary import summary
 from pipelines.tracking import TrackedRun, Tracker, open_tracker
 from recsys.metrics.delong import auc_difference
@@ -137,17 +135,7 @@ class _RankingRun:
             hash=data.hash,
             **data.facts["counts"],
         )
-        self.files.write_metrics(
-            Metrics(
-                experiment=self.experiment.experiment,
-                dataset=facts,
-                variants=tuple(results),
-                versions={"python": platform.python_version(), **versions()},
-                command=self.command,
-                git=git_commit(),
-                finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            )
-        )
+        self.files.write_metrics(finished_metrics(self.experiment.experiment, facts, results, self.command))
 
 
 class _Follower:
