@@ -1,10 +1,10 @@
 """Compiled loops of the tables: find rows, pool them, and update each touched row once.
 
 Several tables are one call: its tasks are tables, or parts of tables where there are fewer tables than threads. The
-update works on lookups grouped by row: each part of a table owns the rows of one hash, picks their lookups from the
-batch, brings equal rows together with a stable radix sort, sums each group's gradient in the order of the batch, and
-reads and writes the row once. So nothing is materialised by lookup, threads wait for each other only at the end, and
-the result does not depend on their number.
+update works on lookups grouped by row: each part of a table owns some of its rows, brings their lookups together with a
+stable radix sort, sums each group's gradient in the order of the batch, and reads and writes the row once. So no
+gradient is materialised by lookup, threads wait for each other only at the end, and the result does not depend on their
+number.
 """
 
 from __future__ import annotations
@@ -50,12 +50,11 @@ FIND = np.dtype(
 """Ids of one table. Addresses: ``ids`` int64 [count]; ``map_rows`` int32 [num_ids + 1, rows_per_id], 0 where id i has
 the row i; ``rows`` int32 [count * rows_per_id], written.
 """
-MAX_DIGIT = 12  # bits sorted in one pass
 KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2}
 UNEVEN = 1.25  # work of the largest table over the mean from which on tables are divided
+BLOCK = 32  # rows of which the gradients are summed before they are updated
 LOOKUPS_PER_THREAD = 2048  # below this, waking a thread takes longer than its work
 _HALF, _LOW_HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
-_SPREAD = np.uint64(0x9E3779B1)  # 2^32 / golden ratio: consecutive rows get distant hashes
 
 
 @contextlib.contextmanager
@@ -98,16 +97,17 @@ def find_rows(jobs: Jobs, parts: int) -> None:
     """
     for task in numba.prange(len(jobs) * parts):
         job, part = jobs[task // parts], task % parts
-        num_ids, per_id = job.num_ids, job.rows_per_id
+        num_ids, per_id, unseen_row = job.num_ids, job.rows_per_id, np.int32(job.unseen_row)
         ids = array_at(job.ids, job.count, np.int64(0))
         map_rows = array_at(job.map_rows, (num_ids + 1) * per_id, np.int32(0))
         rows = array_at(job.rows, job.count * per_id, np.int32(0))
-        for i in range(job.count * part // parts, job.count * (part + 1) // parts):
-            known = 0 <= ids[i] < num_ids
-            if len(map_rows) == 0:
-                rows[i] = ids[i] if known else job.unseen_row
-            else:
-                source = ids[i] if known else num_ids
+        first, last = job.count * part // parts, job.count * (part + 1) // parts
+        if len(map_rows) == 0:
+            for i in range(first, last):
+                rows[i] = np.int32(ids[i]) if 0 <= ids[i] < num_ids else unseen_row
+        else:
+            for i in range(first, last):
+                source = ids[i] if 0 <= ids[i] < num_ids else num_ids
                 for h in range(per_id):
                     rows[i * per_id + h] = map_rows[source * per_id + h]
 
@@ -157,44 +157,6 @@ def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
 
 
 @numba.njit(cache=True)
-def _lookups_of(rows: Ints, weights: Floats, offsets: Longs, part: int, parts: int) -> tuple[Pairs, Floats]:
-    """The (row, bag) pairs and the weights of the rows that ``part`` owns, in the order of the batch."""
-    pairs, scales = np.empty(len(rows), np.uint64), np.empty(len(weights), np.float32)
-    bags, count = len(offsets) - 1 if len(offsets) else len(rows), 0
-    for bag in range(bags):
-        start = offsets[bag] if len(offsets) else bag
-        stop = offsets[bag + 1] if len(offsets) else bag + 1
-        for i in range(start, stop):
-            row = np.uint64(rows[i])
-            pairs[count] = row << _HALF | np.uint64(bag)
-            if len(weights):
-                scales[count] = weights[i]
-            count += (row * _SPREAD & _LOW_HALF) * np.uint64(parts) >> _HALF == np.uint64(part)
-    return pairs[:count], scales[: min(count, len(scales))]
-
-
-@numba.njit(cache=True)
-def _radix_pass(pairs: Pairs, scales: Floats, shift: int, bits: int, to: Pairs, to_scales: Floats) -> None:
-    """Stable counting sort by ``bits`` bits from bit ``shift`` on; the scales move along."""
-    counts = np.zeros(1 << bits, np.int32)
-    mask, low = np.uint64((1 << bits) - 1), np.uint64(shift)
-    for pair in pairs:
-        counts[(pair >> low) & mask] += np.int32(1)
-    total = np.int32(0)
-    for digit in range(len(counts)):
-        count = counts[digit]
-        counts[digit] = total
-        total += count
-    for i in range(len(pairs)):
-        digit = (pairs[i] >> low) & mask
-        place = counts[digit]
-        to[place] = pairs[i]
-        if len(scales):
-            to_scales[place] = scales[i]
-        counts[digit] = place + np.int32(1)
-
-
-@numba.njit(cache=True)
 def group_by_row(
     rows: Ints, weights: Floats, offsets: Longs, num_rows: int, part: int = 0, parts: int = 1
 ) -> tuple[Pairs, Floats]:
@@ -212,17 +174,77 @@ def group_by_row(
         pairs: uint64 [n], the row in the high 32 bits and the bag in the low 32; n = M for one part.
         weights: float32 [n] in the order of the pairs, or [0].
     """
-    pairs, scales = _lookups_of(rows, weights, offsets, part, parts)
-    spare, spare_scales = np.empty_like(pairs), np.empty_like(scales)
-    bits = 1
-    while num_rows - 1 >> bits:
+    bags = len(offsets) - 1 if len(offsets) else len(rows)
+    low = _bits(num_rows) // 2
+    if _bits(num_rows) - low + _bits(bags) <= 32:
+        return _radix_sort(rows, weights, offsets, bags, num_rows, part, parts, np.empty(0, np.uint32))
+    return _radix_sort(rows, weights, offsets, bags, num_rows, part, parts, np.empty(0, np.uint64))
+
+
+@numba.njit(cache=True)
+def _bits(count: int) -> int:
+    """Bits of the numbers below ``count``."""
+    bits = 0
+    while count - 1 >> bits > 0:
         bits += 1
-    passes = -(-bits // MAX_DIGIT)
-    digit = -(-bits // passes)
-    for turn in range(passes):
-        _radix_pass(pairs, scales, 32 + turn * digit, digit, spare, spare_scales)
-        pairs, spare, scales, spare_scales = spare, pairs, spare_scales, scales
-    return pairs, scales
+    return bits
+
+
+@numba.njit(cache=True)
+def _counts_to_places(counts: Ints) -> None:
+    """Turn the count of each digit into the place of its first lookup, in place."""
+    total = np.int32(0)
+    for digit in range(len(counts)):
+        count = counts[digit]
+        counts[digit] = total
+        total += count
+
+
+@numba.njit(cache=True)
+def _radix_sort(
+    rows: Ints, weights: Floats, offsets: Longs, bags: int, num_rows: int, part: int, parts: int, like: Any
+) -> tuple[Pairs, Floats]:
+    """:func:`group_by_row` in two stable counting sorts, by the low half of the row's bits and then by the high half.
+
+    Between them a lookup is a key of the type of ``like``: the high half and the bag. Its place tells the low half.
+    """
+    row_bits, bag_bits = _bits(num_rows), _bits(bags)
+    low_bits = row_bits // 2
+    low_mask, bag_mask = (1 << low_bits) - 1, (1 << bag_bits) - 1
+    places = np.zeros(low_mask + 2, np.int32)
+    for row in rows:
+        places[row & low_mask] += np.int32(1)
+    _counts_to_places(places)
+    first = np.searchsorted(places[:-1], len(rows) * part // parts) if part else 0
+    last = np.searchsorted(places[:-1], len(rows) * (part + 1) // parts) if part + 1 < parts else low_mask + 1
+    starts = places[first : last + 1].copy()
+    keys, scales = np.empty(len(rows), like.dtype), np.empty(len(weights), np.float32)
+    for bag in range(bags):
+        start = offsets[bag] if len(offsets) else bag
+        stop = offsets[bag + 1] if len(offsets) else bag + 1
+        for i in range(start, stop):
+            row = rows[i]
+            place = places[row & low_mask]
+            places[row & low_mask] = place + np.int32(1)
+            keys[place] = (row >> low_bits) << bag_bits | bag
+            if len(weights):
+                scales[place] = weights[i]
+    keys, scales = keys[starts[0] : starts[-1]], scales[starts[0] : starts[-1]]
+    highs = np.zeros(1 << (row_bits - low_bits), np.int32)
+    for key in keys:
+        highs[np.int64(key) >> bag_bits] += np.int32(1)
+    _counts_to_places(highs)
+    pairs, sorted_scales = np.empty(len(keys), np.uint64), np.empty_like(scales)
+    for digit in range(len(starts) - 1):
+        for i in range(starts[digit] - starts[0], starts[digit + 1] - starts[0]):
+            key = np.int64(keys[i])
+            high = key >> bag_bits
+            place = highs[high]
+            highs[high] = place + np.int32(1)
+            pairs[place] = np.uint64(high << low_bits | (first + digit)) << _HALF | np.uint64(key & bag_mask)
+            if len(scales):
+                sorted_scales[place] = scales[i]
+    return pairs, sorted_scales
 
 
 @numba.njit(cache=True)
@@ -240,17 +262,28 @@ def group_starts(pairs: Pairs) -> Longs:
 
 
 @numba.njit(cache=True)
-def _update_row(job: Any, row: Any, gradient: Any, kind: int, lr: Any, eps: Any) -> None:
-    """Formulas of :class:`embeddings.tables.spec.OptimizerSpec`; ``gradient`` is the address of float32 [dim]."""
-    weights, state = job.table + row * job.dim * 4, job.state + row * job.state_dim * 4
-    if kind == 0:
-        add_scaled(job.dim, weights, -lr, gradient)
-    elif kind == 1:
-        sums = array_at(state, 1, np.float32(0))
-        sums[0] += sum_squares(job.dim, gradient) / np.float32(job.dim)
-        add_scaled(job.dim, weights, -lr / (np.sqrt(sums[0]) + eps), gradient)
-    else:
-        adagrad(job.dim, weights, state, gradient, lr, eps)
+def _update_rows(
+    job: Any, rows: Longs, gradients: Longs, count: int, squares: Floats, kind: int, lr: Any, eps: Any
+) -> None:
+    """Formulas of :class:`embeddings.tables.spec.OptimizerSpec` for the first ``count`` rows.
+
+    ``gradients`` are addresses of float32 [dim], ``squares`` the means of their squares for row-wise Adagrad. One loop
+    follows the other, so that a row's square root and division do not wait for those of the row before.
+    """
+    dim, row_bytes, state_bytes = job.dim, job.dim * 4, job.state_dim * 4
+    if kind == 2:
+        for i in range(count):
+            adagrad(dim, job.table + rows[i] * row_bytes, job.state + rows[i] * state_bytes, gradients[i], lr, eps)
+        return
+    scales, sums = squares, array_at(job.state, job.num_rows, np.float32(0))
+    for i in range(count):
+        if kind == 1:
+            sums[rows[i]] += squares[i]
+            scales[i] = -lr / (np.sqrt(sums[rows[i]]) + eps)
+        else:
+            scales[i] = -lr
+    for i in range(count):
+        add_scaled(dim, job.table + rows[i] * row_bytes, scales[i], gradients[i])
 
 
 @numba.njit(parallel=True, cache=True)
@@ -275,29 +308,42 @@ def update_tables(jobs: Jobs, rates: Floats, kinds: Longs, parts: int) -> None:
 
 @numba.njit(cache=True)
 def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, eps: Any, weight_decay: Any) -> None:
-    """Update each row of sorted pairs; the gradient of a row looked up once is read where it lies."""
-    dim, last, starts = job.dim, len(pairs) - 1, group_starts(pairs)
-    row_bytes, state_bytes, groups = dim * 4, job.state_dim * 4, len(starts) - 1
-    scales = address_of(weights) if len(weights) else 0
-    space = np.empty(dim + LINE // 4, np.float32)
-    total = (address_of(space) + LINE - 1) // LINE * LINE
+    """Update each row of sorted pairs; the gradient of a row looked up once is read where it lies.
+
+    A block of rows is asked for while their gradients are summed, and updated after that.
+    """
+    dim, count, last, i = job.dim, len(pairs), len(pairs) - 1, 0
+    row_bytes, state_bytes = dim * 4, job.state_dim * 4
+    sum_bytes = (row_bytes + LINE - 1) // LINE * LINE
+    space = np.empty((sum_bytes * BLOCK + LINE) // 4, np.float32)
+    sums = (address_of(space) + LINE - 1) // LINE * LINE
+    rows, gradients = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+    squares = np.empty(BLOCK, np.float32)
+    bags, scales = address_of(pairs), address_of(weights) if len(weights) else 0
     as_it_is = len(weights) == 0 and weight_decay == 0
-    for group in range(-AHEAD, groups):
-        if group + AHEAD < groups:
-            later = pairs[starts[group + AHEAD]]
-            prefetch_row(job.table, np.int64(later >> _HALF), row_bytes)
-            prefetch_row(job.state, np.int64(later >> _HALF), state_bytes)
-            prefetch_row(job.pooled, np.int64(later & _LOW_HALF), row_bytes)
-        if group >= 0:
-            start, stop = starts[group], starts[group + 1]
-            row, gradient = np.int64(pairs[start] >> _HALF), total
-            if as_it_is and stop - start == 1:
+    while i < count:
+        groups = 0
+        while groups < BLOCK and i < count:
+            start, high = i, pairs[i] >> _HALF
+            row = np.int64(high)
+            prefetch_row(job.table, row, row_bytes)
+            prefetch_row(job.state, row, state_bytes)
+            i += 1
+            while i < count and pairs[i] >> _HALF == high:
+                i += 1
+            if as_it_is and i - start == 1:
                 gradient = job.pooled + np.int64(pairs[start] & _LOW_HALF) * row_bytes
+                prefetch_row(job.pooled, np.int64(pairs[min(start + AHEAD, last)] & _LOW_HALF), row_bytes)
             else:
-                sum_rows(dim, job.pooled, address_of(pairs), 8, scales, start, stop, last, total)
+                gradient = sums + groups * sum_bytes
+                sum_rows(dim, job.pooled, bags, 8, scales, start, i, last, gradient)
             if weight_decay != 0:
-                add_scaled(dim, total, weight_decay, job.table + row * row_bytes)
-            _update_row(job, row, gradient, kind, lr, eps)
+                add_scaled(dim, gradient, weight_decay, job.table + row * row_bytes)
+            rows[groups], gradients[groups] = row, gradient
+            if kind == 1:
+                squares[groups] = sum_squares(dim, gradient) / np.float32(dim)
+            groups += 1
+        _update_rows(job, rows, gradients, groups, squares, kind, lr, eps)
     space[0] = 0  # its last use: numba frees an array after that, whatever its address is used for
 
 

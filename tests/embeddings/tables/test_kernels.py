@@ -8,8 +8,9 @@ NONE_F, NONE_I = np.empty(0, np.float32), np.empty(0, np.int64)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 2000, 1 << 11, (1 << 22) + 1, 2**31 - 1])
-def test_grouping_is_a_stable_sort(num_rows: int) -> None:
-    rows = np.random.default_rng(0).integers(0, num_rows, 5000).astype(np.int32)
+@pytest.mark.parametrize("lookups", [0, 1, 5000, 1 << 17])  # the last needs wide keys where there are most rows
+def test_grouping_is_a_stable_sort(num_rows: int, lookups: int) -> None:
+    rows = np.random.default_rng(0).integers(0, num_rows, lookups).astype(np.int32)
     pairs, weights = kernels.group_by_row(rows, NONE_F, NONE_I, num_rows)
     order = np.argsort(rows, kind="stable")
     assert np.array_equal(pairs >> np.uint64(32), rows[order])
