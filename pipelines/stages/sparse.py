@@ -6,7 +6,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from embeddings.mixed_dims import SoftSelection, frequency_blocks, row_counts
-from embeddings.sparsity import Schedule, Sparsity, erk_densities
+from embeddings.row_groups import cluster_groups
+from embeddings.sparsity import RowGroups, Schedule, Sparsity, erk_densities
 from embeddings.tables import OptimizerSpec, Table, build_table
 from embeddings.tables.sparse_table import prune
 from pipelines.config_models import Mf
@@ -23,15 +24,16 @@ def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int
     """The users' and the items' table, freshly drawn; arguments as of ``build_mf``."""
     spec, dim = optimizer_spec(config), config.table_dim
     ids = np.diff(train.indptr), np.bincount(train.indices, minlength=train.shape[1])
-    sides = zip(("users", "items"), (maps.users, maps.items), ids, sparsities(config, maps, steps), strict=True)
+    groups = row_groups(config, maps, seed, train)
+    sides = zip(("users", "items"), (maps.users, maps.items), ids, sparsities(config, maps, steps), groups, strict=True)
     tables: list[Table] = []
-    for side, id_map, counts, sparsity in sides:
+    for side, id_map, counts, sparsity, group in sides:
         draws = generator(seed, "init", side)
         search = config.mixed_dims
         if search is None:
             table = build_table(
                 id_map, dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws,
-                sparsity=sparsity,
+                sparsity=sparsity, groups=group,
             )  # fmt: skip
         else:
             blocks = frequency_blocks(row_counts(id_map, counts.astype(np.int64)), search.blocks)
@@ -46,6 +48,17 @@ def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int
 def optimizer_spec(config: TableModel) -> OptimizerSpec:
     """The plain arguments of the tables' optimizer."""
     return OptimizerSpec(config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+
+
+def row_groups(config: Mf, maps: Maps, seed: int, train: csr_array) -> tuple[RowGroups | None, RowGroups | None]:
+    """The rows of the users' and the items' table that start with the same columns; None where each draws its own."""
+    sparse = config.sparse
+    if sparse is None or sparse.method == "prune" or sparse.columns == "random":
+        return None, None
+    draws = generator(seed, "init", "columns")
+    return cluster_groups(
+        train, (maps.users, maps.items), config.table_dim, resolution=sparse.resolution, generator=draws
+    )
 
 
 def sparsities(config: Mf, maps: Maps, steps: int) -> list[Sparsity | None]:
