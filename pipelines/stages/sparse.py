@@ -13,15 +13,18 @@ from embeddings.tables.sparse_table import prune
 from pipelines.config_models import Mf
 from pipelines.config_section import TableModel
 from pipelines.config_sparse import MixedDims
+from pipelines.config_two_tower import TwoTower
 from pipelines.stages.compress import Maps
 from recsys.mixed_dims import DimSearch
 from recsys.models.graph_model import GraphModel
-from recsys.models.mf import MatrixFactorization
+from recsys.models.mf import TwoTables
+from recsys.models.tower import ID
+from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.rng import generator
 
 
 def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int) -> list[Table]:
-    """The users' and the items' table, freshly drawn; arguments as of ``build_mf``."""
+    """The users' and the items' table, freshly drawn; arguments as of :func:`pipelines.stages.build.build_mf`."""
     spec, dim = optimizer_spec(config), config.table_dim
     ids = np.diff(train.indptr), np.bincount(train.indices, minlength=train.shape[1])
     groups = row_groups(config, maps, seed, train)
@@ -50,7 +53,9 @@ def optimizer_spec(config: TableModel) -> OptimizerSpec:
     return OptimizerSpec(config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
 
 
-def row_groups(config: Mf, maps: Maps, seed: int, train: csr_array) -> tuple[RowGroups | None, RowGroups | None]:
+def row_groups(
+    config: Mf | TwoTower, maps: Maps, seed: int, train: csr_array
+) -> tuple[RowGroups | None, RowGroups | None]:
     """The rows of the users' and the items' table that start with the same columns; None where each draws its own."""
     sparse = config.sparse
     if sparse is None or sparse.method == "prune" or sparse.columns == "random":
@@ -61,7 +66,7 @@ def row_groups(config: Mf, maps: Maps, seed: int, train: csr_array) -> tuple[Row
     )
 
 
-def sparsities(config: Mf, maps: Maps, steps: int) -> list[Sparsity | None]:
+def sparsities(config: Mf | TwoTower, maps: Maps, steps: int) -> list[Sparsity | None]:
     """How the users' and the items' table are stored; None where all entries are.
 
     Args:
@@ -74,7 +79,7 @@ def sparsities(config: Mf, maps: Maps, steps: int) -> list[Sparsity | None]:
         return [None, None]
     densities = [sparse.density, sparse.density]
     if sparse.distribution == "erk":
-        shapes = [(rows, config.dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
+        shapes = [(rows, config.table_dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
         densities = erk_densities(shapes, sparse.density)
     if sparse.method == "static":
         return [Sparsity(density) for density in densities]
@@ -87,8 +92,12 @@ def dim_search(config: MixedDims) -> DimSearch:
     return DimSearch(config.density, config.epochs, config.warmup_epochs, config.held_out)
 
 
-def prune_tables(model: MatrixFactorization, density: float) -> None:
-    """Keep the largest entries of each table of a trained model, for lookups only."""
-    model.users, model.items = prune(model.users, density), prune(model.items, density)
-    if isinstance(model, GraphModel):
+def prune_tables(model: TwoTables | TwoTowerModel, density: float) -> None:
+    """Keep the largest entries of each table of users and items of a trained model, for lookups only."""
+    if isinstance(model, TwoTowerModel):
+        for tower in (model.users, model.items):
+            tower.replace_table(ID, lambda table: prune(table, density))
+    else:
+        model.users, model.items = prune(model.users, density), prune(model.items, density)
+    if isinstance(model, GraphModel | TwoTowerModel):
         model.forget()
