@@ -81,6 +81,6 @@ def test_the_generator_decides_the_columns_alone() -> None:
 
 
 def test_an_empty_graph_has_no_clusters() -> None:
-    empty = csr_array((4, 3), dtype=np.float32)
+    empty = csr_array(np.zeros((4, 3), np.float32))
     with pytest.raises(ValueError, match=r"at least one interaction, got an empty graph of shape \[4, 3\]; draw the"):
         cluster_groups(empty, (full(4), full(3)), DIM, resolution=1.0, generator=np.random.default_rng(0))
