@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
+from tiny_experiment import recsys, write_tiny
 
-from benchmarks.slice_differences import differences, item_slices, slice_hits
 from pipelines.run_files import RunError
-from tests.pipelines.tiny_experiment import recsys, write_tiny
+from pipelines.slice_differences import differences, item_slices, slice_hits
 
 
 def test_items_fall_into_slices_by_their_train_users() -> None:

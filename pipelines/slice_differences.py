@@ -1,4 +1,4 @@
-"""Paired differences of a run's variants on head, tail and cold items: ``python -m benchmarks.slice_differences RUN``.
+"""Paired differences of a run's variants on head, tail and cold items: ``python -m pipelines.slice_differences RUN``.
 
 Recall@10 and @50 of every slice against the variant ``--against``, with the 95 % interval of the difference: users are
 resampled, the seeds of a variant are averaged first. The lists are those of ``top_items.parquet``.
@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from benchmarks.harness import write_json
-from benchmarks.peer import ROOT
+from pipelines.atomic import write_json
 from pipelines.report.data import Run, VariantRun
 from pipelines.run_directory import open_dataset
 from pipelines.run_files import RunError
@@ -108,11 +107,11 @@ def _lists(run: Run, variant: VariantRun, users: npt.NDArray[np.intp]) -> list[n
 
 
 def main() -> None:
-    """Write ``benchmarks/results/slice_differences.json`` and print what excludes zero."""
+    """Print the differences of every run, and write them as JSON where ``--out`` says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--against", default="no-ssl")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "slice_differences.json")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     datasets = {}
     for run in options.runs:
@@ -125,7 +124,8 @@ def main() -> None:
                 f"{run.name:40s} {row['variant']:12s} {row['slice']:8s} {row['metric']:10s} {row['value']:.4f}"
                 f" {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}] {verdict}"
             )
-    write_json(options.out, {"against": options.against, "datasets": datasets})
+    if options.out is not None:
+        write_json(options.out, {"against": options.against, "datasets": datasets})
 
 
 if __name__ == "__main__":
