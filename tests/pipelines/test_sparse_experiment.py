@@ -23,8 +23,8 @@ variants:
   - {name: erk, model: {sparse: {density: 0.25, distribution: erk, growth: random, every_steps: 5}}}
   - {name: static, model: {sparse: {density: 0.25, method: static}}}
   - {name: pruned, model: {sparse: {density: 0.25, method: prune}}}
-  - {name: neumf, model: {name: neumf, sparse: {density: 0.25, every_steps: 5}}}
-  - {name: neumf-pruned, model: {name: neumf, sparse: {density: 0.25, method: prune}}}
+  - {name: neumf, model: {name: neumf, dim: 8, sparse: {density: 0.25, every_steps: 5}}}
+  - {name: neumf-pruned, model: {name: neumf, dim: 8, sparse: {density: 0.25, method: prune}}}
   - {name: shared, compressor: {name: modulo}, model: {name: lightgcn, sparse: {density: 0.5, growth: momentum}}}
 """
 
