@@ -44,7 +44,7 @@ variants:
   - {{name: plain}}
   - {{name: hashed, compressor: {{name: modulo}}, model: {{history: null}}}}
   - {{name: cfm, model: {{ssl: {{name: cfm, batch_size: 16}}, item: {{dropout: 0.2}}}}}}
-  - {{name: sparse, model: {{sparse: {{density: 0.5, every_steps: 5, window_steps: 5}}}}}}
+  - {{name: sparse, model: {{sparse: {{density: 0.5, growth: random, every_steps: 5}}}}}}
   - {{name: pruned, model: {{sparse: {{density: 0.5, method: prune}}}}}}
 """
 COLD = ITEMS
