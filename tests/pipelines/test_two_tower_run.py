@@ -183,10 +183,7 @@ def test_wrong_features_are_named(tmp_path: Path) -> None:
         ("model.item={id: false, features: {}}", "the item tower has neither the id nor a feature; give it one"),
         ("model.item.id=false", "a history is pooled from the items' id table; set model.item.id or history: null"),
         ("train.precision=bfloat16", "two_tower does not take it, got 'bfloat16'; remove it"),
-        (
-            "model={sparse: {density: 0.5}, backend: fbgemm, optimizer: {name: sgd}}",
-            "sparse tables need the torch back end",
-        ),
+        ("model.backend=fbgemm", "got 'fbgemm', but sparse tables need the torch back end"),
         ("model.loss.count=0", "greater than or equal to 1"),
         ("model.loss={name: sampled, hardness: 0.5}", "loss sampled does not take it, got 0.5; set it to 0"),
         ("model.ssl={name: spread_out, projection: separate}", "spread_out has one view and no second network"),
