@@ -106,16 +106,19 @@ def _lists(run: Run, variant: VariantRun, users: npt.NDArray[np.intp]) -> list[n
     return found
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print the differences of every run, and write them as JSON where ``--out`` says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--against", default="no-ssl")
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     datasets = {}
     for run in options.runs:
-        rows = differences(run, options.against)
+        try:
+            rows = differences(run, options.against)
+        except RunError as error:
+            parser.error(str(error))
         datasets[Run(run).results.dataset.name] = rows
         for row in rows:
             low, high = row["ci95"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.sparse import csr_array
 from tiny_experiment import recsys, write_tiny
 
 from pipelines.run_files import RunError
-from pipelines.slice_differences import differences, item_slices, slice_hits
+from pipelines.slice_differences import differences, item_slices, main, slice_hits
 
 
 def test_items_fall_into_slices_by_their_train_users() -> None:
@@ -32,7 +33,7 @@ def test_hits_are_counted_within_the_slice_and_the_length() -> None:
     assert slice_hits(lists, relevant, first, 3).tolist() == [1, 0]
 
 
-def test_a_run_tells_its_differences(tmp_path: Path) -> None:
+def test_a_run_tells_its_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_tiny(tmp_path)
     config.write_text(config.read_text().partition("  - {name: mf-full")[0])
     done = recsys(tmp_path, "run", str(config))
@@ -44,5 +45,15 @@ def test_a_run_tells_its_differences(tmp_path: Path) -> None:
     assert overall["difference"] == pytest.approx(overall["value"] - overall["against"])
     low, high = overall["ci95"]
     assert 0 < low < overall["difference"] < high, "the planted groups are in the neighbours, not in the popularity"
-    with pytest.raises(RunError, match=r"no variant 'no-ssl' to compare with; --against takes one of popularity, item"):
-        differences(run, "no-ssl")
+    out = tmp_path / "differences.json"
+    main([str(run), "--against", "popularity", "--out", str(out)])
+    assert "item-knn     overall  recall@10" in capsys.readouterr().out
+    written = json.loads(out.read_text())["datasets"]["tiny"]
+    assert {row["metric"] for row in written} == {"recall@10", "recall@50"}
+    with pytest.raises(SystemExit):
+        main([str(run)])
+    wanted = "no variant 'no-ssl' to compare with; --against takes one of popularity, item-knn"
+    assert wanted in capsys.readouterr().err
+    (run / "variants" / "item-knn-s0" / "top_items.parquet").unlink()
+    with pytest.raises(RunError, match="has no lists of item-knn, seed 0; run it again"):
+        differences(run, "popularity")
