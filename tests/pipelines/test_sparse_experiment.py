@@ -86,9 +86,10 @@ def test_erk_keeps_the_smaller_table_denser() -> None:
             "model={name: mf, backend: fbgemm, optimizer: {name: sgd}, sparse: {density: 0.2}}",
             "sparse tables need the torch back",
         ),
+        ("model={name: simplex, sparse: {density: 0.2}}", "only mf, lightgcn, ngcf, neumf take it, not simplex"),
         (
-            "model={name: simplex, sparse: {density: 0.2}}",
-            "only mf, lightgcn, ngcf, neumf take it, not simplex",
+            "model={name: mf, backend: fbgemm, optimizer: {name: sgd}, mixed_dims: {density: 0.2}}",
+            "mixed dimensions need the torch back",
         ),
         ("model.sparse={density: 0.2, grow: random}", "grow: unknown key"),
         (
