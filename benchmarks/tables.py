@@ -16,7 +16,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ("benchmarks", "models", "generative", "rankers", "semantic_ids")
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS))
-BENCHMARKS = ("topk", "bpr", "table", "ingest", "auc", "cluster", "ials", "lightgcn", "sparse_bytes", "rqkmeans")
+BENCHMARKS = (
+    "topk",
+    "bpr",
+    "table",
+    "ingest",
+    "auc",
+    "cluster",
+    "ials",
+    "lightgcn",
+    "sparse_bytes",
+    "sparse_step",
+    "rqkmeans",
+)
 COLUMNS = (
     ("recall@10", "ndcg@10", "recall_unmasked@10", "ndcg_unmasked@10"),
     ("recall@20", "ndcg@20"),

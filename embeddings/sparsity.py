@@ -12,6 +12,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 Growth = Literal["gradient", "random", "momentum"]
 
 
@@ -97,6 +100,19 @@ class Sparsity:
             return False
         left = self.schedule.to_update(step - 1)
         return left is not None and left <= self.window
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGroups:
+    """Rows that start with the same columns.
+
+    Attributes:
+        of_row: int64 [num_rows], the group of each row, in ``[0, G)``.
+        draws: int64 [G, D], random numbers >= 0 that shuffle the columns of each group; a row takes the first ones.
+    """
+
+    of_row: npt.NDArray[np.int64]
+    draws: npt.NDArray[np.int64]
 
 
 def entries(density: float, rows: int, dim: int) -> int:

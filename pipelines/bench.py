@@ -20,6 +20,7 @@ NAMES = (
     "lightgcn",
     "rqkmeans",
     "sparse_bytes",
+    "sparse_step",
     "time_to_quality",
 )
 

@@ -148,6 +148,8 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
             ("model", "optimizer", "name"),
             "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",
         )
+    if isinstance(model, Mf | TwoTower):
+        yield from _check_sparse(model)
     if not isinstance(model, Mf):
         return
     needed = {"adap_tau": "cosine", "ccl": "cosine", "ultragcn": "dot"}.get(model.loss.name, model.similarity)
@@ -155,22 +157,30 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
-    if (model.sparse or model.mixed_dims) and model.backend != "torch":
-        yield ("model", "backend"), f"got {model.backend!r}, but sparse tables need the torch back end"
+    if model.mixed_dims and model.backend != "torch":
+        yield ("model", "backend"), f"got {model.backend!r}, but mixed dimensions need the torch back end"
     if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
         yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
     yield from _check_tables_kind(model)
 
 
+def _check_sparse(model: Mf | TwoTower) -> Iterator[Finding]:
+    if model.sparse is None:
+        return
+    if model.backend != "torch":
+        yield ("model", "backend"), f"got {model.backend!r}, but sparse tables need the torch back end"
+    if model.sparse.method == "prune" and model.sparse.distribution != "uniform":
+        yield ("model", "sparse", "distribution"), "prune keeps the same share of each table; set it to uniform"
+
+
 def _check_tables_kind(model: Mf) -> Iterator[Finding]:
     given = {"sparse": model.sparse, "mixed_dims": model.mixed_dims, "init": model.init == "spectral"}
     asked = [key for key, value in given.items() if value]
-    if asked and model.name not in ("mf", "lightgcn", "ngcf"):
-        yield ("model", asked[0]), f"only mf, lightgcn and ngcf take it, not {model.name}; remove it"
+    takes = ("mf", "lightgcn", "ngcf") + (("neumf",) if asked == ["sparse"] else ())
+    if asked and model.name not in takes:
+        yield ("model", asked[0]), f"only {', '.join(takes)} take it, not {model.name}; remove it"
     elif len(asked) > 1:
         yield ("model", asked[1]), f"{asked[0]} and {asked[1]} exclude each other; remove one"
-    if model.sparse is not None and model.sparse.method == "prune" and model.sparse.distribution != "uniform":
-        yield ("model", "sparse", "distribution"), "prune keeps the same share of each table; set it to uniform"
 
 
 def _check_two_tower(variant: Variant) -> Iterator[Finding]:

@@ -16,6 +16,10 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
         default="dynamic", description="static: a random mask that stays; prune: by magnitude, after training"
     )
     distribution: Literal["uniform", "erk"] = Field(default="uniform", description="erk: small tables stay denser")
+    columns: Literal["clusters", "random"] = Field(
+        default="clusters", description="that rows start with: of their cluster of the graph, or drawn by each row"
+    )
+    resolution: float = Field(default=8.0, gt=0, description="of these clusters; higher: more and smaller ones")
     growth: Literal["gradient", "random", "momentum"] = Field(default="gradient", description="RigL and DSL, SET, SNFS")
     every_steps: int = Field(default=100, ge=1, description="Delta T, steps between two updates")
     start: float = Field(default=0.5, ge=0, le=1, description="share of the entries that the first updates move")

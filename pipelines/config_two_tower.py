@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipelines.config_features import Encoding
 from pipelines.config_section import Optimizer, Section, TableModel
+from pipelines.config_sparse import Sparse
 
 
 class TowerInputs(Section):
@@ -62,5 +63,6 @@ class TwoTower(TableModel):
     history: TowerHistory | None = TowerHistory()
     loss: TowerLoss = TowerLoss()
     ssl: TowerSsl | None = None
+    sparse: Sparse | None = Field(default=None, description="store only a share of the id tables' entries")
     optimizer: Optimizer = Optimizer(name="adagrad", lr=0.05)
     dense_lr: float = Field(default=1e-3, gt=0, description="of Adam, for everything that is no table")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -36,6 +35,7 @@ from recsys.models.slim import Slim
 from recsys.models.two_tower import TwoTower
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
+from recsys.table_tensors import table_tensors
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
@@ -104,7 +104,7 @@ def load_model(directory: Path) -> Model:
                 return load_backbone(facts, tensors, _tables(directory, tensors))
             case "two_tower":
                 return tower_checkpoint.restore(
-                    facts, tensors, lambda name: _table(directory / f"{name}.map.safetensors", tensors[name])
+                    facts, tensors, lambda name: _either_table(directory / f"{name}.map.safetensors", tensors, name)
                 )
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
@@ -158,15 +158,7 @@ def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _table_tensors(model: MatrixFactorization) -> dict[str, Tensor]:
     """The rows of each table: whole, or those entries of a sparse one that are stored."""
-    tensors: dict[str, Tensor] = {}
-    for side, table in (("users", model.users), ("items", model.items)):
-        match table:
-            case SparseTable():
-                tensors |= {f"{side}.values": table.values, f"{side}.mask": table.mask}
-                tensors[f"{side}.dim"] = torch.tensor(table.dim)
-            case _:
-                tensors[side] = table.weight()
-    return tensors
+    return table_tensors("users", model.users) | table_tensors("items", model.items)
 
 
 def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
@@ -175,7 +167,7 @@ def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
 
 
 def _either_table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
-    """What :func:`_table_tensors` wrote of a side."""
+    """What :func:`recsys.table_tensors.table_tensors` wrote of a table."""
     if f"{side}.values" not in tensors:
         return _table(map_path, tensors[side])
     id_map, dim = _id_map(map_path), int(tensors[f"{side}.dim"])

@@ -15,13 +15,14 @@ from recsys.models.kgat import Kgat
 from recsys.models.neumf import NeuMf
 from recsys.models.simplex import SimpleX
 from recsys.models.transr import TransR
+from recsys.table_tensors import table_tensors
 
 Backbone = Kgat | SimpleX | NeuMf
 
 
 def backbone_contents(model: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What ``model.json`` says of a model, and its tensors, those of the tables among them."""
-    tensors = {"users": model.users.weight(), "items": model.items.weight()}
+    tensors = table_tensors("users", model.users) | table_tensors("items", model.items)
     match model:
         case Kgat():
             learned = model.knowledge

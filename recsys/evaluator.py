@@ -101,7 +101,8 @@ def evaluate(
     hits = hit_matrix(items[:, :max_k], positives)
     k = min(_SLICE_K, max_k)
     per_user = ranking_metrics(hits, counts, sorted({*ks, k}))
-    at_k = {name: per_user[name] for name in (f"recall@{k}", f"ndcg@{k}")}
+    lengths = (k, *(length for length in ks if length != k))
+    by_length = {name: per_user[name] for n in lengths for name in (f"recall@{n}", f"ndcg@{n}")}
     per_user = {name: values for name, values in per_user.items() if int(name.partition("@")[2]) in ks}
     for length in ks:
         per_user[f"novelty@{length}"] = novelty(items[:, :length], item_counts, model.num_users)
@@ -115,10 +116,11 @@ def evaluate(
         metrics[f"gini@{length}"] = gini(items[:, :length], model.num_items)
     curves, ci95 = _intervals(per_user, recall_curve(hits, counts), ndcg_curve(hits, counts), bootstrap, seed)
     lists = Lists(
-        items=items[:, :k],
-        hits=hits[:, :k],
+        items=items[:, :max_k],
+        hits=hits,
         relevant=positives,
-        per_user=at_k,
+        per_user=by_length,
+        lengths=lengths,
         user_counts=np.diff(train.indptr)[users].astype(np.int64),
         item_counts=item_counts,
     )

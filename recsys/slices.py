@@ -26,6 +26,7 @@ class Lists:
         hits: bool [U, k] whether they are relevant.
         relevant: csr [U, num_items].
         per_user: metric name (``recall@k``, ``ndcg@k``) to float64 [U].
+        lengths: of the lists that items are sought in, each at most k; the heat map has the first.
         user_counts: int64 [U] training interactions of each user.
         item_counts: int64 [num_items] training interactions of each item.
     """
@@ -34,6 +35,7 @@ class Lists:
     hits: npt.NDArray[np.bool_]
     relevant: csr_array
     per_user: dict[str, FloatArray]
+    lengths: tuple[int, ...]
     user_counts: IntArray
     item_counts: IntArray
 
@@ -101,9 +103,10 @@ def heat_map(lists: Lists) -> tuple[FloatArray, IntArray]:
     Returns:
         float64 [10, 10], NaN in cells without pairs, and int64 [10, 10].
     """
-    users, items = deciles(lists.user_counts), deciles(lists.item_counts)
+    users, items, k = deciles(lists.user_counts), deciles(lists.item_counts), lists.lengths[0]
     pairs = _pair_counts(users, items[lists.relevant.indices], np.diff(lists.relevant.indptr), (10, 10))
-    found = _pair_counts(users, items[lists.items[lists.hits]], lists.hits.sum(axis=1), (10, 10))
+    top, hits = lists.items[:, :k], lists.hits[:, :k]
+    found = _pair_counts(users, items[top[hits]], hits.sum(axis=1), (10, 10))
     with np.errstate(invalid="ignore"):
         return found / pairs, pairs
 
@@ -132,8 +135,12 @@ def _item_slice(lists: Lists, groups: IntArray, labels: list[str], resamples: in
     pairs = _pair_counts(every, groups[lists.relevant.indices], np.diff(lists.relevant.indptr), shape).astype(
         np.float64
     )
-    found = _pair_counts(every, groups[lists.items[lists.hits]], lists.hits.sum(axis=1), shape).astype(np.float64)
-    rows = _rows({f"recall@{lists.items.shape[1]}": (found, pairs)}, labels, resamples, seed)
+    columns = {}
+    for k in lists.lengths:
+        items, hits = lists.items[:, :k], lists.hits[:, :k]
+        found = _pair_counts(every, groups[items[hits]], hits.sum(axis=1), shape).astype(np.float64)
+        columns[f"recall@{k}"] = found, pairs
+    rows = _rows(columns, labels, resamples, seed)
     for group, row in enumerate(rows):
         row |= {"items": int((groups == group).sum()), "pairs": int(pairs[:, group].sum())}
     return rows

@@ -15,6 +15,7 @@ from recsys.histories import Histories
 from recsys.mlp import Mlp
 from recsys.models.tower import Tower
 from recsys.models.two_tower import TwoTower
+from recsys.table_tensors import table_tensors
 
 SIDES = ("users", "items")
 
@@ -33,7 +34,9 @@ def contents(model: TwoTower) -> tuple[dict[str, Any], dict[str, Tensor]]:
         }
         tensors |= {f"{side}.features.{name}": _tensor(array) for name, array in tower.features.arrays().items()}
         tensors |= {f"{side}.network.{name}": part for name, part in tower.network.state_dict().items()}
-    return facts, tensors | {name: table.weight() for name, table in tables(model).items()}
+    for name, table in tables(model).items():
+        tensors |= table_tensors(name, table)
+    return facts, tensors
 
 
 def tables(model: TwoTower) -> dict[str, Table]:

@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 import numpy as np
 
 from embeddings.id_map import IdMap
-from embeddings.sparsity import Sparsity
+from embeddings.sparsity import RowGroups, Sparsity
 from embeddings.tables.fbgemm_table import FbgemmTable
 from embeddings.tables.sparse_table import draw_sparse_table
 from embeddings.tables.spec import OptimizerSpec
@@ -26,6 +26,7 @@ def build_table(
     init_std: float,
     generator: np.random.Generator,
     sparsity: Sparsity | None = None,
+    groups: RowGroups | None = None,
 ) -> Table:
     """A new table; every back end draws the same rows from the same generator.
 
@@ -37,6 +38,7 @@ def build_table(
         init_std: standard deviation of the rows' normal initialisation.
         generator: draws the initial rows.
         sparsity: store only some entries, see :class:`SparseTable`; for the torch back end. None for all.
+        groups: rows of a sparse table that start with the same columns; None for random columns in each.
 
     Raises:
         ModuleNotFoundError: The back end is not installed; the message has the command that installs it.
@@ -45,7 +47,9 @@ def build_table(
     if sparsity is not None:
         if backend != "torch":
             raise ValueError(f"a sparse table needs the torch back end, got {backend}; set backend: torch")
-        return draw_sparse_table(id_map, dim, optimizer, sparsity, init_std=init_std, generator=generator)
+        return draw_sparse_table(
+            id_map, dim, optimizer, sparsity, init_std=init_std, generator=generator, groups=groups
+        )
     match backend:
         case "torch":
             return TorchTable(id_map, dim, optimizer, init_std=init_std, generator=generator)

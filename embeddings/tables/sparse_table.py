@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from embeddings.id_map import IdMap
-from embeddings.sparsity import Sparsity, entries
+from embeddings.sparsity import RowGroups, Sparsity, entries
 from embeddings.tables import kernels, regrow, sparse_kernels
 from embeddings.tables.masked_vector import WORD
 from embeddings.tables.memory import empty_pages, keep_freed_memory
@@ -266,7 +266,7 @@ class _Pool(torch.autograd.Function):
 
 def draw_sparse_table(
     id_map: IdMap, dim: int, optimizer: OptimizerSpec, sparsity: Sparsity, *, init_std: float,
-    generator: np.random.Generator,
+    generator: np.random.Generator, groups: RowGroups | None = None,
 ) -> SparseTable:  # fmt: skip
     """A table with normal values at random columns, as many in each row but for rounding; no full table is made.
 
@@ -279,6 +279,7 @@ def draw_sparse_table(
         sparsity: density, and how entries move.
         init_std: standard deviation of the values.
         generator: draws values, columns and the seed of growth.
+        groups: rows that start with the same columns; None for columns that each row draws.
     """
     rows, nnz = id_map.num_rows, entries(sparsity.density, id_map.num_rows, dim)
     values = empty_pages((nnz,))
@@ -286,7 +287,10 @@ def draw_sparse_table(
     mask = np.zeros((rows, -(-dim // WORD)), np.uint16)
     for first in range(0, rows, _ROWS_AT_ONCE):
         bounds = np.arange(first, min(first + _ROWS_AT_ONCE, rows) + 1) * nnz // rows
-        random = generator.integers(0, 1 << 62, (len(bounds) - 1, dim))
+        if groups is None:
+            random = generator.integers(0, 1 << 62, (len(bounds) - 1, dim))
+        else:
+            random = groups.draws[groups.of_row[first : first + _ROWS_AT_ONCE]]
         sparse_kernels.draw_mask(np.diff(bounds), random, dim, mask[first : first + _ROWS_AT_ONCE])
     return SparseTable(
         id_map, dim, optimizer, mask, values.mul_(init_std), sparsity, int(generator.integers(0, 1 << 62))

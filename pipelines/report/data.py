@@ -14,6 +14,7 @@ import polars as pl
 from pipelines.config import Experiment
 from pipelines.config_models import Mf
 from pipelines.config_section import Section
+from pipelines.config_two_tower import TwoTower
 from pipelines.run_directory import selection_metric
 from pipelines.run_files import RunFiles
 from pipelines.run_schema import Curve, Epoch, EvaluationSummary, Metrics, VariantResult
@@ -135,7 +136,7 @@ def stored_entries(model: Section) -> str:
     >>> stored_entries(Mf(mixed_dims={"density": 0.2}))
     'mixed dimensions, density 0.2'
     """
-    if isinstance(model, Mf) and model.sparse:
+    if isinstance(model, Mf | TwoTower) and model.sparse:
         return f"{SPARSE_NAMES[model.sparse.method]}, density {model.sparse.density:g}"
     if isinstance(model, Mf) and model.mixed_dims:
         return f"mixed dimensions, density {model.mixed_dims.density:g}"

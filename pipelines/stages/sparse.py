@@ -6,32 +6,37 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from embeddings.mixed_dims import SoftSelection, frequency_blocks, row_counts
-from embeddings.sparsity import Schedule, Sparsity, erk_densities
+from embeddings.row_groups import cluster_groups
+from embeddings.sparsity import RowGroups, Schedule, Sparsity, erk_densities
 from embeddings.tables import OptimizerSpec, Table, build_table
 from embeddings.tables.sparse_table import prune
 from pipelines.config_models import Mf
 from pipelines.config_section import TableModel
 from pipelines.config_sparse import MixedDims
+from pipelines.config_two_tower import TwoTower
 from pipelines.stages.compress import Maps
 from recsys.mixed_dims import DimSearch
 from recsys.models.graph_model import GraphModel
-from recsys.models.mf import MatrixFactorization
+from recsys.models.mf import TwoTables
+from recsys.models.tower import ID
+from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.rng import generator
 
 
 def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int) -> list[Table]:
-    """The users' and the items' table, freshly drawn; arguments as of ``build_mf``."""
+    """The users' and the items' table, freshly drawn; arguments as of :func:`pipelines.stages.build.build_mf`."""
     spec, dim = optimizer_spec(config), config.table_dim
     ids = np.diff(train.indptr), np.bincount(train.indices, minlength=train.shape[1])
-    sides = zip(("users", "items"), (maps.users, maps.items), ids, sparsities(config, maps, steps), strict=True)
+    groups = row_groups(config, maps, seed, train)
+    sides = zip(("users", "items"), (maps.users, maps.items), ids, sparsities(config, maps, steps), groups, strict=True)
     tables: list[Table] = []
-    for side, id_map, counts, sparsity in sides:
+    for side, id_map, counts, sparsity, group in sides:
         draws = generator(seed, "init", side)
         search = config.mixed_dims
         if search is None:
             table = build_table(
                 id_map, dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws,
-                sparsity=sparsity,
+                sparsity=sparsity, groups=group,
             )  # fmt: skip
         else:
             blocks = frequency_blocks(row_counts(id_map, counts.astype(np.int64)), search.blocks)
@@ -48,7 +53,20 @@ def optimizer_spec(config: TableModel) -> OptimizerSpec:
     return OptimizerSpec(config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
 
 
-def sparsities(config: Mf, maps: Maps, steps: int) -> list[Sparsity | None]:
+def row_groups(
+    config: Mf | TwoTower, maps: Maps, seed: int, train: csr_array
+) -> tuple[RowGroups | None, RowGroups | None]:
+    """The rows of the users' and the items' table that start with the same columns; None where each draws its own."""
+    sparse = config.sparse
+    if sparse is None or sparse.method == "prune" or sparse.columns == "random":
+        return None, None
+    draws = generator(seed, "init", "columns")
+    return cluster_groups(
+        train, (maps.users, maps.items), config.table_dim, resolution=sparse.resolution, generator=draws
+    )
+
+
+def sparsities(config: Mf | TwoTower, maps: Maps, steps: int) -> list[Sparsity | None]:
     """How the users' and the items' table are stored; None where all entries are.
 
     Args:
@@ -61,7 +79,7 @@ def sparsities(config: Mf, maps: Maps, steps: int) -> list[Sparsity | None]:
         return [None, None]
     densities = [sparse.density, sparse.density]
     if sparse.distribution == "erk":
-        shapes = [(rows, config.dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
+        shapes = [(rows, config.table_dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
         densities = erk_densities(shapes, sparse.density)
     if sparse.method == "static":
         return [Sparsity(density) for density in densities]
@@ -74,8 +92,12 @@ def dim_search(config: MixedDims) -> DimSearch:
     return DimSearch(config.density, config.epochs, config.warmup_epochs, config.held_out)
 
 
-def prune_tables(model: MatrixFactorization, density: float) -> None:
-    """Keep the largest entries of each table of a trained model, for lookups only."""
-    model.users, model.items = prune(model.users, density), prune(model.items, density)
-    if isinstance(model, GraphModel):
+def prune_tables(model: TwoTables | TwoTowerModel, density: float) -> None:
+    """Keep the largest entries of each table of users and items of a trained model, for lookups only."""
+    if isinstance(model, TwoTowerModel):
+        for tower in (model.users, model.items):
+            tower.replace_table(ID, lambda table: prune(table, density))
+    else:
+        model.users, model.items = prune(model.users, density), prune(model.items, density)
+    if isinstance(model, GraphModel | TwoTowerModel):
         model.forget()

@@ -188,7 +188,6 @@ def _train_mf(
     )
     trained = [table.bytes() for table in model.tables]
     if config.sparse is not None and config.sparse.method == "prune":
-        assert isinstance(model, MatrixFactorization)
         prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in model.tables]
     peak = max((record.rss_mib for record in result.history), default=0.0)

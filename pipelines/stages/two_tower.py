@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
-from embeddings.tables import OptimizerSpec, Table, build_table
+from embeddings.sparsity import RowGroups, Sparsity
+from embeddings.tables import Table, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Train
@@ -22,6 +24,7 @@ from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, SplitName
 from pipelines.features import FeatureEncoder, default_encodings
 from pipelines.stages.compress import Maps
+from pipelines.stages.sparse import optimizer_spec, prune_tables, row_groups, sparsities
 from recsys.features import Features, Numeric
 from recsys.histories import Context, Histories
 from recsys.item_ssl import ItemSsl
@@ -113,12 +116,26 @@ def histories(dataset: Dataset, *splits: SplitName) -> Histories:
     return Histories.of_events(users, items, num_users=dataset.num_users, num_items=dataset.num_items)
 
 
-def build_model(config: TwoTower, encoded: dict[str, Encoded], maps: Maps, seed: int) -> TwoTowerModel:
-    """A two-tower model with freshly drawn weights; the id tables are compressed as the maps say."""
+def build_model(
+    config: TwoTower, encoded: dict[str, Encoded], maps: Maps, seed: int, train: csr_array, steps: int
+) -> TwoTowerModel:
+    """A two-tower model with freshly drawn weights; the id tables are compressed as the maps say.
+
+    Args:
+        config: of the model.
+        encoded: features of "users" and "items".
+        maps: rows of the id tables.
+        seed: of the run.
+        train: [users, items], for the clusters of sparse tables.
+        steps: of the training at most, for their schedule.
+    """
     history = config.dim if config.history is not None else 0
+    (sparse_users, sparse_items), groups = sparsities(config, maps, steps), row_groups(config, maps, seed, train)
+    users = _IdTable(maps.users, sparse_users, groups[0])
+    items = _IdTable(maps.items, sparse_items, groups[1])
     return TwoTowerModel(
-        _tower("users", config, encoded["users"].features, maps.users, seed, extra=history),
-        _tower("items", config, encoded["items"].features, maps.items, seed, extra=0),
+        _tower("users", config, encoded["users"].features, users, seed, extra=history),
+        _tower("items", config, encoded["items"].features, items, seed, extra=0),
         history_length=config.history.length if config.history is not None else 0,
         temperature=config.loss.temperature,
         learn_temperature=config.loss.learn_temperature,
@@ -126,8 +143,17 @@ def build_model(config: TwoTower, encoded: dict[str, Encoded], maps: Maps, seed:
     )
 
 
-def _tower(side: str, config: TwoTower, features: Features, id_map: IdMap, seed: int, *, extra: int) -> Tower:
-    spec = OptimizerSpec(name=config.optimizer.name, lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay)
+@dataclasses.dataclass(frozen=True)
+class _IdTable:
+    """What the id table of a tower is made of."""
+
+    id_map: IdMap
+    sparsity: Sparsity | None
+    groups: RowGroups | None
+
+
+def _tower(side: str, config: TwoTower, features: Features, ids: _IdTable, seed: int, *, extra: int) -> Tower:
+    spec = optimizer_spec(config)
     tables: list[Table] = []
     for column in features.columns:
         if isinstance(column, Numeric):
@@ -135,12 +161,14 @@ def _tower(side: str, config: TwoTower, features: Features, id_map: IdMap, seed:
         is_id = column.name == ID
         tables.append(
             build_table(
-                id_map if is_id else full_map(column.size),
+                ids.id_map if is_id else full_map(column.size),
                 config.dim if is_id else config.feature_dim,
                 backend=config.backend,
                 optimizer=spec,
                 init_std=config.init_std,
                 generator=generator(seed, "init", side, column.name),
+                sparsity=ids.sparsity if is_id else None,
+                groups=ids.groups if is_id else None,
             )
         )
     width = joined_width(features, [table.dim for table in tables]) + extra
@@ -167,10 +195,11 @@ def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSet
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A trained model, how it went, and the histories of each phase."""
+    """A trained model, how it went, the bytes of its tables' optimizer in training, the histories of each phase."""
 
     model: TwoTowerModel
     result: FitResult
+    optimizer_bytes: int
     histories: dict[str, Histories]
 
 
@@ -194,21 +223,24 @@ def fit(
     asked = "auto" if config.history is None else config.history.context
     context: Context = ("before" if ordered else "others") if asked == "auto" else asked
     affinity = affinity_stage(cache, encoded["items"]) if config.ssl is not None and config.ssl.name == "cfm" else None
-    model = build_model(config, encoded, maps, seed)
+    steps = train.epochs * -(-len(first.items) // train.batch_size)
+    model = build_model(config, encoded, maps, seed, first.matrix(), steps)
     data = TowerData(first, dataset.matrix("test" if on_test else "valid"), union, affinity)
     settings = tower_settings(config, train, context)
     result = fit_two_tower(model, data, settings, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
-    return Fitted(model, result, {"select": first} | ({"refit": union} if union is not None else {}))
+    trained = [table.bytes().optimizer for table in model.tables()]
+    if config.sparse is not None and config.sparse.method == "prune":
+        prune_tables(model, config.sparse.density)
+    return Fitted(model, result, sum(trained), {"select": first} | ({"refit": union} if union is not None else {}))
 
 
 def facts(fitted: Fitted) -> dict[str, Any]:
     """What the report says of the tables and the training."""
     tables = fitted.model.tables()
-    sizes = [table.bytes() for table in tables]
     return {
         "table_rows": sum(table.num_rows for table in tables),
-        "table_bytes": sum(size.weights for size in sizes),
-        "optimizer_bytes": sum(size.optimizer for size in sizes),
+        "table_bytes": sum(table.bytes().weights for table in tables),
+        "optimizer_bytes": fitted.optimizer_bytes,
         "epochs": fitted.result.best_epoch,
         "epochs_run": fitted.result.epochs_run,
         "peak_rss_mib": max((record.rss_mib for record in fitted.result.history), default=0.0),

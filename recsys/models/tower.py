@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -79,8 +79,18 @@ class Tower(nn.Module):
 
     def table_of(self, name: str) -> Table | None:
         """The table of a column, or None if there is no such column."""
+        place = self._place(name)
+        return None if place is None else self.tables[place]
+
+    def replace_table(self, name: str, change: Callable[[Table], Table]) -> None:
+        """Put ``change`` of a column's table in its place; nothing where there is no such column."""
+        place = self._place(name)
+        if place is not None:
+            self.embeddings[place] = change(self.tables[place])
+
+    def _place(self, name: str) -> int | None:
         names = [column.name for column in self.features.columns if not isinstance(column, Numeric)]
-        return self.tables[names.index(name)] if name in names else None
+        return names.index(name) if name in names else None
 
     def inputs(self, features: Features, extra: Sequence[tuple[Table, LookedUp]] = ()) -> Tensor:
         """What the network gets: float32 [n, W].

@@ -23,6 +23,8 @@ variants:
   - {name: erk, model: {sparse: {density: 0.25, distribution: erk, growth: random, every_steps: 5}}}
   - {name: static, model: {sparse: {density: 0.25, method: static}}}
   - {name: pruned, model: {sparse: {density: 0.25, method: prune}}}
+  - {name: neumf, model: {name: neumf, dim: 8, sparse: {density: 0.25, every_steps: 5}}}
+  - {name: neumf-pruned, model: {name: neumf, dim: 8, sparse: {density: 0.25, method: prune}}}
   - {name: shared, compressor: {name: modulo}, model: {name: lightgcn, sparse: {density: 0.5, growth: momentum}}}
 """
 
@@ -40,6 +42,8 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
     for name in ("dynamic", "erk", "static"):
         assert variants[name]["table_bytes"] == entries * 4 + mask_bytes, name
         assert variants[name]["optimizer_bytes"] == entries * 8
+    for name in ("neumf", "neumf-pruned"):
+        assert variants[name]["table_bytes"] == 2 * entries * 4 + mask_bytes, "a row has the vectors of both parts"
     assert variants["pruned"]["table_bytes"] == entries * 4 + mask_bytes
     assert variants["pruned"]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
     assert all(0 <= v["metrics"]["test/recall@20"] <= 1 for v in variants.values())
@@ -81,6 +85,11 @@ def test_erk_keeps_the_smaller_table_denser() -> None:
         (
             "model={name: mf, backend: fbgemm, optimizer: {name: sgd}, sparse: {density: 0.2}}",
             "sparse tables need the torch back",
+        ),
+        ("model={name: simplex, sparse: {density: 0.2}}", "only mf, lightgcn, ngcf, neumf take it, not simplex"),
+        (
+            "model={name: mf, backend: fbgemm, optimizer: {name: sgd}, mixed_dims: {density: 0.2}}",
+            "mixed dimensions need the torch back",
         ),
         ("model.sparse={density: 0.2, grow: random}", "grow: unknown key"),
         (

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from tiny_experiment import ITEMS, USERS, recsys
 
+from embeddings.tables.sparse_table import SparseTable
 from pipelines.config import Dataset as DatasetConfig
 from pipelines.config_loader import ConfigError, load_experiment
 from pipelines.config_two_tower import TowerInputs, TwoTower
@@ -19,6 +20,7 @@ from pipelines.features import FeatureEncoder
 from pipelines.ingest import ingest
 from pipelines.stages.two_tower import encode, histories
 from recsys.checkpoint import load_model
+from recsys.models.tower import ID
 from recsys.models.two_tower import TwoTower as TwoTowerModel
 
 CONFIG = """\
@@ -42,6 +44,8 @@ variants:
   - {{name: plain}}
   - {{name: hashed, compressor: {{name: modulo}}, model: {{history: null}}}}
   - {{name: cfm, model: {{ssl: {{name: cfm, batch_size: 16}}, item: {{dropout: 0.2}}}}}}
+  - {{name: sparse, model: {{sparse: {{density: 0.5, growth: random, every_steps: 5}}}}}}
+  - {{name: pruned, model: {{sparse: {{density: 0.5, method: prune}}}}}}
 """
 COLD = ITEMS
 """An item that only the test split has; it is of group 0."""
@@ -90,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_learns_and_its_report_is_written(run: Path) -> None:
     found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
-    assert set(found) == {"popularity", "plain", "hashed", "cfm"}
+    assert set(found) == {"popularity", "plain", "hashed", "cfm", "sparse", "pruned"}
     popular = found["popularity"]["metrics"]["test/recall@5"]
     assert all(row["metrics"]["test/recall@5"] > popular for name, row in found.items() if name != "popularity")
     assert found["hashed"]["table_rows"] < found["plain"]["table_rows"]
@@ -101,6 +105,22 @@ def test_a_run_learns_and_its_report_is_written(run: Path) -> None:
     of_models = [check for check in audit if any(name in check["name"] for name in ("plain", "hashed", "cfm"))]
     assert len(of_models) == 3 * 4  # training data and candidates, each of select and refit
     assert all(check["passed"] for check in of_models)
+
+
+def test_sparse_id_tables_are_as_small_as_the_report_says(run: Path) -> None:
+    found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
+    for name in ("sparse", "pruned"):
+        model = load_model(run / "variants" / f"{name}-s0" / "checkpoint")
+        assert isinstance(model, TwoTowerModel)
+        ids = [tower.table_of(ID) for tower in (model.users, model.items)]
+        for table in ids:
+            assert isinstance(table, SparseTable)
+            assert table.nnz == table.num_rows * 8 // 2
+        assert found[name]["table_bytes"] == sum(table.bytes().weights for table in model.tables())
+    entries = sum(table.num_rows for table in ids if table is not None) * 8 // 2
+    saved = found["plain"]["optimizer_bytes"] - found["sparse"]["optimizer_bytes"]
+    assert saved == 4 * entries, "Adagrad has a number for each entry"
+    assert found["pruned"]["optimizer_bytes"] == found["plain"]["optimizer_bytes"], "training had the full tables"
 
 
 def test_a_cold_item_is_found_by_its_features(run: Path) -> None:
@@ -163,6 +183,7 @@ def test_wrong_features_are_named(tmp_path: Path) -> None:
         ("model.item={id: false, features: {}}", "the item tower has neither the id nor a feature; give it one"),
         ("model.item.id=false", "a history is pooled from the items' id table; set model.item.id or history: null"),
         ("train.precision=bfloat16", "two_tower does not take it, got 'bfloat16'; remove it"),
+        ("model.backend=fbgemm", "got 'fbgemm', but sparse tables need the torch back end"),
         ("model.loss.count=0", "greater than or equal to 1"),
         ("model.loss={name: sampled, hardness: 0.5}", "loss sampled does not take it, got 0.5; set it to 0"),
         ("model.ssl={name: spread_out, projection: separate}", "spread_out has one view and no second network"),
@@ -178,4 +199,4 @@ def test_compressed_towers_run_at_every_budget(tmp_path: Path) -> None:
     config = write(tmp_path)
     config.write_text(config.read_text().replace("budget: {rows: 40%}", "budgets: [20%, 40%]"))
     names = [variant.name for variant in load_experiment(str(config)).variants]
-    assert names == ["popularity", "plain", "hashed@20%", "hashed@40%", "cfm"]
+    assert names == ["popularity", "plain", "hashed@20%", "hashed@40%", "cfm", "sparse", "pruned"]

@@ -38,8 +38,9 @@ def test_planted_difference_shows_where_it_was_planted() -> None:
     hits = np.tile([True, False], (users, 1))
     recall = np.r_[np.zeros(10), np.ones(10)]
     lists = Lists(
-        items, hits, relevant, {"recall@2": recall}, np.r_[np.ones(10, int), np.full(10, 9)], np.array([9, 1, 0])
-    )
+        items, hits, relevant, {"recall@2": recall}, (2, 1), np.r_[np.ones(10, int), np.full(10, 9)],
+        np.array([9, 1, 0]),
+    )  # fmt: skip
     tables = slice_tables(lists, 100, seed=0)
     assert [row["metrics"]["recall@2"] for row in tables["user_activity"]] == [0, 1]
     assert [row["users"] for row in tables["user_activity"]] == [10, 10]
@@ -54,3 +55,18 @@ def test_planted_difference_shows_where_it_was_planted() -> None:
     assert counts.sum() == 40
     assert counts.sum(axis=1).tolist() == [4] * 10
     assert np.nansum(shares * counts) == 20
+
+
+def test_items_are_sought_in_lists_of_every_length() -> None:
+    """Two users want both items; the second item is one place too low for the short lists."""
+    relevant = csr_array(np.array([[1, 1, 0], [1, 1, 0]], dtype=np.float32))
+    items = np.array([[0, 2, 1], [0, 2, 1]], dtype=np.int32)
+    hits = np.array([[True, False, True]] * 2)
+    lists = Lists(items, hits, relevant, {"recall@2": np.full(2, 0.5)}, (2, 3), np.array([1, 1]), np.array([8, 1, 0]))
+    tables = slice_tables(lists, 100, seed=0)
+    head, _, tail = tables["item_popularity"]
+    assert head["metrics"] == {"recall@2": 1, "recall@3": 1}
+    assert tail["metrics"] == {"recall@2": 0, "recall@3": 1}
+    assert tail["ci95"] == {"recall@2": [0, 0], "recall@3": [1, 1]}
+    shares, counts = heat_map(lists)
+    assert np.nansum(shares * counts) == 2, "the heat map has the first length"

@@ -12,17 +12,23 @@ from safetensors.torch import load_file, save_file
 
 from embeddings.id_map import IdMap
 from embeddings.sparsity import Growth, Schedule, Sparsity
-from embeddings.tables import OptimizerSpec, build_table
+from embeddings.tables import OptimizerSpec, Table, build_table
 from embeddings.tables.sparse_table import SparseTable
 from recsys.checkpoint import load_model, save_model
 from recsys.evaluator import quick_metrics
 from recsys.losses import Loss
 from recsys.models.mf import MatrixFactorization
+from recsys.models.neumf import NeuMf
+from recsys.models.tower import ID
+from recsys.models.two_tower import TwoTower
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
 from recsys.settings import EpochRecord, FitSettings, Selection
+from recsys.tower_objective import TowerSettings
+from recsys.tower_training import TowerData, fit_two_tower
 from recsys.trainer import fit
 from recsys.training_state import CheckpointError
+from tests.recsys import tower_fixture
 from tests.recsys.test_trainer import ITEMS, USERS, assert_same_bits, planted, timeless, weights
 
 SETTINGS = FitSettings(
@@ -103,6 +109,61 @@ def test_a_saved_mask_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match=r"the items beside .*item_map.safetensors do not fit it: values must be"):
         load_model(tmp_path / "model")
+
+
+def sparse_ids(table: Table) -> Table:
+    return build_table(
+        table.id_map, table.dim, optimizer=table.optimizer, init_std=0.1, generator=generator(0, "ids"),
+        sparsity=Sparsity(0.5, Schedule(3, 60), window=3),
+    )  # fmt: skip
+
+
+def sparse_towers() -> TwoTower:
+    sides = tower_fixture.described(USERS, 1), tower_fixture.described(ITEMS, 2)
+    model = tower_fixture.two_tower(*sides, history_length=4, hidden=(12,))
+    for tower in (model.users, model.items):
+        tower.replace_table(ID, sparse_ids)
+        tower.replace_table("no such column", sparse_ids)
+    return model
+
+
+def test_two_towers_over_sparse_ids_train_resume_and_are_saved_small(tmp_path: Path) -> None:
+    train, valid = planted()
+    data = TowerData(tower_fixture.histories(train), valid)
+    selection = Selection("recall@5", every_epochs=1, patience=9, refit=False)
+    settings = TowerSettings(batch_size=64, epochs=4, selection=selection, checkpoint_minutes=0.0)
+    whole = sparse_towers()
+    start = [table.stored() for table in whole.tables() if isinstance(table, SparseTable)]
+    fit_two_tower(whole, data, settings, seed=0)
+    tables = [table for table in whole.tables() if isinstance(table, SparseTable)]
+    assert [table.nnz for table in tables] == [table.num_rows * table.dim // 2 for table in tables]
+    assert all((table.stored() != before).any() for table, before in zip(tables, start, strict=True))
+
+    class StopError(Exception):
+        pass
+
+    def stop(record: EpochRecord) -> None:
+        raise StopError
+
+    again = sparse_towers()
+    with pytest.raises(StopError):
+        fit_two_tower(again, data, settings, seed=0, checkpoint_dir=tmp_path / "state", on_epoch=stop)
+    again = sparse_towers()
+    fit_two_tower(again, data, settings, seed=0, checkpoint_dir=tmp_path / "state")
+    assert_same_bits(again.state_dict(), whole.state_dict())
+    save_model(whole, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert isinstance(loaded, TwoTower) and isinstance(loaded.items.table_of(ID), SparseTable)
+    assert torch.equal(loaded.scores(np.arange(USERS)), whole.scores(np.arange(USERS)))
+
+
+def test_a_saved_neumf_has_its_sparse_tables(tmp_path: Path) -> None:
+    tables = make_model()
+    model = NeuMf(tables.users, tables.items, widths=(8, 4), generator=generator(0, "neumf"))
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert isinstance(loaded, NeuMf) and isinstance(loaded.users, SparseTable)
+    assert torch.equal(loaded.scores(np.arange(USERS)), model.scores(np.arange(USERS)))
 
 
 def test_learn_bpr_refuses_sparse_tables() -> None:
