@@ -187,6 +187,10 @@ def test_a_file_in_another_encoding_names_the_byte(tmp_path: Path) -> None:
 def test_names_mean_packaged_files_and_unknown_ones_get_a_suggestion() -> None:
     assert find_config("quickstart") == find_config("quickstart.yaml")
     assert find_config("quickstart") in list_configs()
+    with pytest.raises(
+        ConfigError, match=r"dataset.bse: unknown key; did you mean `base`\? \(allowed here: name, .*, base\)"
+    ):
+        load_experiment("quickstart", ["dataset.bse=anime"])
     with pytest.raises(ConfigError, match="did you mean `quickstart`"):
         find_config("quikstart")
     with pytest.raises(ConfigError, match="no such file"):
