@@ -20,6 +20,9 @@ METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 WITHOUT_NEGATIVES = ("in_batch_softmax", "directau", "softmax")
 """Losses of :class:`Mf` and its kind that never draw negatives."""
 
+CLUSTERING = ("graphhash", "double_graphhash", "multi_graphhash")
+"""Compressors that read ``compressor.algorithm``."""
+
 Finding = tuple[tuple[str | int, ...], str]
 
 
@@ -146,6 +149,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
             yield from _check_sequence(model, variant.train)
         if variant.compressor is not None:
             yield from check_levels(variant.compressor)
+            yield from _check_algorithm(variant.compressor)
             yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
@@ -228,6 +232,12 @@ def _check_sequence(model: Sasrec, train: Train) -> Iterator[Finding]:
         yield ("train", "precision"), f"sequence models train in float32, got {train.precision!r}"
     if train.lr_decay != 1:
         yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"
+
+
+def _check_algorithm(compressor: Compressor) -> Iterator[Finding]:
+    if compressor.algorithm != "louvain" and compressor.name not in CLUSTERING:
+        message = f"only {', '.join(CLUSTERING)} cluster by it, not {compressor.name}; remove it"
+        yield ("compressor", "algorithm"), message
 
 
 def check_levels(compressor: Compressor) -> Iterator[Finding]:
