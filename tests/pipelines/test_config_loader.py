@@ -126,7 +126,7 @@ RULES = {
         "variants.full.compressor.levels.weights: got 1 weights for 2 levels"
     ),
     "variants.full.compressor={name: multi_graphhash, levels: {count: 2, weights: [1, 2]}}": None,
-    "variants.full.compressor={name: lsh, algorithm: leiden}": "full.compressor.algorithm: only graphhash, double_graph",
+    "variants.full.compressor={name: lsh, algorithm: leiden}": "full.compressor.algorithm: only graphhash, double_gra",
     "variants.full.compressor={name: multi_graphhash, algorithm: leiden}": None,
     "variants.full.compressor={name: lsh, semantic: {n: 2}}": "full.compressor.semantic: only semantic_ngram and",
     "variants.full.compressor.name=semantic_spm": "semantic_spm needs codes of the items: add a section `semantic_ids`",
