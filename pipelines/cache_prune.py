@@ -77,10 +77,10 @@ def prune(root: Path, *, older_than_days: float | None, max_gib: float | None, d
     if older_than_days is None and max_gib is None:
         raise DataError("nothing to prune by; give --older-than-days, --max-gib or both (--max-gib 0 removes all)")
     with _alone(root):
-        kept = entries(root)
-        before, remaining = len(kept), sum(entry.size for entry in kept)
+        found = entries(root)
+        size = remaining = sum(entry.size for entry in found)
         removed = 0
-        for entry in kept:
+        for entry in found:
             old = older_than_days is not None and entry.used < time.time() - older_than_days * DAY
             if not old and (max_gib is None or remaining <= max_gib * 2**30):
                 continue
@@ -89,9 +89,8 @@ def prune(root: Path, *, older_than_days: float | None, max_gib: float | None, d
                 entry.path.with_suffix(".lock").unlink(missing_ok=True)
             removed, remaining = removed + 1, remaining - entry.size
     verb = "would remove" if dry_run else "removed"
-    freed = sum(entry.size for entry in kept) - remaining
     return (
-        f"{verb} {removed:,} of {before:,} entries, {freed / 2**20:,.1f} MiB; {remaining / 2**20:,.1f} MiB"
+        f"{verb} {removed:,} of {len(found):,} entries, {(size - remaining) / 2**20:,.1f} MiB; {remaining / 2**20:,.1f} MiB"
         f" {'would remain' if dry_run else 'remain'} in {root}"
     )
 

@@ -135,7 +135,9 @@ def _sign_flip_p(differences: FloatArray, permutations: int, seed: int) -> float
         some = tables[first : first + _BLOCK]
         _add_flips(some, rng.integers(0, 256, (len(some), permutations), dtype=np.uint8), sums)
     reached = int((np.abs(sums) >= observed).sum())
-    return (1 + reached) / (1 + permutations) if reached >= _RESOLVED else _saddlepoint_p(np.abs(moved), observed)
+    if reached >= min(_RESOLVED, permutations):
+        return (1 + reached) / (1 + permutations)
+    return _saddlepoint_p(np.abs(moved), observed)
 
 
 def _all_flips_p(moved: FloatArray, observed: float) -> float:

@@ -155,11 +155,10 @@ def _record(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"has byte {line[error.start]:#04x}, which is not UTF-8"
     except json.JSONDecodeError as error:
         return None, f"is not JSON ({error.msg})"
-    except (RecursionError, ValueError) as error:
-        return (
-            None,
-            f"is not JSON ({'nested too deep' if isinstance(error, RecursionError) else 'a number is too long'})",
-        )
+    except RecursionError:
+        return None, "is not JSON (nested too deep)"
+    except ValueError:
+        return None, "is not JSON (a number is too long)"
     if b"\\ud" in line.lower() and any("\ud800" <= mark <= "\udfff" for mark in json.dumps(value, ensure_ascii=False)):
         return None, "has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character"
     return (value, None) if isinstance(value, dict) else (None, "is not a JSON object")
