@@ -90,8 +90,8 @@ def prune(root: Path, *, older_than_days: float | None, max_gib: float | None, d
             removed, remaining = removed + 1, remaining - entry.size
     verb = "would remove" if dry_run else "removed"
     return (
-        f"{verb} {removed:,} of {len(found):,} entries, {(size - remaining) / 2**20:,.1f} MiB; {remaining / 2**20:,.1f} MiB"
-        f" {'would remain' if dry_run else 'remain'} in {root}"
+        f"{verb} {removed:,} of {len(found):,} entries, {(size - remaining) / 2**20:,.1f} MiB;"
+        f" {remaining / 2**20:,.1f} MiB {'would remain' if dry_run else 'remain'} in {root}"
     )
 
 
