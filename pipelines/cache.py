@@ -6,8 +6,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,12 @@ from typing import Any
 from embeddings.atomic import sync, sync_tree
 
 STAMP = "stage.json"
-"""Written last into every entry: its key, the seconds that it took and the size of every file."""
+"""Written last into every entry: its key, the seconds that it took and the size of every file.
+
+Its modification time is when the entry was last given out.
+"""
+IN_USE = "in_use.lock"
+"""Shared by every process that was given an entry; who prunes must have it alone."""
 
 
 def content_hash(*paths: Path) -> str:
@@ -37,7 +44,8 @@ class Cache:
     """Directories ``root/<stage>/<hash>``.
 
     A build goes to a temporary sibling, is fsynced and renamed, so that an entry is complete or absent whatever kills
-    the process. One lock file per key lets two processes that need the same entry build it once.
+    the process. One lock file per key lets two processes that need the same entry build it once. From its first stage
+    on a cache shares a lock on all of ``root``, so that nothing is pruned that it gave out.
 
     Args:
         root: Directory of the cache; created when needed.
@@ -47,6 +55,7 @@ class Cache:
     def __init__(self, root: Path, on_wait: Callable[[str], None] = print) -> None:
         self.root = root
         self._on_wait = on_wait
+        self._shared = False
 
     def stage(self, name: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
         """The entry for ``key``, built by ``build(directory)`` if it is not there yet.
@@ -57,7 +66,9 @@ class Cache:
             build: Fills an empty directory.
         """
         entry = self.root / name / key_hash(name, key)
+        self._share()
         if is_complete(entry):
+            (entry / STAMP).touch()
             return entry
         with self._lock(entry):
             if is_complete(entry):
@@ -78,6 +89,15 @@ class Cache:
     def scratch(self, name: str, key: dict[str, Any]) -> Path:
         """A directory beside the entry that survives a killed build (checkpoints) and goes when the entry is there."""
         return self.root / name / f"{key_hash(name, key)}.work"
+
+    def _share(self) -> None:
+        if self._shared:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.root / IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        weakref.finalize(self, os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        self._shared = True
 
     @contextlib.contextmanager
     def _lock(self, entry: Path) -> Iterator[None]:

@@ -25,6 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+cache_app = typer.Typer(help="Look at the stage cache, and empty it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(cache_app, name="cache")
+
 Config = Annotated[str, typer.Argument(help="YAML file, or the name of a packaged experiment (see: recsys ls)")]
 Overrides = Annotated[
     list[str] | None,
@@ -192,6 +195,31 @@ def doctor() -> None:
     findings = examine()
     typer.echo(findings.text())
     raise typer.Exit(0 if findings.healthy else 1)
+
+
+@cache_app.command("ls", epilog=_examples("recsys cache ls"))
+def cache_list() -> None:
+    """Show what each stage keeps: entries, size, and when they were last used."""
+    from pipelines.cache_prune import describe_cache
+    from pipelines.run_directory import cache_root
+
+    typer.echo(describe_cache(cache_root()))
+
+
+@cache_app.command(
+    "prune", epilog=_examples("recsys cache prune --older-than-days 30", "recsys cache prune --max-gib 10 --dry-run")
+)
+def cache_prune(
+    *,
+    older_than_days: Annotated[float | None, typer.Option(min=0, help="remove what was not used for so long")] = None,
+    max_gib: Annotated[float | None, typer.Option(min=0, help="remove the least recently used down to this")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+) -> None:
+    """Remove old entries of the stage cache. A run that needs one again makes it anew; run directories stay."""
+    from pipelines.cache_prune import prune
+    from pipelines.run_directory import cache_root
+
+    typer.echo(prune(cache_root(), older_than_days=older_than_days, max_gib=max_gib, dry_run=dry_run))
 
 
 @app.command(epilog=_examples("recsys bench auc", "recsys bench topk --scale 0.1"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_budgets import budget_of, is_compressed
-from pipelines.config_models import Kgat, Mf, NeuMf, is_searched
+from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.config_section import TableModel
 from pipelines.config_sequence import Sasrec
@@ -17,6 +17,12 @@ from pipelines.errors import DataError
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 """Ranking metrics that can select an epoch; written with a cut-off, as ``recall@20``."""
 
+WITHOUT_NEGATIVES = ("in_batch_softmax", "directau", "softmax")
+"""Losses of :class:`Mf` and its kind that never draw negatives."""
+
+CLUSTERING = ("graphhash", "double_graphhash", "multi_graphhash")
+"""Compressors that read ``compressor.algorithm``."""
+
 Finding = tuple[tuple[str | int, ...], str]
 
 
@@ -25,6 +31,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _check_budgets(experiment)
     yield from _check_widths(experiment)
     yield from _check_names(experiment)
+    yield from _check_negatives(experiment)
     yield from check_source(experiment.dataset)
     split = experiment.dataset.split
     if split.method != "leave_last_n" and split.valid + split.test >= 1:
@@ -104,6 +111,18 @@ def _check_names(experiment: Experiment) -> Iterator[Finding]:
         yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
 
 
+def _check_negatives(experiment: Experiment) -> Iterator[Finding]:
+    """Settings of negatives that no loss would read; those that other variants use may be the file's default."""
+    models = [(index, v.model) for index, v in enumerate(experiment.variants) if isinstance(v.model, Mf)]
+    used = {model.negatives for _, model in models if model.loss.name not in WITHOUT_NEGATIVES}
+    for index, model in models:
+        if model.loss.name in WITHOUT_NEGATIVES and model.negatives not in {Negatives(), *used}:
+            plain = Negatives().model_dump()
+            given = ", ".join(f"{k}: {v}" for k, v in model.negatives.model_dump().items() if v != plain[k])
+            message = f"loss {model.loss.name} draws none, so that {given} would be ignored; remove it"
+            yield ("variants", index, "model", "negatives"), message
+
+
 def _check_selection(experiment: Experiment) -> Iterator[Finding]:
     """The selecting metric of every trained variant must be among those that the test split is evaluated by."""
     trained = [
@@ -130,6 +149,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
             yield from _check_sequence(model, variant.train)
         if variant.compressor is not None:
             yield from check_levels(variant.compressor)
+            yield from _check_algorithm(variant.compressor)
             yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
@@ -222,6 +242,12 @@ def _check_sequence(model: Sasrec, train: Train) -> Iterator[Finding]:
         yield ("train", "precision"), f"sequence models train in float32, got {train.precision!r}"
     if train.lr_decay != 1:
         yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"
+
+
+def _check_algorithm(compressor: Compressor) -> Iterator[Finding]:
+    if compressor.algorithm != "louvain" and compressor.name not in CLUSTERING:
+        message = f"only {', '.join(CLUSTERING)} cluster by it, not {compressor.name}; remove it"
+        yield ("compressor", "algorithm"), message
 
 
 def check_levels(compressor: Compressor) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipelines.config import Dataset, Experiment
 from pipelines.config_budgets import crossed
@@ -316,7 +316,8 @@ def _located(
     root: type[Experiment | RankingExperiment] = Experiment,
 ) -> Problem:
     key, owner, annotation = section_at(root, error["loc"])
-    message = explain(error, owner, annotation, _DEFAULTS if owner is root else ())
+    added: dict[type[BaseModel], tuple[str, ...]] = {root: _DEFAULTS, Dataset: ("base",)}
+    message = explain(error, owner, annotation, added.get(owner, ()))
     return _at(key, message, values, origins, path)
 
 

@@ -92,7 +92,8 @@ def explain(error: ErrorDetails, owner: type[BaseModel], annotation: Any, extra_
         error: The error.
         owner: Section in which the key stands.
         annotation: Annotation of the key, None for an unknown key.
-        extra_keys: Keys that the loader adds to those of ``owner`` (``model`` and ``train`` of an experiment).
+        extra_keys: Keys that the loader adds to those of ``owner`` (``model`` and ``train`` of an experiment, ``base``
+            of its dataset).
     """
     value = error["input"]
     key = str(error["loc"][-1])

@@ -12,23 +12,28 @@ from importlib.metadata import PackageNotFoundError, version
 
 TRIPLE = {"torch": "2.13.0", "fbgemm-gpu-cpu": "1.8.0", "torchrec": "1.8.0"}
 """Versions that import together; one minor version off and the import dies."""
+CUDA_TRIPLE = {"torch": "2.11.0", "fbgemm-gpu": "1.6.0", "torchrec": "1.6.1"}
+"""Those of requirements/cuda.txt, looked at where ``fbgemm-gpu`` is installed."""
 REQUIRED = (
     ("torch", "torch"),
     ("numpy", "numpy"),
     ("scipy", "scipy"),
     ("numba", "numba"),
+    ("networkx", "networkx"),
     ("polars", "polars"),
     ("pydantic", "pydantic"),
+    ("pyyaml", "yaml"),
+    ("typer", "typer"),
+    ("rich", "rich"),
     ("safetensors", "safetensors"),
     ("jinja2", "jinja2"),
+    ("markupsafe", "markupsafe"),
     ("psutil", "psutil"),
+    ("sentencepiece", "sentencepiece"),
+    ("pandas", "importlib.metadata"),
     ("mlflow", "importlib.metadata"),
 )
-"""Distribution and a module that proves that it loads; mlflow is only looked up, for its import takes seconds."""
-_MEND_FBGEMM = (
-    f"{sys.executable} -m pip install torch=={TRIPLE['torch']} fbgemm-gpu-cpu=={TRIPLE['fbgemm-gpu-cpu']}"
-    f" && {sys.executable} -m pip install --no-deps torchrec=={TRIPLE['torchrec']}"
-)
+"""Distribution and a module that proves that it loads; the last two are only looked up, for their import is slow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,33 +97,37 @@ def _library(name: str, module: str, load: Callable[[str], object], find: Callab
 
 def _back_ends(load: Callable[[str], object], find: Callable[[str], str]) -> list[Finding]:
     findings = [Finding("tables: torch", works=True, detail="the default back end")]
+    triple = TRIPLE if _installed("fbgemm-gpu", find) == "absent" else CUDA_TRIPLE
+    torch, fbgemm, torchrec = (f"{package}=={wanted}" for package, wanted in triple.items())
+    install = f"{sys.executable} -m pip install"
+    mend = f"{install} {torch} {fbgemm} && {install} --no-deps {torchrec}"
     for name, module, use in (
-        ("fbgemm-gpu-cpu", "fbgemm_gpu", "tables: fbgemm"),
+        (fbgemm.partition("==")[0], "fbgemm_gpu", "tables: fbgemm"),
         ("torchrec", "torchrec", "torchrec"),
     ):
         try:
             load(module)
             detail, works = find(name), True
-        except (ImportError, PackageNotFoundError):
-            detail, works = _why_not(name, find), False
         except Exception as error:
-            detail, works = f"{_why_not(name, find)}; {_first_line(error)}", False
-        findings.append(Finding(use, works, detail, required=False, mend=_MEND_FBGEMM))
+            detail, works = _why_not(name, triple, find, error), False
+        findings.append(Finding(use, works, detail, required=False, mend=mend))
     return findings
 
 
-def _why_not(name: str, find: Callable[[str], str]) -> str:
+def _installed(name: str, find: Callable[[str], str]) -> str:
+    """The version without its local part, or "absent"."""
+    try:
+        return find(name).split("+")[0]
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _why_not(name: str, triple: dict[str, str], find: Callable[[str], str], error: Exception) -> str:
     """Absent, or of a version that does not fit the others."""
-    found = {}
-    for package in TRIPLE:
-        try:
-            found[package] = find(package).split("+")[0]
-        except PackageNotFoundError:
-            found[package] = "absent"
-    if found[name] == "absent":
+    if _installed(name, find) == "absent":
         return "is not installed; the torch tables serve instead"
-    pairs = ", ".join(f"{package} {found[package]} (needs {wanted})" for package, wanted in TRIPLE.items())
-    return f"does not load; the versions must fit together: {pairs}"
+    pairs = ", ".join(f"{package} {_installed(package, find)} (needs {wanted})" for package, wanted in triple.items())
+    return f"does not load; the versions must fit together: {pairs}; {_first_line(error)}"
 
 
 def _machine() -> list[Finding]:

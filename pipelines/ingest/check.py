@@ -73,14 +73,14 @@ def fast(frame: pl.DataFrame, plan: Plan) -> pl.DataFrame | None:
     """
     columns: list[pl.Series] = []
     for name, field in plan.fields.items():
-        series = _fast_column(frame[name], name, field, plan.divisor)
+        series = _fast_column(frame[name], name, field, plan)
         if series is None or series.null_count():
             return None
         columns.append(series)
     return pl.DataFrame(columns)
 
 
-def _fast_column(series: pl.Series, name: str, field: Field, divisor: int) -> pl.Series | None:
+def _fast_column(series: pl.Series, name: str, field: Field, plan: Plan) -> pl.Series | None:
     """Canonical values of a typed column; None, or a series with nulls, where a cell is bad."""
     dtype, good = series.dtype, None
     match field.kind:
@@ -93,20 +93,21 @@ def _fast_column(series: pl.Series, name: str, field: Field, divisor: int) -> pl
         case "timestamp" | "float_timestamp" if dtype.is_temporal():
             good = _in_range(series.cast(pl.Datetime("us")).dt.epoch("s"), MAX_SECONDS)
         case "timestamp" | "float_timestamp" if dtype.is_float():
-            good = _in_range((series / divisor).floor().cast(pl.Int64, strict=False), MAX_SECONDS)
+            good = _in_range((series / plan.divisor).floor().cast(pl.Int64, strict=False), MAX_SECONDS, plan.earliest)
         case "timestamp" | "float_timestamp" if dtype.is_integer():
             whole = series.cast(pl.Int64, strict=False)
-            good = _in_range(whole if divisor == 1 else whole // divisor, MAX_SECONDS)
+            good = _in_range(whole if plan.divisor == 1 else whole // plan.divisor, MAX_SECONDS, plan.earliest)
         case "position" if dtype.is_integer():
             good = _in_range(series.cast(pl.Int64, strict=False), 2**31 - 1)
         case "iso" | "split":
-            value = pl.select(_value(pl.lit(series.cast(pl.String)), field, divisor)).to_series()
+            value = pl.select(_value(pl.lit(series.cast(pl.String)), field, plan.divisor)).to_series()
             good = _in_range(value.cast(pl.Int64), MAX_SECONDS)
     return None if good is None else good.cast(DTYPES.get(name, good.dtype)).alias(name)
 
 
-def _in_range(series: pl.Series, high: int) -> pl.Series | None:
-    return series if series.is_between(0, high).all() else None
+def _in_range(series: pl.Series, high: int, earliest: int = 0) -> pl.Series | None:
+    good = series.is_between(earliest, high)
+    return series if (good | (series == 0) if earliest else good).all() else None
 
 
 def exact(text: pl.DataFrame, plan: Plan, file: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -121,7 +122,9 @@ def exact(text: pl.DataFrame, plan: Plan, file: str) -> tuple[pl.DataFrame, pl.D
     values = text.with_columns(
         _value(pl.col(name), field, plan.divisor).alias(f"{name}!") for name, field in plan.fields.items()
     )
-    reasons = {name: _reason(pl.col(name), pl.col(f"{name}!"), field) for name, field in plan.fields.items()}
+    reasons = {
+        name: _reason(pl.col(name), pl.col(f"{name}!"), field, plan.earliest) for name, field in plan.fields.items()
+    }
     values = values.with_columns(expression.alias(f"{name}?") for name, expression in reasons.items())
     found = pl.coalesce("problem", *(f"{name}?" for name in plan.fields))
     column = value = pl.lit(None, dtype=pl.String)
@@ -174,11 +177,11 @@ def _value(text: pl.Expr, field: Field, divisor: int) -> pl.Expr:
             return bare.str.to_lowercase().replace_strict(SPLIT_CODES, default=None, return_dtype=pl.UInt8)
 
 
-def _reason(text: pl.Expr, value: pl.Expr, field: Field) -> pl.Expr:
+def _reason(text: pl.Expr, value: pl.Expr, field: Field, earliest: int) -> pl.Expr:
     """Why a text cell is bad, null where it is good."""
     bare = text.str.strip_chars()
     missing = pl.when(text.is_null() | bare.str.to_lowercase().is_in(MISSING)).then(pl.lit("is missing"))
-    number = bare.str.contains(r"^[+-]?\d+$")
+    number = bare.str.contains(r"^[+-]?[0-9]+$")
     match field.kind:
         case "integer":
             far = missing.when(value.is_null() & number).then(pl.lit("is outside the 64-bit integers"))
@@ -199,4 +202,7 @@ def _reason(text: pl.Expr, value: pl.Expr, field: Field) -> pl.Expr:
             unread = missing.when(late & pl.lit(field.kind != "iso")).then(pl.lit("is a timestamp out of range"))
             unread = unread.when(value.is_null()).then(pl.lit(f"is not {what}"))
             early = unread.when(value < 0).then(pl.lit("is a negative timestamp (before 1970)"))
+            if earliest and field.kind != "iso":
+                other = "is a timestamp in another unit than the others (if not, set `timestamp_unit`)"
+                early = early.when((value > 0) & (value < earliest)).then(pl.lit(other))
             return early.when(value > MAX_SECONDS).then(pl.lit("is a timestamp out of range (after 2286; wrong unit?)"))

@@ -28,8 +28,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "split": ("split",),
 }  # fmt: skip
 MISSING = ("", "nan", "null", "none", "na", "n/a")
-INTEGER = re.compile(r"^-?(0|[1-9]\d*)$")
-ZEROS = re.compile(r"^0\d+$")
+INTEGER = re.compile(r"^-?(0|[1-9][0-9]*)$")
+ZEROS = re.compile(r"^0[0-9]+$")
+EARLIEST = 10**7
+"""Seconds; where the unit is told from the values, a time in the first months of 1970 is one of a coarser unit."""
 DIVISORS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -43,10 +45,14 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Canonical name -> field; ``divisor`` turns numeric timestamps into seconds."""
+    """Canonical name -> field.
+
+    ``divisor`` turns numeric timestamps into seconds. Those in (0, ``earliest``) were written in another unit.
+    """
 
     fields: dict[str, Field]
     divisor: int = 1
+    earliest: int = 0
 
     @property
     def columns(self) -> list[str]:
@@ -86,7 +92,8 @@ def make_plan(file: str, sample: pl.DataFrame, settings: config.Dataset) -> Plan
             case _:
                 kind = "split"
         fields[name] = Field(column, kind)
-    return Plan(fields, divisor)
+    guessed = settings.timestamp_unit == "auto" and divisor > 1
+    return Plan(fields, divisor, EARLIEST if guessed else 0)
 
 
 def decoded(file: str, frame: pl.DataFrame, columns: Sequence[str], first_row: int = 1) -> pl.DataFrame:
@@ -128,16 +135,18 @@ def _column(file: str, name: str, columns: Sequence[str], settings: config.Datas
                 LOG.info("%s: column %r is taken as %s", file, folded[alias], name)
                 return folded[alias]
     if wanted is not None:
-        known = ", ".join(columns[:20])
+        known, near = ", ".join(columns[:20]), did_you_mean(str(wanted), columns)
         raise DataError(
-            f"{file}: there is no column {wanted!r} for the {name}; {did_you_mean(str(wanted), columns)}"
+            f"{file}: there is no column {wanted!r} for the {name}{f'; {near}' if near.endswith('?') else '.'}"
             f" Set `columns.{name}` to one of the file's columns: {known}{_headless(columns, settings)}"
         )
     return None
 
 
 def _headless(columns: Sequence[str], settings: config.Dataset) -> str:
-    """Advice where the first line looks like an event."""
+    """Advice where the first line looks like an event, or like cells that were not cut."""
+    if len(columns) == 1 and (mark := next((mark for mark in "\t,;|" if mark in columns[0]), None)):
+        return f". Its only column has {mark!r} in its name; is `format` (csv, tsv) the right one?"
     if settings.columns_without_header is not None or not any(INTEGER.match(column) for column in columns):
         return ""
     return ". If the first line is an event, name the columns: columns_without_header: [user_id, item_id, ...]"
@@ -161,7 +170,7 @@ def _id_kind(file: str, column: str, values: pl.Series, wanted: str) -> Kind:
 def _timestamp_kind(values: pl.Series, unit: str) -> tuple[Kind, int]:
     if values.dtype.is_temporal():
         return "timestamp", 1
-    present = values.drop_nulls()
+    present = (values.str.strip_chars() if values.dtype == pl.String else values).drop_nulls()
     numbers = present.cast(pl.Float64, strict=False).drop_nulls().abs()
     if unit == "iso" or (unit == "auto" and values.dtype == pl.String and 2 * len(numbers) < len(present)):
         return "iso", 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,13 +95,19 @@ def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:
 def jsonl_sample(path: Path) -> pl.DataFrame:
     """First rows of a JSONL file as text; the columns are the keys of the first objects."""
     rows: list[dict[str, str | None]] = []
+    problem = None
     with path.open("rb") as file:
-        for _, line in zip(range(1000), file, strict=False):
-            record, _ = _record(line)
+        for number, line in zip(range(1000), file, strict=False):
+            record, wrong = _record(line)
+            if number == 0:
+                problem = wrong
             if record is not None:
                 rows.append({key: _text(value) for key, value in record.items()})
     if not rows:
-        raise DataError(f"{path.name}: no JSON object in the first 1,000 lines; JSONL has one object a line")
+        raise DataError(
+            f"{path.name}: no JSON object in the first 1,000 lines; JSONL has one object a line, in UTF-8"
+            + (f", but line 1 {problem}" if problem else "")
+        )
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return pl.DataFrame(
         [[row.get(key) for key in keys] for row in rows], schema=dict.fromkeys(keys, pl.String), orient="row"
@@ -146,8 +153,14 @@ def _record(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return None, f"has byte {line[error.start]:#04x}, which is not UTF-8"
-    except (json.JSONDecodeError, RecursionError) as error:
-        return None, f"is not JSON ({error.msg if isinstance(error, json.JSONDecodeError) else 'nested too deep'})"
+    except json.JSONDecodeError as error:
+        return None, f"is not JSON ({error.msg})"
+    except RecursionError:
+        return None, "is not JSON (nested too deep)"
+    except ValueError:
+        return None, "is not JSON (a number is too long)"
+    if b"\\ud" in line.lower() and any("\ud800" <= mark <= "\udfff" for mark in json.dumps(value, ensure_ascii=False)):
+        return None, "has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character"
     return (value, None) if isinstance(value, dict) else (None, "is not a JSON object")
 
 
@@ -179,7 +192,8 @@ def read_lightgcn(path: Path, bad: BadRows, advance: Advance) -> Iterator[pl.Dat
             items: list[int] = []
             wrong: list[tuple[str | int, ...]] = []
             for number, line in lines:
-                for place, word in _adjacency(line, users, items):
+                bare = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                for place, word in _adjacency(bare, users, items):
                     column, shown = "item" if place else "user", word.decode(errors="backslashreplace")
                     raw = line[:200].decode(errors="backslashreplace").strip()
                     wrong.append((path.name, number, number, column, shown, "is not an integer", raw))

@@ -22,6 +22,7 @@ SUFFIXES = {
     ".inter": "recbole",
     ".txt": "lightgcn",
 }
+PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz", ".7z", ".tar", ".tgz")
 SAMPLES = Path(__file__).resolve().parent.parent / "sample"
 PROJECT = Path(__file__).resolve().parent.parent.parent
 GUESSES = ("interactions.*", "ratings.*", "events.*", "*.inter", "train.txt")
@@ -50,7 +51,7 @@ def resolve(settings: config.Dataset) -> Source:
         files = [base] if base.is_file() else _glob(str(base))
         root = base.parent
     if not files:
-        raise DataError(f"source {settings.source!r} has no file: nothing is at {base}; {_neighbours(base)}")
+        raise DataError(f"source {settings.source!r} has no file: {_absence(base, settings.interactions)}")
     return Source(tuple(files), _format(files, settings), root)
 
 
@@ -99,17 +100,24 @@ def _glob(pattern: str) -> list[Path]:
     return sorted(path for path in Path(anchor).glob(str(Path(pattern).relative_to(anchor))) if path.is_file())
 
 
-def _neighbours(base: Path) -> str:
-    folder = base if base.is_dir() else base.parent
-    if not folder.is_dir():
-        return f"the directory {folder} does not exist"
-    return did_you_mean(base.name, sorted(path.name for path in folder.iterdir()))
+def _absence(base: Path, interactions: str) -> str:
+    if base.is_dir():
+        inside = did_you_mean(interactions, sorted(path.name for path in base.iterdir()))
+        inside += "" if inside.endswith("?") else "."
+        return f"the directory {base} has no file {interactions!r}; {inside} Set `interactions` to a file or glob in it"
+    if base.exists() or base.is_symlink():
+        return f"{base} is {'not a regular file' if base.exists() else 'a link to a file that is not there'}"
+    if not base.parent.is_dir():
+        return f"nothing is at {base}; the directory {base.parent} does not exist"
+    return f"nothing is at {base}; {did_you_mean(base.name, sorted(path.name for path in base.parent.iterdir()))}"
 
 
 def _format(files: list[Path], settings: config.Dataset) -> str:
     if settings.format != "auto":
         return settings.format
     for path in files:
+        if path.suffix.lower() in PACKED:
+            raise DataError(f"{path.name}: a compressed file; unpack it, and name the file that comes out")
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(
                 f"{path.name}: cannot tell the format from the ending {path.suffix!r}; set `format` to parquet, csv,"

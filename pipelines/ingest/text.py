@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import numpy as np
 import polars as pl
 
 from pipelines.errors import DataError
@@ -59,7 +60,14 @@ class TextFile:
             self.has_header = names is None
             self.start = file.tell() if self.has_header else 3 * bom
         if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(f"{path.name}: the file is UTF-16; convert it: iconv -f utf-16 -t utf-8")
+            coding = "utf-32" if line[2:4] == b"\0\0" else "utf-16"
+            raise DataError(f"{path.name}: the file is {coding.upper()}; convert it: iconv -f {coding} -t utf-8")
+        if b"\0" in line or line.startswith((b"\x1f\x8b", b"PK\3\4", b"PAR1")):
+            raise DataError(
+                f"{path.name}: not text in UTF-8, the first line has binary data; is it compressed, Parquet, or UTF-16?"
+            )
+        if b"\r" in line.rstrip(b"\r\n"):
+            raise DataError(f"{path.name}: the lines end in a carriage return alone; convert the file: tr '\\r' '\\n'")
         if not line.strip():
             raise DataError(
                 f"{path.name}: the {'file is empty' if not line else 'first line is empty'}; it must name the columns"
@@ -214,6 +222,8 @@ class TextFile:
             column = f"column_{self.columns.index(field.column) + 1}"
             names[column] = name
             dtypes[column] = FAST_DTYPES[field.kind]
+        if self.quoted and _stray_quotes(chunk, self.separator):
+            return None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -255,6 +265,18 @@ class TextFile:
         good, wrong = exact(frame, plan, self.path.name)
         bad.add(wrong)
         return good, frame.height
+
+
+def _stray_quotes(chunk: bytes, separator: str) -> bool:
+    """Whether a quote neither begins nor ends a cell, as in ``5" disk``; Polars would join the lines in between."""
+    if b'"' not in chunk:
+        return False
+    data = np.frombuffer(chunk, dtype=np.uint8)
+    quotes = np.flatnonzero(data == ord('"'))
+    opening, closing = quotes[::2], quotes[1::2]
+    before, after = data[opening[opening > 0] - 1], data[closing[closing < len(data) - 1] + 1]
+    begins, ends = np.isin(before, list(f'{separator}\n"'.encode())), np.isin(after, list(f'{separator}\r\n"'.encode()))
+    return len(quotes) % 2 == 1 or not (begins.all() and ends.all())
 
 
 def _problem(record: list[str], columns: list[str], used: Iterable[int]) -> tuple[str | None, str | None, str | None]:

@@ -82,12 +82,13 @@ def _header(run: Run, pairs: dict[tuple[str, str], Contrast]) -> Context:
     data, seeds = run.results.dataset, run.seeds
     counts = f"{data.users:,} users, {data.items:,} items, {data.train:,} train interactions, {data.test:,} test"
     several = f"Values are means over seeds {', '.join(map(str, seeds))}. " if len(seeds) > 1 else ""
+    alone = "" if several else "; with one seed, what another would give is not in it"
     return {
         "title": f"{run.results.experiment}: recsys report",
         "data_line": f"{data.name}: {counts}. {run.results.finished}".strip(),
         "verdicts": verdicts(run, pairs),
         "verdict_note": several
-        + "Brackets: 95 % bootstrap interval. p: sign-flip permutation test on the same users,"
+        + f"Brackets: 95 % bootstrap interval over users{alone}. p: sign-flip permutation test on the same users,"
         + f" Holm-corrected over all {len(pairs)} pairs of variants."
         if pairs
         else several + "No paired tests: this run has per-user values of fewer than two variants.",

@@ -1,6 +1,7 @@
 """Corpus of malformed inputs: format x defect, each with what its message must say."""
 
 import dataclasses
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,17 @@ def text_cases() -> Iterator[Case]:
         yield case("cut_off", good + b"1" + mark.encode() + b"2", "row 13 (line 14)", "2 cells")
         yield case("latin1_header", good.replace(b"rating", b"rati\xe9", 1), "line 1", "0xe9", "iconv")
         yield case("utf16", good.decode().encode("utf-16"), "UTF-16", "iconv")
+        yield case("utf16_without_mark", good.decode().encode("utf-16-le"), "binary data", "UTF-16")
+        yield case("utf32", good.decode().encode("utf-32"), "UTF-32", "iconv -f utf-32")
+        yield case("gzip", gzip.compress(good), "binary data", "compressed")
+        yield case("carriage_returns", good.replace(b"\n", b"\r"), "carriage return alone", "tr")
+        yield case(
+            "arabic_digit", good + row.replace(b"1", "\u0661".encode(), 1) + b"\n", "row 13", "is not an integer"
+        )
+        yield case(
+"mixed_units", lines([[*r[:3], r[3] * 1000] for r in good_rows()], mark, header) + row + b"\n",
+            "row 13 (line 14), column 'timestamp'", "'1600000000'", "another unit than the others", "timestamp_unit",
+        )  # fmt: skip
         latin = good + b"caf\xe9" + mark.encode() + b"1" + mark.encode() + b"1" + mark.encode() + b"1\n"
         yield case("latin1_id", latin, "row 13 (line 14)", "column 'user_id'", "0xe9", "\\xe9", id_type="string")
         yield case(
@@ -144,6 +156,13 @@ def text_cases() -> Iterator[Case]:
         "csv-unclosed_quote", "e.csv", raw(lines(good_rows(), ",", ",".join(COLUMNS)) + b'"1,2,3,4\n5,6,7,8\n'),
         ("e.csv", "row 13 (line 14)", "cells"),
     )  # fmt: skip
+    yield Case(
+        "csv-as_tsv",
+        "e.tsv",
+        raw(lines(good_rows(), ",", ",".join(COLUMNS))),
+        ("no column 'user_id'", "','", "`format`"),
+    )
+    yield Case("csv-packed", "e.csv.gz", raw(gzip.compress(b"user_id,item_id\n")), ("e.csv.gz", "unpack it"))
     yield Case(
         "recbole-bad_type", "e.inter", raw(b"user_id:id\titem_id:token\n1\t2\n"), ("line 1", "user_id:id", "token")
     )
@@ -172,6 +191,12 @@ def json_cases() -> Iterator[Case]:
     yield case(
         "object_id", b'{"user_id": 1, "item_id": {"$oid": 1}, "rating": 1, "timestamp": 1}', "item_id", "no single"
     )
+    yield case("surrogate", rb'{"user_id": "\ud800", "item_id": 1}', "half of a surrogate pair")
+    yield case("long_number", b'{"user_id": 1' + b"0" * 5000 + b"}", "is not JSON (a number is too long)")
+    yield Case(
+        "jsonl-array", "e.jsonl", raw(b"[\n" + b",\n".join(good) + b"\n]\n"), ("row 1 (line 1)", "'['", "is not")
+    )
+    yield Case("jsonl-utf16", "e.jsonl", raw(good[0].decode().encode("utf-16")), ("no JSON object", "0xff", "UTF-8"))
     yield Case("jsonl-empty", "e.jsonl", raw(b""), ("e.jsonl", "no JSON object"))
     yield Case("jsonl-csv", "e.jsonl", raw(b"a,b\n1,2\n"), ("e.jsonl", "no JSON object"))
     yield Case("jsonl-no_column", "e.jsonl", raw(b'{"usr": 1, "item_id": 2}\n'), ("no column 'user_id'",))

@@ -126,6 +126,8 @@ RULES = {
         "variants.full.compressor.levels.weights: got 1 weights for 2 levels"
     ),
     "variants.full.compressor={name: multi_graphhash, levels: {count: 2, weights: [1, 2]}}": None,
+    "variants.full.compressor={name: lsh, algorithm: leiden}": "full.compressor.algorithm: only graphhash, double_gra",
+    "variants.full.compressor={name: multi_graphhash, algorithm: leiden}": None,
     "variants.full.compressor={name: lsh, semantic: {n: 2}}": "full.compressor.semantic: only semantic_ngram and",
     "variants.full.compressor.name=semantic_spm": "semantic_spm needs codes of the items: add a section `semantic_ids`",
     "variants.full.compressor={name: semantic_ngram, semantic: {codes: graph}}": None,
@@ -187,6 +189,10 @@ def test_a_file_in_another_encoding_names_the_byte(tmp_path: Path) -> None:
 def test_names_mean_packaged_files_and_unknown_ones_get_a_suggestion() -> None:
     assert find_config("quickstart") == find_config("quickstart.yaml")
     assert find_config("quickstart") in list_configs()
+    with pytest.raises(
+        ConfigError, match=r"dataset.bse: unknown key; did you mean `base`\? \(allowed here: name, .*, base\)"
+    ):
+        load_experiment("quickstart", ["dataset.bse=anime"])
     with pytest.raises(ConfigError, match="did you mean `quickstart`"):
         find_config("quikstart")
     with pytest.raises(ConfigError, match="no such file"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from pipelines.doctor import examine
+from packaging.requirements import Requirement
+
+from pipelines.doctor import CUDA_TRIPLE, REQUIRED, TRIPLE, examine
 
 
 def without(*missing: str) -> Callable[[str], object]:
@@ -49,6 +53,30 @@ def test_without_fbgemm_all_else_works_and_the_mending_command_pins_the_three() 
     assert str(line).startswith("[none] tables: fbgemm   is not installed; the torch tables serve instead")
     assert "pip install torch==2.13.0 fbgemm-gpu-cpu==1.8.0 &&" in str(line)
     assert "--no-deps torchrec==1.8.0" in str(line)
+
+
+def test_the_cuda_build_is_judged_by_the_versions_of_its_lock() -> None:
+    def find(name: str) -> str:
+        if name in ("fbgemm-gpu-cpu", "torchrec"):
+            raise PackageNotFoundError(name)
+        return {"torch": "2.11.0+cu130", "fbgemm-gpu": "1.6.0"}.get(name) or version(name)
+
+    lines = {line.name: str(line) for line in examine(without("torchrec"), find).lines}
+    assert lines["tables: fbgemm"].split() == ["[ok", "]", "tables:", "fbgemm", "1.6.0"]
+    assert "pip install torch==2.11.0 fbgemm-gpu==1.6.0 &&" in lines["torchrec"]
+    assert "fbgemm-gpu-cpu" not in "".join(lines.values())
+
+
+def test_everything_that_the_project_requires_is_examined() -> None:
+    root = Path(__file__).parents[2]
+    wanted = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {Requirement(line).name for line in wanted} == {name for name, _ in REQUIRED}
+    locks = {"cpu.txt": TRIPLE, "cuda.txt": CUDA_TRIPLE}
+    for file, triple in locks.items():
+        pins = dict(line.split("==") for line in (root / "requirements" / file).read_text().splitlines()[1:])
+        assert {name: pins[name] for name in triple} == triple
+        for requirement in map(Requirement, wanted):
+            assert requirement.specifier.contains(pins[requirement.name]), (file, requirement)
 
 
 def test_versions_that_do_not_fit_are_told_side_by_side() -> None:

@@ -1,6 +1,7 @@
 """What ingest makes of well-formed input, in every format."""
 
 import datetime
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,24 @@ def test_text_quirks_are_read_right(tmp_path: Path) -> None:
     )
 
 
+def test_a_quote_inside_a_cell_hides_no_rows(tmp_path: Path) -> None:
+    rows = [f'{k % 7},{k},5" disk {k}' for k in range(60)]
+    (tmp_path / "e.csv").write_text("\n".join(["user_id,item_id,note", *rows]) + "\n")
+    assert sum(run(tmp_path / "e.csv", tmp_path / "out").manifest.counts.values()) == 60
+    rows[30] = '3,30,"two\nlines, and ""more"""'
+    (tmp_path / "e.csv").write_text("\n".join(["user_id,item_id,note", *rows]) + "\n")
+    assert sum(run(tmp_path / "e.csv", tmp_path / "out").manifest.counts.values()) == 60
+
+
+def test_blanks_around_times_and_a_marked_adjacency_file(tmp_path: Path) -> None:
+    rows = [f"{k % 7} , {k} , {1_600_000_000 + k}" for k in range(60)]
+    (tmp_path / "e.csv").write_text("\n".join(["user_id, item_id, timestamp", *rows]) + "\n")
+    assert run(tmp_path / "e.csv", tmp_path / "out").frame()["timestamp"].min() == 1_600_000_000
+    lists = "".join(f"{user} {' '.join(map(str, range(user, user + 9)))}\n" for user in range(5))
+    (tmp_path / "e.txt").write_bytes(b"\xef\xbb\xbf" + lists.encode())
+    assert run(tmp_path / "e.txt", tmp_path / "out").num_users == 5
+
+
 def test_usual_column_names_are_found_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = frame().rename({"user_id": "userId", "item_id": "movieId"})
     with caplog.at_level("INFO"):
@@ -263,12 +282,19 @@ def test_binary_ids_are_text_or_an_error_and_later_files_are_checked(tmp_path: P
 def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "e.csv", frame())
     (tmp_path / "e.bin").write_bytes(b"1")
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "x.csv").write_bytes(b"")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "absent.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
     monkeypatch.setenv("RECSYS_DATA", str(tmp_path))
     for source, message in (
         (str(tmp_path / "f.csv"), "has no file: nothing is at .*did you mean e.csv"),
         (str(tmp_path / "no" / "f.csv"), "the directory .*no does not exist"),
         (str(tmp_path / "e.bin"), "cannot tell the format from the ending '.bin'; set `format`"),
         (str(tmp_path / "e.*"), "cannot tell the format"),
+        (str(tmp_path / "dir"), "the directory .*dir has no file 'interactions.parquet'; there are: x.csv. Set `inter"),
+        (str(tmp_path / "link.csv"), "link.csv is a link to a file that is not there"),
+        (str(tmp_path / "pipe.csv"), "pipe.csv is not a regular file"),
         ("sample:anim", "unknown sample 'anim'; did you mean anime"),
         ("data:nothing", "set RECSYS_DATA to the directory"),
     ):

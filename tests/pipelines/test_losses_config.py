@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tiny_experiment import write_tiny
 
+from pipelines.config_checks import WITHOUT_NEGATIVES
 from pipelines.config_loader import load_experiment
 from pipelines.config_models import Mf
 from pipelines.config_problems import ConfigError
 from pipelines.runner import run_experiment
 from pipelines.stages.train import fit_settings
 from recsys.checkpoint import load_model
-from recsys.losses import Adaptation, Constraints, Loss
+from recsys.losses import Adaptation, Constraints, Loss, LossName
+from recsys.sequence_losses import SequenceLoss, SequenceLossName
 
 LOSSES = {
     "{name: bsl, temperature: 0.08, exponent: 1.22, user_dropout: 0.1}": Loss(
@@ -56,6 +59,26 @@ def test_a_loss_for_the_other_similarity_is_refused(tmp_path: Path, loss: str, s
     overrides = [f"model.loss={{name: {loss}}}", f"model.similarity={similarity}", "variants=[mf-full]"]
     with pytest.raises(ConfigError, match=f"got '{similarity}', but loss {loss} needs '{needed}'"):
         load_experiment(str(write_tiny(tmp_path)), overrides)
+
+
+@pytest.mark.parametrize("loss", ["directau", "in_batch_softmax"])
+def test_negatives_that_no_loss_reads_are_refused(tmp_path: Path, loss: str) -> None:
+    config = write_tiny(tmp_path)
+    override = f"variants.mf-full.model.loss={{name: {loss}}}"
+    load_experiment(str(config), [override])  # count: 16 of the file is what the other variants use
+    own = "variants.mf-full.model.negatives={count: 9, reject_positives: true}"
+    with pytest.raises(
+        ConfigError, match=rf"negatives: loss {loss} draws none, so that count: 9, reject_positives: True"
+    ):
+        load_experiment(str(config), [override, own])
+    with pytest.raises(ConfigError, match=r"tiny.yaml:8: .*negatives: loss .* count: 16 would be ignored; remove it"):
+        load_experiment(str(config), [override, "variants=[mf-full]"])
+
+
+def test_the_losses_without_negatives_are_those_of_the_library() -> None:
+    names = [*get_args(LossName), *get_args(SequenceLossName)]
+    drawn = {n: (Loss(n) if n in get_args(LossName) else SequenceLoss(n)).needs_negatives for n in names}
+    assert {name for name, needs in drawn.items() if not needs} == set(WITHOUT_NEGATIVES)
 
 
 VARIANTS = """

@@ -48,7 +48,9 @@ def test_planted_difference_is_found_and_signed() -> None:
     assert test.difference == pytest.approx((a - b).mean())
     assert test.relative == pytest.approx(a.mean() / b.mean() - 1)
     assert test.relative_low < test.relative < test.relative_high
-    assert (test.p, test.users) == (1 / 10000, 2000)
+    standard = (a - b).sum() / np.sqrt(((a - b) ** 2).sum())
+    assert test.p == pytest.approx(2 * stats.norm.sf(standard), rel=0.25)
+    assert test.users == 2000
     mirrored = paired_test(b, a, seed=0)
     assert (mirrored.low, mirrored.high) == pytest.approx((-test.high, -test.low))
     assert paired_test(a, b, seed=0) == test
@@ -61,6 +63,31 @@ def test_p_is_that_of_all_sign_flips(users: int) -> None:
     exact = (np.abs(flips @ differences) >= abs(differences.sum()) - 1e-9).mean()
     found = paired_test(differences, np.zeros(users), permutations=40_000).p
     assert found == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 40_000) + 1e-4)
+
+
+@pytest.mark.parametrize("users", [18, 22])
+@pytest.mark.parametrize("seed", range(3))
+def test_rare_p_is_that_of_all_sign_flips(users: int, seed: int) -> None:
+    differences = np.random.default_rng(seed).gamma(2.0, size=users)
+    differences[differences.argsort()[1:5]] *= -1
+    sums = np.zeros(1)
+    for difference in differences:
+        sums = np.add.outer(sums, [difference, -difference]).ravel()
+    exact = (np.abs(sums) >= abs(differences.sum()) - 1e-9).mean()
+    assert exact < 3e-3
+    assert paired_test(differences, np.zeros(users)).p == pytest.approx(exact, rel=1e-9 if users == 18 else 0.05)
+
+
+@pytest.mark.parametrize(("users", "least"), [(12, 2**-11), (40, 2**-39), (3000, np.finfo(np.float64).tiny)])
+def test_p_of_one_sign_is_that_of_two_flips(users: int, least: float) -> None:
+    assert paired_test(np.linspace(1, 2, users), np.zeros(users)).p == least
+
+
+def test_a_clear_difference_survives_hundreds_of_pairs() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.random((2, 1500)) + np.array([[0.1], [0.0]])
+    clear, none = paired_test(a, b).p, paired_test(b, b[::-1]).p
+    assert holm([clear, *[none] * 700])[0] < 1e-6
 
 
 def test_p_is_uniform_under_the_null() -> None:
