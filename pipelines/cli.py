@@ -65,6 +65,35 @@ def run(
     typer.echo(run_experiment(experiment, command=_command(), quiet=quiet))
 
 
+@app.command(
+    epilog=_examples(
+        "recsys sweep sweep_frappe --trials 20",
+        "recsys sweep my.yaml --trials 50 --timeout 120 'variants=[mf-full]'",
+        "recsys run runs/my-sweep-1a2b3c4d/best.yaml   (what it found, on test)",
+    )
+)
+def sweep(
+    config: Config,
+    overrides: Overrides = None,
+    *,
+    trials: Annotated[
+        int, typer.Option(min=1, help="trials of each variant in all, over all calls and processes")
+    ] = 20,
+    timeout: Annotated[float | None, typer.Option(min=0.0, help="minutes after which no trial is begun")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but the result")] = False,
+) -> None:
+    """Search the settings under `search` in an experiment, by its validation metric.
+
+    Processes started with one command share its trials; a killed one loses none. Every trial is a child run in MLflow.
+    The last line of stdout is the experiment with the best settings; `recsys run` takes it and reads the test split.
+    """
+    from pipelines.config_loader import load_experiment
+    from pipelines.sweep.sweep import run_sweep
+
+    experiment = load_experiment(config, overrides or [])
+    typer.echo(run_sweep(experiment, trials=trials, minutes=timeout, command=_command(), quiet=quiet))
+
+
 @app.command(epilog=_examples("recsys validate quickstart", "recsys validate my.yaml dataset.source=events.csv"))
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Check an experiment without running it: every mistake at once, the data, and the memory that it will need."""

@@ -63,6 +63,16 @@ def _parse(path: Path, schema: type[Schema], payload: Any) -> Schema:
         ) from error
 
 
+def resolved(config: Experiment | RankingExperiment) -> str:
+    """An experiment as YAML that ``recsys run`` takes, every default written out.
+
+    Of the dataset only what was set: a column that is null when set is another thing than one that is guessed.
+    """
+    values = config.model_dump(mode="json")
+    values["dataset"] = config.dataset.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(values, sort_keys=False)
+
+
 class RunFiles:
     """Paths, writers and typed readers of one run directory. Every write is atomic.
 
@@ -95,14 +105,9 @@ class RunFiles:
         return path
 
     def write_config(self, config: Experiment | RankingExperiment) -> None:
-        """Write the resolved configuration as YAML; ``recsys run`` takes it.
-
-        Of the dataset only what was set: a column that is null when set is another thing than one that is guessed.
-        """
+        """Write the resolved configuration as YAML; ``recsys run`` takes it."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        values = config.model_dump(mode="json")
-        values["dataset"] = config.dataset.model_dump(mode="json", exclude_unset=True)
-        write_text(self.config_file, yaml.safe_dump(values, sort_keys=False))
+        write_text(self.config_file, resolved(config))
 
     def write_metrics(self, metrics: Metrics) -> None:
         """Write ``metrics.json``; the last file of a finished run."""

@@ -18,6 +18,7 @@ ONLY_IN = {
     "mlflow": ["pipelines/tracking.py", "pipelines/model_from_code.py"],
     "polars": ["pipelines/*"],
     "pandas": ["pipelines/model_from_code.py"],
+    "optuna": ["pipelines/sweep/study.py"],
     "networkx": ["embeddings/graph_export.py"],
     "fbgemm_gpu": ["embeddings/tables/*"],
     "torchrec": ["embeddings/tables/*"],

@@ -1,0 +1,119 @@
+"""The search space of each variant, and a variant with values from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from pipelines.config import Experiment, Train, Variant
+from pipelines.config_problems import did_you_mean
+from pipelines.config_ranking import RankingExperiment, RankingVariant
+from pipelines.config_search import Range
+from pipelines.config_section import TableModel
+
+SECTIONS = ("model", "train", "compressor")
+"""The sections of a variant that a sweep may change."""
+MEASURES = ("train.selection", "train.selected_on")
+"""Settings that would change what trials are compared by."""
+
+AnyVariant = TypeVar("AnyVariant", Variant, RankingVariant)
+AnyExperiment = Experiment | RankingExperiment
+Space = dict[str, Range]
+"""Dotted path inside a variant -> its values."""
+
+
+def spaces(experiment: AnyExperiment) -> dict[str, Space]:
+    """The space of every variant that has one, by name, in the order of the experiment.
+
+    ``variants.NAME.model.dim`` wins over ``model.dim``.
+    """
+    search, found = experiment.search, {}
+    keys = sorted(search.parameters, key=lambda key: key.startswith("variants.")) if search else []
+    for variant in experiment.variants:
+        paths = {path: key for key in keys if (path := _applies(variant, key, experiment)) is not None}
+        if search and paths:
+            found[variant.name] = {path: search.parameters[key] for path, key in paths.items()}
+    return found
+
+
+def changed(variant: AnyVariant, values: Mapping[str, Any]) -> AnyVariant:
+    """``variant`` with other values at dotted paths.
+
+    Raises:
+        ValidationError: A value is not allowed there.
+    """
+    settings = variant.model_dump(mode="json")
+    for path, value in values.items():
+        *parents, last = path.split(".")
+        section = settings
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    return type(variant).model_validate(settings)
+
+
+def check_search(experiment: AnyExperiment) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the key and the message of every mistake in ``search``."""
+    search = experiment.search
+    if search is None:
+        return
+    for key, values in search.parameters.items():
+        where = ("search", "parameters", key)
+        applied = [(variant, _applies(variant, key, experiment)) for variant in experiment.variants]
+        found = [(variant, path) for variant, path in applied if path is not None]
+        if not found:
+            known = {path for variant in experiment.variants for path in _paths(variant)}
+            message = f"no variant has this setting{did_you_mean(key, sorted(known))}"
+            yield where, f"{message}; a key begins with model, train or compressor, or with variants.NAME before them"
+        for variant, path in found:
+            for message in _refused(variant, path, values):
+                yield where, message
+    searched = spaces(experiment)
+    for index, variant in enumerate(experiment.variants):
+        if variant.name in searched and isinstance(variant.train, Train) and variant.train.selected_on == "test":
+            message = "a sweep looks at validation only; use selected_on: valid"
+            yield ("variants", index, "train", "selected_on"), message
+
+
+def _refused(variant: Variant | RankingVariant, path: str, values: Range) -> Iterator[str]:
+    """Why a variant cannot have a range, if so; its ends are tried."""
+    if path in MEASURES:
+        yield "decides what trials are compared by, so that it cannot be searched"
+        return
+    for value in values.ends:
+        try:
+            changed(variant, {path: value})
+        except ValidationError as error:
+            yield f"{variant.name} cannot have {value!r}: {error.errors()[0]['msg'].lower()}"
+
+
+def _applies(variant: Variant | RankingVariant, key: str, experiment: AnyExperiment) -> str | None:
+    """The path inside ``variant`` that a key of ``search.parameters`` means, if any."""
+    path = _own_path(key, variant.name, experiment) or key
+    if path.startswith("train.") and isinstance(variant, Variant) and not isinstance(variant.model, TableModel):
+        return None  # a model without epochs
+    return path if path in _paths(variant) else None
+
+
+def _own_path(key: str, name: str, experiment: AnyExperiment) -> str | None:
+    """What follows ``variants.NAME.``; of two names that fit, the longer is meant."""
+    rest = key.removeprefix("variants.")
+    if rest == key:
+        return None
+    fitting = [variant.name for variant in experiment.variants if rest.startswith(f"{variant.name}.")]
+    return rest.removeprefix(f"{name}.") if fitting and max(fitting, key=len) == name else None
+
+
+def _paths(variant: Variant | RankingVariant) -> Iterator[str]:
+    """Dotted paths of every setting in the sections that a sweep may change."""
+    settings = variant.model_dump(mode="json", include=set(SECTIONS))
+    pending = [("", settings)]
+    while pending:
+        prefix, section = pending.pop()
+        for key, value in section.items():
+            if isinstance(value, dict) and value:
+                pending.append((f"{prefix}{key}.", value))
+            if prefix:
+                yield f"{prefix}{key}"
