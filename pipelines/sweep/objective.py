@@ -106,6 +106,7 @@ class _Ranking:
     def __init__(self, experiment: RankingExperiment, cache: Cache) -> None:
         self._experiment, self._cache = experiment, cache
         self._data = prepare(cache, experiment.dataset)
+        self._data.require_both_classes()
         self.data = self._data.facts | {"content_hash": self._data.hash}
 
     def __call__(self, name: str, values: dict[str, Any], directory: Path, on_epoch: OnEpoch) -> dict[int, float]:
