@@ -64,8 +64,9 @@ def check_search(experiment: AnyExperiment) -> Iterator[tuple[tuple[str | int, .
         applied = [(variant, _applies(variant, key, experiment)) for variant in experiment.variants]
         found = [(variant, path) for variant, path in applied if path is not None]
         if not found:
-            known = {path for variant in experiment.variants for path in _paths(variant)}
-            message = f"no variant has this setting{did_you_mean(key, sorted(known))}"
+            known = sorted({path for variant in experiment.variants for path in _paths(variant)})
+            alike = [path for path in known if path.rpartition(".")[2] == key.rpartition(".")[2]]
+            message = f"no variant has this setting{did_you_mean(key, alike or known)}"
             yield where, f"{message}; a key begins with model, train or compressor, or with variants.NAME before them"
         for variant, path in found:
             for message in _refused(variant, path, values):
