@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipelines.config import Experiment, Train, Variant
-from pipelines.config_problems import did_you_mean
+from pipelines.config_problems import alternatives, did_you_mean
 from pipelines.config_ranking import RankingExperiment, RankingVariant
 from pipelines.config_search import Range
 from pipelines.config_section import TableModel
@@ -63,10 +64,10 @@ def check_search(experiment: AnyExperiment) -> Iterator[tuple[tuple[str | int, .
         where = ("search", "parameters", key)
         applied = [(variant, _applies(variant, key, experiment)) for variant in experiment.variants]
         found = [(variant, path) for variant, path in applied if path is not None]
-        if not found:
+        if not found and not _exists(key, experiment):
             known = sorted({path for variant in experiment.variants for path in _paths(variant)})
             alike = [path for path in known if path.rpartition(".")[2] == key.rpartition(".")[2]]
-            message = f"no variant has this setting{did_you_mean(key, alike or known)}"
+            message = f"there is no such setting{did_you_mean(key, alike or known)}"
             yield where, f"{message}; a key begins with model, train or compressor, or with variants.NAME before them"
         for variant, path in found:
             for message in _refused(variant, path, values):
@@ -76,6 +77,12 @@ def check_search(experiment: AnyExperiment) -> Iterator[tuple[tuple[str | int, .
         if variant.name in searched and isinstance(variant.train, Train) and variant.train.selected_on == "test":
             message = "a sweep looks at validation only; use selected_on: valid"
             yield ("variants", index, "train", "selected_on"), message
+
+
+def unused(experiment: AnyExperiment) -> list[str]:
+    """Keys of ``search.parameters`` that no variant has, as when it was left out on the command line."""
+    keys = experiment.search.parameters if experiment.search else {}
+    return [key for key in keys if all(_applies(variant, key, experiment) is None for variant in experiment.variants)]
 
 
 def _refused(variant: Variant | RankingVariant, path: str, values: Range) -> Iterator[str]:
@@ -118,3 +125,23 @@ def _paths(variant: Variant | RankingVariant) -> Iterator[str]:
                 pending.append((f"{prefix}{key}.", value))
             if prefix:
                 yield f"{prefix}{key}"
+
+
+def _exists(key: str, experiment: AnyExperiment) -> bool:
+    """Whether any model could have the setting, be it in this experiment or not."""
+    known = _settings(type(experiment.variants[0]))
+    return key in known or (key.startswith("variants.") and any(key.endswith(f".{path}") for path in known))
+
+
+@functools.cache
+def _settings(section: type[BaseModel], prefix: str = "") -> frozenset[str]:
+    """Dotted paths of every setting that a section can have, whatever is chosen in it."""
+    found = set()
+    for name, field in section.model_fields.items():
+        if not prefix and name not in SECTIONS:
+            continue
+        found.add(f"{prefix}{name}")
+        for kind in alternatives(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found |= _settings(kind, f"{prefix}{name}.")
+    return frozenset(found)

@@ -20,7 +20,7 @@ from pipelines.run_files import RunFiles, resolved
 from pipelines.sweep.objective import Objective, open_objective
 from pipelines.sweep.report import build_sweep_report
 from pipelines.sweep.results import BEST, best_trials, best_variants, summary, words
-from pipelines.sweep.space import AnyExperiment, spaces
+from pipelines.sweep.space import AnyExperiment, spaces, unused
 from pipelines.sweep.study import OwnTrial, PrunedError, Studies, Trial
 from pipelines.sweep.tracked import TrackedSweep, ended
 from pipelines.tracking import open_tracker
@@ -53,7 +53,7 @@ def run_sweep(
         The experiment with the best settings, ``<output>/<experiment>-sweep-<hash>/best.yaml``.
 
     Raises:
-        SweepError: There is nothing to search, or a variant's trials all fail.
+        SweepError: There is nothing to search, or a variant's first trials all fail.
         DataError: The data cannot be used, or has no validation split.
     """
     if experiment.search is None:
@@ -61,6 +61,9 @@ def run_sweep(
             f"{experiment.experiment} has no section `search`, which says what a sweep tries; add one, as"
             " `search: {parameters: {model.dim: {type: int, low: 8, high: 64, log: true}}}`"
         )
+    if not spaces(experiment):
+        names = ", ".join(variant.name for variant in experiment.variants)
+        raise SweepError(f"none of the variants {names} has a setting of search.parameters; change one or the other")
     facts = [config_hash(experiment), experiment.search.model_dump(mode="json")]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     directory = Path(experiment.output) / f"{experiment.experiment}-sweep-{digest}"
@@ -87,6 +90,8 @@ class _Sweep:
     def run(self, limit: int, minutes: float | None) -> None:
         """Work until every variant has its trials or time is up, then write what was found."""
         started = time.monotonic()
+        for key in unused(self._experiment):
+            self._report.say(f"search.parameters.{key}: no variant of this sweep has it")
         objective = open_objective(self._experiment, Cache(cache_root(), on_wait=self._report.say), self._report)
         with self._leading(objective):
             self._work(objective, limit, started + 60 * minutes if minutes is not None else math.inf)
@@ -167,6 +172,7 @@ class _Sweep:
         for name in self._metrics:
             own = [trial for trial in trials if trial.variant == name and trial.status != "running"]
             if len(own) >= FAILURES and all(trial.status == "failed" for trial in own):
+                self._publish()
                 raise SweepError(
                     f"all {len(own)} trials of {name} failed, the last with: {own[-1].error}; change search.parameters"
                 )

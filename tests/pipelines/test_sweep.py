@@ -18,7 +18,7 @@ from pipelines.config_problems import ConfigError
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError
 from pipelines.run_files import RunFiles
-from pipelines.sweep.space import spaces
+from pipelines.sweep.space import spaces, unused
 from pipelines.sweep.sweep import SweepError, run_sweep
 
 SEARCH = """\
@@ -218,7 +218,7 @@ search:
     [
         (
             "model.lr: {type: float, low: 0.1, high: 1}",
-            r"no variant has this setting; did you mean `model\.optimizer\.lr`",
+            r"there is no such setting; did you mean `model\.optimizer\.lr`",
         ),
         (
             "model.dim: {type: int, low: 0, high: 4}",
@@ -231,7 +231,10 @@ search:
         ("model.dim: {type: categorical, low: 8}", "categorical needs choices and nothing else, got low"),
         ("model.dim: {type: integer, low: 8, high: 9}", "got 'integer', must be one of float, int, categorical"),
         ("train.selection: {type: categorical, choices: [recall@20]}", "decides what trials are compared by"),
-        ("variants.mf.model.dim: {type: int, low: 1, high: 2}", r"did you mean|a key begins with model, train"),
+        (
+            "variants.mf.model.dimm: {type: int, low: 1, high: 2}",
+            "a key begins with model, train or compressor, or with",
+        ),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(place: Path, search: str, message: str) -> None:
@@ -246,6 +249,13 @@ def test_a_sweep_never_looks_at_test(place: Path) -> None:
         load_experiment(str(place / "tiny.yaml"), ["train.selected_on=test"])
     experiment = load_experiment(str(place / "tiny.yaml"), ["dataset.split={method: leave_last_n, n: 9}"])
     with pytest.raises((DataError, SweepError)):
+        run_sweep(experiment, trials=1, quiet=True)
+
+
+def test_variants_left_out_on_the_command_line_take_their_settings_along(place: Path) -> None:
+    experiment = load_experiment(str(place / "tiny.yaml"), ["variants=[popularity]"])
+    assert unused(experiment) == ["model.dim", "model.optimizer.lr", "model.loss", "variants.item-knn.model.neighbours"]
+    with pytest.raises(SweepError, match=r"none of the variants popularity has a setting of search\.parameters"):
         run_sweep(experiment, trials=1, quiet=True)
 
 
