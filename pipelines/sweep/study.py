@@ -32,6 +32,10 @@ from recsys.rng import generator
 JOURNAL = "trials.jsonl"
 IMPORTANCE_TRIALS = 10
 """Complete trials without which importances are not told."""
+MAX_STARTS = 3
+"""Processes that may die in a trial without an epoch between them; one that exhausts memory must not end every sweep."""
+_STARTS = "starts"
+"""Attribute of a trial: starts since its last new epoch, and epochs at that time."""
 Status = Literal["running", "complete", "pruned", "failed"]
 _STATUS: dict[TrialState, Status] = {
     TrialState.RUNNING: "running",
@@ -184,9 +188,20 @@ class Studies:
         """A running trial that nobody holds."""
         for name, study in self._studies.items():
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if self._hold(name, frozen.number, held):
-                    study.sampler = _sampler(self._search, name, frozen.number)
-                    return self._own(name, optuna.Trial(study, frozen._trial_id))
+                if not self._hold(name, frozen.number, held):
+                    continue
+                study.sampler = _sampler(self._search, name, frozen.number)
+                trial = optuna.Trial(study, frozen._trial_id)
+                starts, before = frozen.user_attrs.get(_STARTS, (1, 0))
+                epochs = len(frozen.intermediate_values)
+                starts = starts + 1 if epochs == before else 1
+                trial.set_user_attr(_STARTS, (starts, epochs))
+                own = self._own(name, trial)
+                if starts <= MAX_STARTS:
+                    return own
+                own.fail(
+                    f"{MAX_STARTS} processes died or were stopped in it, none finished an epoch; too little memory?"
+                )
         return None
 
     def _new(self, limit: int, held: contextlib.ExitStack) -> OwnTrial | None:

@@ -78,6 +78,20 @@ def test_a_resumed_sweep_draws_what_an_uninterrupted_one_draws(tmp_path: Path) -
     assert {str(trial.values["kind"]) for trial in found} == {"None", "[1, 2]", "a"}
 
 
+def test_a_trial_that_kills_every_process_fails_in_the_end(tmp_path: Path) -> None:
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt), open_studies(tmp_path).claim(9) as own:
+            assert own is not None
+            assert own.facts.name == "a-t0"
+            raise KeyboardInterrupt
+    with open_studies(tmp_path).claim(9) as own:
+        assert own is not None
+        assert own.facts.name == "b-t0"
+    first = open_studies(tmp_path).trials()[0]
+    assert (first.name, first.status) == ("a-t0", "failed")
+    assert first.error == "3 processes died or were stopped in it, none finished an epoch; too little memory?"
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
     work(open_studies(tmp_path), 2)
     with (tmp_path / JOURNAL).open("ab") as journal:
