@@ -113,6 +113,7 @@ class _RankingRun:
                 write_json(directory / "maps.json", json.loads((fields[1] / "maps.json").read_bytes()))
             tracked.metrics(result.metrics)
             tracked.artifacts(directory / "evaluation.json", directory / "history.json")
+            tracked.ranker(directory)
         shown = ", ".join(f"{k} {result.metrics[f'test/{k}']:.4f}" for k in ("auc", "log_loss"))
         self.report.say(f"{name}: {shown} (trained in {duration(result.seconds['train'])})")
         return variant, result, evaluated

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import yaml
 
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError, did_you_mean
@@ -44,12 +45,16 @@ class Scorer:
             DataError: The run is of another kind, or has no such variant.
         """
         files = RunFiles(find_run(run))
-        experiment = files.ranking_config()
-        if experiment is None:
+        if files.ranking_config() is None:
             raise DataError(f"{files.directory} ranks a catalogue and scores no rows; use recsys recommend")
         found = _find(files, variant)
-        checkpoint = files.checkpoint_dir(found.name, found.seed)
-        return cls(load_ranker(checkpoint), Encoding.load(files.directory / "fields"), experiment)
+        return cls.load(files.checkpoint_dir(found.name, found.seed), files.directory / "fields", files.config_file)
+
+    @classmethod
+    def load(cls, checkpoint: Path, fields: Path, config: Path) -> Scorer:
+        """A scorer from its parts: a saved ranker, an :class:`Encoding`, and the resolved configuration of the run."""
+        experiment = RankingExperiment.model_validate(yaml.safe_load(config.read_text(encoding="utf-8")))
+        return cls(load_ranker(checkpoint), Encoding.load(fields), experiment)
 
     @property
     def columns(self) -> tuple[str, ...]:

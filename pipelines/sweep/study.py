@@ -33,7 +33,7 @@ JOURNAL = "trials.jsonl"
 IMPORTANCE_TRIALS = 10
 """Complete trials without which importances are not told."""
 MAX_STARTS = 3
-"""Processes that may die in a trial without an epoch between them; one that exhausts memory must not end every sweep."""
+"""Processes that may die in a trial without an epoch between them: one that exhausts memory must not end the sweep."""
 _STARTS = "starts"
 """Attribute of a trial: starts since its last new epoch, and epochs at that time."""
 Status = Literal["running", "complete", "pruned", "failed"]

@@ -29,7 +29,7 @@ NOISY = (TRUTH + RNG.normal(size=EVENTS)).astype(np.float32)
 def write_run(directory: Path, scores: dict[str, np.ndarray], data_hash: str = "a" * 16) -> Path:
     files = RunFiles(directory)
     variants = tuple(RankingVariant(name=name, model=DcnV2()) for name in scores)
-    dataset = TableData(name="t", source=".", fields=("user", "item"))
+    dataset = TableData(format="table", name="t", source=".", fields=("user", "item"))
     files.write_config(RankingExperiment(experiment="t", dataset=dataset, variants=variants))
     results = []
     for name, values in scores.items():

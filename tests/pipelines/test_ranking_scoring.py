@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,14 @@ dataset:
   split: {{method: order, valid: 0.2, test: 0.2}}
 model: {{name: dcn_v2, dim: 4, hidden: [8], optimizer: {{name: adam, lr: 0.02}}}}
 train: {{epochs: 2, batch_size: 64}}
-tracking: {{enabled: false}}
+tracking: {{uri: "sqlite:///{source}/mlflow.db", system_metrics: false}}
 output: {source}/runs
 variants: [{{name: small}}, {{name: hashed, compressor: {{name: modulo}}}}]
 """
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
     """``shop`` and ``fixed`` are constant."""
     place = tmp_path_factory.mktemp("score")
     rng = np.random.default_rng(0)
@@ -60,6 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tags = [["b", "a"], ["a"]] * 5
     pl.DataFrame({"item": [f"i{item}" for item in range(10)], "tags": tags}).write_parquet(place / "items.parquet")
     (place / "config.yaml").write_text(CONFIG.format(source=place))
+    shutil.copy(migrated, place / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECSYS_CACHE", str(place / "cache"))
         experiment = load_experiment(str(place / "config.yaml"))
@@ -78,6 +80,20 @@ def test_rows_of_the_test_split_get_their_scores_again(run: Path) -> None:
     assert done.returncode == 0, done.stderr
     again = pl.read_parquet(run / "scored.parquet")
     np.testing.assert_array_equal(again["log_odds"].to_numpy().astype(np.float32), scores)
+
+
+def test_the_model_that_mlflow_has_scores_rows(run: Path) -> None:
+    import mlflow.pyfunc
+
+    store = f"sqlite:///{run.parents[1]}/mlflow.db"
+    mlflow.set_tracking_uri(store)
+    client = mlflow.MlflowClient(store)
+    (model,) = client.search_logged_models([client.get_experiment_by_name("scored").experiment_id], "name='hashed-s0'")
+    loaded = mlflow.pyfunc.load_model(model.model_uri)
+    events = pl.read_parquet(run.parents[1] / "interactions.parquet")[400:].drop("stars")
+    found = loaded.predict(events.to_pandas())
+    scores = load_file(run / "variants" / "hashed-s0" / "scores.safetensors")["scores"]
+    np.testing.assert_array_equal(found["log_odds"].to_numpy().astype(np.float32), scores)
 
 
 def test_unseen_values_score_alike_and_missing_ones_are_missing(run: Path) -> None:
