@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,12 @@ from recsys.rankers.checkpoint import load_ranker
 from recsys.rankers.ranker import Ranker
 
 PROBABILITY, LOG_ODDS = "probability", "log_odds"
-READERS = {".csv": pl.read_csv, ".tsv": pl.read_csv, ".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson}
+READERS: dict[str, Callable[..., pl.DataFrame]] = {
+    ".csv": pl.read_csv,
+    ".tsv": pl.read_csv,
+    ".parquet": pl.read_parquet,
+    ".jsonl": pl.read_ndjson,
+}
 
 
 @dataclasses.dataclass(frozen=True)

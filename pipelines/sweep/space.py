@@ -12,14 +12,15 @@ from pipelines.config import Experiment, Train, Variant
 from pipelines.config_problems import alternatives, did_you_mean
 from pipelines.config_ranking import RankingExperiment, RankingVariant
 from pipelines.config_search import Range
-from pipelines.config_section import TableModel
+from pipelines.config_section import Section, TableModel
 
 SECTIONS = ("model", "train", "compressor")
 """The sections of a variant that a sweep may change."""
 MEASURES = ("train.selection", "train.selected_on")
 """Settings that would change what trials are compared by."""
 
-AnyVariant = TypeVar("AnyVariant", Variant, RankingVariant)
+AnyVariant = Variant | RankingVariant
+V = TypeVar("V", bound=Section)
 AnyExperiment = Experiment | RankingExperiment
 Space = dict[str, Range]
 """Dotted path inside a variant -> its values."""
@@ -39,7 +40,7 @@ def spaces(experiment: AnyExperiment) -> dict[str, Space]:
     return found
 
 
-def changed(variant: AnyVariant, values: Mapping[str, Any]) -> AnyVariant:
+def changed(variant: V, values: Mapping[str, Any]) -> V:
     """``variant`` with other values at dotted paths.
 
     Raises:
@@ -72,9 +73,10 @@ def check_search(experiment: AnyExperiment) -> Iterator[tuple[tuple[str | int, .
         for variant, path in found:
             for message in _refused(variant, path, values):
                 yield where, message
-    searched = spaces(experiment)
-    for index, variant in enumerate(experiment.variants):
-        if variant.name in searched and isinstance(variant.train, Train) and variant.train.selected_on == "test":
+    searched, variants = spaces(experiment), experiment.variants
+    for index in range(len(variants)):
+        train = variants[index].train
+        if variants[index].name in searched and isinstance(train, Train) and train.selected_on == "test":
             message = "a sweep looks at validation only; use selected_on: valid"
             yield ("variants", index, "train", "selected_on"), message
 
@@ -85,7 +87,7 @@ def unused(experiment: AnyExperiment) -> list[str]:
     return [key for key in keys if all(_applies(variant, key, experiment) is None for variant in experiment.variants)]
 
 
-def _refused(variant: Variant | RankingVariant, path: str, values: Range) -> Iterator[str]:
+def _refused(variant: AnyVariant, path: str, values: Range) -> Iterator[str]:
     """Why a variant cannot have a range, if so; its ends are tried."""
     if path in MEASURES:
         yield "decides what trials are compared by, so that it cannot be searched"
@@ -97,7 +99,7 @@ def _refused(variant: Variant | RankingVariant, path: str, values: Range) -> Ite
             yield f"{variant.name} cannot have {value!r}: {error.errors()[0]['msg'].lower()}"
 
 
-def _applies(variant: Variant | RankingVariant, key: str, experiment: AnyExperiment) -> str | None:
+def _applies(variant: AnyVariant, key: str, experiment: AnyExperiment) -> str | None:
     """The path inside ``variant`` that a key of ``search.parameters`` means, if any."""
     path = _own_path(key, variant.name, experiment) or key
     if path.startswith("train.") and isinstance(variant, Variant) and not isinstance(variant.model, TableModel):
@@ -114,7 +116,7 @@ def _own_path(key: str, name: str, experiment: AnyExperiment) -> str | None:
     return rest.removeprefix(f"{name}.") if fitting and max(fitting, key=len) == name else None
 
 
-def _paths(variant: Variant | RankingVariant) -> Iterator[str]:
+def _paths(variant: AnyVariant) -> Iterator[str]:
     """Dotted paths of every setting in the sections that a sweep may change."""
     settings = variant.model_dump(mode="json", include=set(SECTIONS))
     pending = [("", settings)]
