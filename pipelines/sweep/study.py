@@ -190,6 +190,9 @@ class Studies:
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if not self._hold(name, frozen.number, held):
                     continue
+                frozen = study.get_trials(deepcopy=False)[frozen.number]  # noqa: PLW2901
+                if frozen.state != TrialState.RUNNING:
+                    continue  # it ended before its lock was free
                 study.sampler = _sampler(self._search, name, frozen.number)
                 trial = optuna.Trial(study, frozen._trial_id)
                 starts, before = frozen.user_attrs.get(_STARTS, (1, 0))
