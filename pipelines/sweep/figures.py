@@ -13,7 +13,7 @@ from pipelines.sweep.results import words as setting
 from pipelines.sweep.space import Space
 from pipelines.sweep.study import Trial
 
-BEST, OTHERS = "s0", "s7"
+COLOUR = "s0"
 TOP_SHARE = 0.1
 """The best so many trials are drawn in colour."""
 
@@ -33,10 +33,9 @@ def history(name: str, metric: str, trials: list[Trial]) -> Panel:
         reached = max(reached, value if status == "complete" else -math.inf)
         if reached > -math.inf:
             line.append((x(number), y(reached)))
-    figure.line(line, f"thin {BEST}")
+    figure.line(line, f"thin {COLOUR}")
     for number, value, status in points:
-        style = BEST if status == "complete" else OTHERS
-        figure.point(x(number), y(value), style, f"trial {number}: {value:.4f}, {status}", hollow=status != "complete")
+        figure.point(x(number), y(value), COLOUR, f"trial {number}: {value:.4f}, {status}", hollow=status != "complete")
     rows: list[list[Cell]] = [[number, value, status] for number, value, status in points]
     caption = "The line is the best so far. A ring is a pruned or running trial, at its best epoch."
     return Panel(f"history-{name}", "Trials", figure.render(), caption, ("trial", metric, "status"), rows)
@@ -51,7 +50,7 @@ def importance(name: str, importances: dict[str, float]) -> Panel:
     for place, (path, share) in enumerate(ordered):
         top = 20 + 30 * place
         figure.text(230, top + 15, short(path, 32), anchor="end")
-        figure.bar(x.start, top, (max(1.0, x(share) - x.start), 20), BEST, f"{path}: {share:.3f}")
+        figure.bar(x.start, top, (max(1.0, x(share) - x.start), 20), COLOUR, f"{path}: {share:.3f}")
         figure.text(x(share) + 6, top + 15, f"{share:.2f}")
     caption = "How much a setting decides whether a trial is among the best tenth (PED-ANOVA, Watanabe et al. 2023)."
     rows: list[list[Cell]] = [[path, share] for path, share in ordered]
@@ -66,14 +65,14 @@ def parallel(name: str, metric: str, space: Space, trials: list[Trial]) -> Panel
     places = [60 + index * (width - 140) / len(space) for index in range(len(space) + 1)]
     figure = Figure(f"Settings of {name}", f"{len(complete)} complete trials", width, 350)
     result = _scale(values, 296, 50)
-    for place, (path, values_of) in zip(places, space.items(), strict=False):
-        _axis(figure, place, short(path, 22), [(setting(v), _height(values_of, v)) for v in _ticks(values_of)])
-    _axis(figure, places[-1], metric, [(words.tick(tick), result(tick)) for tick in result.ticks()])
     top = max(1, round(TOP_SHARE * len(complete)))
     for rank, trial in enumerate(complete):
         heights = [_height(values_of, trial.values[path]) for path, values_of in space.items()]
-        style = BEST if rank >= len(complete) - top else f"thin {OTHERS}"
+        style = COLOUR if rank >= len(complete) - top else "front"
         figure.line([*zip(places, [*heights, result(values[rank])], strict=True)], style)
+    for place, (path, values_of) in zip(places, space.items(), strict=False):
+        _axis(figure, place, short(path, 22), [(setting(v), _height(values_of, v)) for v in _ticks(values_of)])
+    _axis(figure, places[-1], metric, [(words.tick(tick), result(tick)) for tick in result.ticks()])
     rows: list[list[Cell]] = [
         [t.number, *(setting(t.values[path]) for path in space), t.value] for t in sorted(complete, key=_number)
     ]

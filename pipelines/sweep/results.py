@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,9 +51,11 @@ def summary(metrics: dict[str, str], trials: list[Trial], directory: Path) -> It
 
 
 def words(value: object) -> str:
-    """A setting's value for a reader.
+    """A setting's value as a reader, and the command line, take it.
 
-    >>> words(0.000123456), words([400, 400]), words("louvain")
-    ('0.0001235', '[400, 400]', 'louvain')
+    >>> words(0.000123456), words([400, 400]), words("louvain"), words(None)
+    ('0.0001235', '[400, 400]', 'louvain', 'null')
     """
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
