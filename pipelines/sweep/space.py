@@ -108,12 +108,17 @@ def _applies(variant: AnyVariant, key: str, experiment: AnyExperiment) -> str | 
 
 
 def _own_path(key: str, name: str, experiment: AnyExperiment) -> str | None:
-    """What follows ``variants.NAME.``; of two names that fit, the longer is meant."""
+    """What follows ``variants.NAME.``; of two names that fit, the longer is meant.
+
+    ``mf@16%``, which ``budgets`` made of ``mf``, also has what is said of ``mf``.
+    """
     rest = key.removeprefix("variants.")
     if rest == key:
         return None
-    fitting = [variant.name for variant in experiment.variants if rest.startswith(f"{variant.name}.")]
-    return rest.removeprefix(f"{name}.") if fitting and max(fitting, key=len) == name else None
+    names = {full: (full, full.rpartition("@")[0]) for full in (variant.name for variant in experiment.variants)}
+    fitting = {known for both in names.values() for known in both if known and rest.startswith(f"{known}.")}
+    longest = max(fitting, key=len, default="")
+    return rest.removeprefix(f"{longest}.") if longest and longest in names[name] else None
 
 
 def _paths(variant: AnyVariant) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pipelines.errors import DataError
 from pipelines.ranking.data import prepare
 from pipelines.ranking.runner import run_ranking
 from pipelines.ranking.scoring import Scorer
+from pipelines.run_files import RunFiles
 
 CONFIG = """\
 task: ctr
@@ -170,3 +171,7 @@ def test_a_run_says_what_scores_it_and_has_its_encoding(run: Path) -> None:
     done = recsys(run, "recommend", str(run), "--user", "1")
     assert "and recsys score gives this one's probabilities of events" in done.stderr
     assert isinstance(load_experiment(str(run / "config.yaml")).dataset, TableData)
+    events = pl.read_parquet(run.parents[1] / "interactions.parquet")[400:]
+    labels, users = RunFiles(run).test_events()
+    assert labels.tolist() == (events["stars"] >= 4).cast(pl.Int8).to_list()
+    assert users.tolist() == events["user"].to_list(), "train has all users, whose ids are sorted"

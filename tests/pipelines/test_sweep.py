@@ -276,3 +276,10 @@ def test_the_space_of_a_variant_has_what_it_can_have(place: Path) -> None:
     )
     assert list(spaces(own)) == ["mf-full", "mf-graphhash", "mf-modulo"]
     assert config_hash(own) == config_hash(experiment), "`recsys run` does not look at search"
+
+
+def test_settings_of_a_variant_hold_at_each_of_its_budgets(place: Path) -> None:
+    path = place / "crossed.yaml"
+    path.write_text((place / "tiny.yaml").read_text().replace("budget: {rows: 40%}", "budgets: [40%, 50%]"))
+    search = "search={parameters: {variants.mf-modulo.model.dim: {type: int, low: 2, high: 4}}}"
+    assert list(spaces(load_experiment(str(path), [search]))) == ["mf-modulo@40%", "mf-modulo@50%"]
