@@ -118,6 +118,18 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """As :func:`locked`, but without waiting: False where another process holds the lock."""
+    with path.open("a") as file:
+        free = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        yield free
+
+
 def is_complete(entry: Path) -> bool:
     """Whether an entry is there and every file still has the size that it was published with."""
     try:

@@ -68,6 +68,35 @@ def run(
     typer.echo(run_experiment(experiment, command=_command(), quiet=quiet))
 
 
+@app.command(
+    epilog=_examples(
+        "recsys sweep sweep_frappe --trials 20",
+        "recsys sweep my.yaml --trials 50 --timeout 120 'variants=[mf-full]'",
+        "recsys run runs/my-sweep-1a2b3c4d/best.yaml   (what it found, on test)",
+    )
+)
+def sweep(
+    config: Config,
+    overrides: Overrides = None,
+    *,
+    trials: Annotated[
+        int, typer.Option(min=1, help="trials of each variant in all, over all calls and processes")
+    ] = 20,
+    timeout: Annotated[float | None, typer.Option(min=0.0, help="minutes after which no trial is begun")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but the result")] = False,
+) -> None:
+    """Search the settings under `search` in an experiment, by its validation metric.
+
+    Processes started with one command share its trials; a killed one loses none. Every trial is a child run in MLflow.
+    The last line of stdout is the experiment with the best settings; `recsys run` takes it and reads the test split.
+    """
+    from pipelines.config_loader import load_experiment
+    from pipelines.sweep.sweep import run_sweep
+
+    experiment = load_experiment(config, overrides or [])
+    typer.echo(run_sweep(experiment, trials=trials, minutes=timeout, command=_command(), quiet=quiet))
+
+
 @app.command(epilog=_examples("recsys validate quickstart", "recsys validate my.yaml dataset.source=events.csv"))
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Check an experiment without running it: every mistake at once, the data, and the memory that it will need."""
@@ -106,17 +135,32 @@ def copy(
     typer.echo(copy_config(config, to))
 
 
-@app.command(epilog=_examples("recsys compare runs/quickstart-1a2b3c4d runs/quickstart-5e6f7a8b --metric ndcg@20"))
+@app.command(
+    epilog=_examples(
+        "recsys compare runs/quickstart-1a2b3c4d runs/quickstart-5e6f7a8b --metric ndcg@20",
+        "recsys compare runs/ctr_frappe-1a2b3c4d runs/sweep_frappe-best-5e6f7a8b --metric log_loss",
+    )
+)
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="run directories on the same data")],
-    metric: Annotated[str, typer.Option(help="per-user metric to compare")] = "recall@20",
+    metric: Annotated[
+        str | None, typer.Option(help="per-user metric, recall@20 if not given; of rankers auc, gauc, pr_auc, log_loss")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="also write the table there, as .html or .md")] = None,
 ) -> None:
-    """Compare the variants of several runs on their common users: paired tests, Holm-corrected."""
-    from pipelines.compare import compare_runs
+    """Compare the variants of several runs on their common users or events: paired tests, Holm-corrected."""
     from pipelines.run_directory import find_run
+    from pipelines.run_files import RunFiles
 
-    typer.echo(compare_runs([find_run(run) for run in runs], metric, out))
+    found = [find_run(run) for run in runs]
+    if any(RunFiles(run).ranking_config() is not None for run in found):
+        from pipelines.ranking.compare import compare_ranking
+
+        typer.echo(compare_ranking(found, metric or "auc", out))
+        return
+    from pipelines.compare import compare_runs
+
+    typer.echo(compare_runs(found, metric or "recall@20", out))
 
 
 @app.command(epilog=_examples("recsys report runs/quickstart-1a2b3c4d"))
@@ -156,6 +200,24 @@ def recommend(
 
     recommendation = recommend_to(run, user, variant=variant, k=k, explain=explain)
     typer.echo(recommendation.json() if json else recommendation.text())
+
+
+@app.command(
+    epilog=_examples(
+        "recsys score runs/ctr_ml1m-1a2b3c4d rows.csv > scored.csv",
+        "recsys score runs/ctr_ml1m-1a2b3c4d rows.parquet --variant dcn-graphhash --out scored.parquet",
+    )
+)
+def score(
+    run: Run,
+    rows: Annotated[Path, typer.Argument(help=".csv, .tsv, .parquet or .jsonl with the columns of the training data")],
+    variant: Annotated[str | None, typer.Option(help="variant; without it the best one on validation")] = None,
+    out: Annotated[Path | None, typer.Option(help=".csv or .parquet to write; without it CSV on stdout")] = None,
+) -> None:
+    """Add a ranker's probability and log-odds to rows of its fields; what train never had is unseen, not an error."""
+    from pipelines.ranking.scoring import score_file
+
+    typer.echo(score_file(run, rows, variant=variant, out=out))
 
 
 @app.command(epilog=_examples("recsys export runs/quickstart-1a2b3c4d --variant mf-graphhash --out vectors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.atomic import write_text
@@ -10,6 +11,7 @@ from pipelines.errors import DataError, did_you_mean
 from pipelines.report import words
 from pipelines.report.data import PerUser, Run, VariantRun, per_user_values
 from pipelines.report.render import render
+from pipelines.run_schema import DatasetFacts
 from recsys.significance import holm, paired_test
 
 ALPHA = 0.05
@@ -46,13 +48,14 @@ class ComparedPair:
     relative: float
     p: float
     users: int
+    lower_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """``better``, ``worse`` or ``no difference shown``."""
         if self.p >= ALPHA:
             return "no difference shown"
-        return "better" if self.difference > 0 else "worse"
+        return "better" if (self.difference > 0) != self.lower_is_better else "worse"
 
     def cells(self) -> list[str]:
         """The row as text, in the order of :data:`COLUMNS`."""
@@ -81,6 +84,12 @@ class Comparison:
     on_test: tuple[str, ...] = ()
     """Labels of the runs whose epochs were selected on test."""
     runs: int = 0
+    sample: str = "common users"
+    method: str = "paired sign-flip test"
+    note: str = (
+        "Values are means over users and seeds. Difference: the run in the second column minus the reference, with its"
+        " 95 % bootstrap interval over users. p: sign-flip permutation test on the same users, corrected by Holm."
+    )
 
     def __str__(self) -> str:
         rows = [list(COLUMNS), *(pair.cells() for pair in self.pairs)]
@@ -93,7 +102,7 @@ class Comparison:
         """What is compared, in a line."""
         users = f"{min(pair.users for pair in self.pairs):,}"
         line = (
-            f"{self.metric} on test against run {self.reference}, {users} common users, paired sign-flip test,"
+            f"{self.metric} on test against run {self.reference}, {users} {self.sample}, {self.method},"
             f" Holm over {len(self.pairs)} pairs"
         )
         if not self.on_test:
@@ -138,9 +147,9 @@ def compare_runs(runs: list[Path], metric: str = "recall@20", out: Path | None =
     if len(runs) < 2:
         raise DataError(f"a comparison needs two runs or more, got {len(runs)}")
     loaded = [Run(path) for path in runs]
-    _check_same_data(loaded)
+    check_same_data([(run.files.directory, run.results.dataset) for run in loaded])
     values = [_values(run, metric) for run in loaded]
-    labels = _labels(loaded)
+    labels = run_labels([run.files.directory for run in loaded])
     found = [
         _pair(labels[i], values[i], name, values[0], against)
         for i in range(1, len(loaded))
@@ -155,20 +164,20 @@ def compare_runs(runs: list[Path], metric: str = "recall@20", out: Path | None =
     return comparison
 
 
-def _check_same_data(runs: list[Run]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        if run.results.dataset.hash != first.results.dataset.hash:
+def check_same_data(runs: Sequence[tuple[Path, DatasetFacts]]) -> None:
+    """Raise DataError unless all runs, told by directory and data, have the dataset of the first."""
+    first, data = runs[0]
+    for run, other in runs[1:]:
+        if other.hash != data.hash:
             raise DataError(
-                f"runs must be on the same data to share users, but {first.files.directory} has dataset hash"
-                f" {first.results.dataset.hash[:12]} ({first.results.dataset.name}) and {run.files.directory} has"
-                f" {run.results.dataset.hash[:12]} ({run.results.dataset.name}); run both on one dataset configuration"
+                f"runs must be on the same data to share users, but {first} has dataset hash {data.hash[:12]}"
+                f" ({data.name}) and {run} has {other.hash[:12]} ({other.name}); run both on one dataset configuration"
             )
 
 
-def _labels(runs: list[Run]) -> list[str]:
+def run_labels(runs: Sequence[Path]) -> list[str]:
     """Directory names; numbered where two runs have the same one."""
-    names = [run.files.directory.name for run in runs]
+    names = [run.name for run in runs]
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 

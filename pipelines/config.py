@@ -9,6 +9,7 @@ from pydantic import Field
 from embeddings.names import CompressorName
 from pipelines.config_knowledge import KnowledgeFiles
 from pipelines.config_models import Model
+from pipelines.config_search import Search
 from pipelines.config_section import Section
 from pipelines.config_semantic import SemanticIds, SemanticRows
 from pipelines.config_sequence import SequenceModel
@@ -191,5 +192,8 @@ class Experiment(Section):
     )
     evaluate: Evaluate = Evaluate()
     variants: tuple[Variant, ...] = Field(min_length=1)
+    search: Search | None = Field(
+        default=None, description="what `recsys sweep` tries; `recsys run` does not look at it"
+    )
     tracking: Tracking = Tracking()
     output: str = Field(default="runs", description="directory that gets the run directories")

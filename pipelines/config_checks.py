@@ -13,6 +13,7 @@ from pipelines.config_section import TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_two_tower import TwoTower
 from pipelines.errors import DataError
+from pipelines.sweep.space import check_search
 
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 """Ranking metrics that can select an epoch; written with a cut-off, as ``recall@20``."""
@@ -33,6 +34,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _check_names(experiment)
     yield from _check_negatives(experiment)
     yield from check_source(experiment.dataset)
+    yield from check_search(experiment)
     split = experiment.dataset.split
     if split.method != "leave_last_n" and split.valid + split.test >= 1:
         yield ("dataset", "split"), f"valid ({split.valid}) + test ({split.test}) leave nothing for training"

@@ -119,8 +119,8 @@ def _ranking(
 
 
 def config_hash(experiment: Experiment | RankingExperiment) -> str:
-    """Eight hex digits of what determines the results: all but description, tracking and output."""
-    facts = experiment.model_dump(mode="json", exclude={"description", "tracking", "output", "dataset"})
+    """Eight hex digits of what determines the results: all but description, tracking, output and search."""
+    facts = experiment.model_dump(mode="json", exclude={"description", "tracking", "output", "search", "dataset"})
     facts["dataset"] = experiment.dataset.model_dump(mode="json", exclude_unset=True)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 

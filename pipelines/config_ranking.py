@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config import Budget, Compressor, Tracking
+from pipelines.config_search import Search
 from pipelines.config_section import Optimizer, Section
 
 Numeric = Literal["standardise", "log_standardise", "log_bucket"]
@@ -201,5 +202,8 @@ class RankingExperiment(Section):
     dataset: Data
     budget: Budget = Budget(rows="25%")
     variants: tuple[RankingVariant, ...] = Field(min_length=1)
+    search: Search | None = Field(
+        default=None, description="what `recsys sweep` tries; `recsys run` does not look at it"
+    )
     tracking: Tracking = Tracking()
     output: str = Field(default="runs", description="directory that gets the run directories")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import yaml
 from pydantic import BaseModel, ValidationError
+from safetensors.numpy import load, save
 
 from pipelines.atomic import finite, write_bytes, write_json, write_text
 from pipelines.config import Experiment
@@ -63,6 +64,16 @@ def _parse(path: Path, schema: type[Schema], payload: Any) -> Schema:
         ) from error
 
 
+def resolved(config: Experiment | RankingExperiment) -> str:
+    """An experiment as YAML that ``recsys run`` takes, every default written out.
+
+    Of the dataset only what was set: a column that is null when set is another thing than one that is guessed.
+    """
+    values = config.model_dump(mode="json")
+    values["dataset"] = config.dataset.model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(values, sort_keys=False)
+
+
 class RunFiles:
     """Paths, writers and typed readers of one run directory. Every write is atomic.
 
@@ -95,14 +106,9 @@ class RunFiles:
         return path
 
     def write_config(self, config: Experiment | RankingExperiment) -> None:
-        """Write the resolved configuration as YAML; ``recsys run`` takes it.
-
-        Of the dataset only what was set: a column that is null when set is another thing than one that is guessed.
-        """
+        """Write the resolved configuration as YAML; ``recsys run`` takes it."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        values = config.model_dump(mode="json")
-        values["dataset"] = config.dataset.model_dump(mode="json", exclude_unset=True)
-        write_text(self.config_file, yaml.safe_dump(values, sort_keys=False))
+        write_text(self.config_file, resolved(config))
 
     def write_metrics(self, metrics: Metrics) -> None:
         """Write ``metrics.json``; the last file of a finished run."""
@@ -148,6 +154,23 @@ class RunFiles:
         frame = pl.DataFrame({"user": users.astype(np.int32), "items": lists})
         self._write_frame(self._variant_file(name, seed, "top_items.parquet"), frame)
 
+    def write_test_events(self, labels: npt.NDArray[np.uint8], users: npt.NDArray[np.int32]) -> None:
+        """Write ``test_events.safetensors`` of a ranking run: label and user of each test event, [E] each."""
+        write_bytes(self.directory / "test_events.safetensors", save({"labels": labels, "users": users}))
+
+    def write_scores(self, name: str, seed: int, scores: npt.NDArray[np.float32]) -> None:
+        """Write ``scores.safetensors`` of a ranker: log-odds [E] of the test events, in their order."""
+        write_bytes(self._variant_file(name, seed, "scores.safetensors"), save({"scores": scores}))
+
+    def test_events(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Label and user of each test event of a ranking run."""
+        arrays = load(self._bytes(self.directory / "test_events.safetensors"))
+        return arrays["labels"], arrays["users"]
+
+    def scores(self, name: str, seed: int) -> npt.NDArray[np.float32]:
+        """Log-odds [E] that a ranker gave to the test events."""
+        return load(self._bytes(self.variant_dir(name, seed) / "scores.safetensors"))["scores"]
+
     @staticmethod
     def _write_frame(path: Path, frame: pl.DataFrame) -> None:
         buffer = io.BytesIO()
@@ -158,8 +181,8 @@ class RunFiles:
         """Raise RunError if the run is a ranking experiment, for the commands that rank the catalogue for users."""
         if self.config_file.exists() and self.ranking_config() is not None:
             raise RunError(
-                f"{self.directory} is a run with task: ctr, which scores events and ranks no catalogue; recommend,"
-                f" export and compare take retrieval runs, and the paired tests of this one are in {self.report_file}"
+                f"{self.directory} is a run with task: ctr, which scores events and ranks no catalogue; recommend"
+                f" and export take retrieval runs, and recsys score gives this one's probabilities of events"
             )
 
     def config(self) -> Experiment:

@@ -191,7 +191,7 @@ class _Mlflow:
             case "artifact":
                 self._artifact(run_id, data["path"])
             case "model":
-                self._model(event.run, run_id, data["checkpoint"], data["dataset"])
+                self._model(event.run, run_id, data)
             case "end":
                 self._client.set_terminated(run_id, data["status"], event.time_ms)
 
@@ -290,8 +290,8 @@ class _Mlflow:
         upload_one = self._client.log_artifacts if local.is_dir() else self._client.log_artifact
         upload_one(run_id, str(local), target)
 
-    def _model(self, name: str, run_id: str, checkpoint: str, dataset: str) -> None:
-        """A pyfunc model from code: the checkpoint's safetensors, ids, titles and seen items as artefacts."""
+    def _model(self, name: str, run_id: str, data: dict[str, str]) -> None:
+        """A pyfunc model from code: a checkpoint's safetensors, and what turns raw users or rows into its input."""
         warnings.filterwarnings("ignore", MLFLOW_ADVICE, UserWarning)
         import mlflow.pyfunc
         from mlflow.models import Model
@@ -299,21 +299,26 @@ class _Mlflow:
         from pipelines.catalogue import Catalogue
         from pipelines.dataset import Dataset
 
-        source = self._run_dir / contained(self._run_dir / checkpoint, self._run_dir)
-        digest = directory_hash(source)
+        inside = {
+            key: self._run_dir / contained(self._run_dir / data[key], self._run_dir)
+            for key in data.keys() - {"dataset"}
+        }
+        digest = directory_hash(inside["checkpoint"])
         if self._state.models.get(name) == digest:
             return
         with tempfile.TemporaryDirectory() as folder:
-            catalogue = Path(folder) / "catalogue"
-            Catalogue.of(Dataset.open(Path(dataset))).save(catalogue)
+            code = "ranking/model_from_code.py"
+            if "dataset" in data:
+                code, inside["catalogue"] = "model_from_code.py", Path(folder) / "catalogue"
+                Catalogue.of(Dataset.open(Path(data["dataset"]))).save(inside["catalogue"])
             Model.log(
                 None,
                 mlflow.pyfunc,
                 name=re.sub(r"[^\w-]", "-", name),
                 run_id=run_id,
-                python_model=str(Path(__file__).with_name("model_from_code.py")),
-                artifacts={"checkpoint": str(source), "catalogue": str(catalogue)},
-                signature=_signature(),
+                python_model=str(Path(__file__).parent / code),
+                artifacts={key: str(path) for key, path in inside.items()},
+                signature=_recommends() if "dataset" in data else _scores(),
                 pip_requirements=[f"recsys=={version('recsys')}"],
             )
         self._state.models[name] = digest
@@ -359,7 +364,7 @@ def _first_line(error: Exception) -> str:
     return str(error).split("\n", maxsplit=1)[0][:200]
 
 
-def _signature() -> ModelSignature:
+def _recommends() -> ModelSignature:
     """Raw user ids in; lists of raw item ids, titles and scores out; ``k`` as parameter."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -375,6 +380,14 @@ def _signature() -> ModelSignature:
     )
     params = ParamSchema([ParamSpec("k", DataType.integer, 10)])
     return ModelSignature(Schema([ColSpec(DataType.string, "user_id")]), outputs, params)
+
+
+def _scores() -> ModelSignature:
+    """Rows of any columns in; log-odds and probability out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    return ModelSignature(outputs=Schema([ColSpec(DataType.double, name) for name in ("log_odds", "probability")]))
 
 
 def _absolute(uri: str) -> str:

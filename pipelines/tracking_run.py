@@ -79,6 +79,17 @@ class TrackedRun:
         dataset = str(dataset_dir.resolve(strict=True))
         self._record("model", {"checkpoint": str(checkpoint), "dataset": dataset})
 
+    def ranker(self, variant_dir: Path) -> None:
+        """Log ``variant_dir/checkpoint`` of a ranking run as a pyfunc model that scores raw rows.
+
+        Raises:
+            ValueError: ``variant_dir`` leads outside the run directory.
+            FileNotFoundError: There is no checkpoint, or the run directory lacks ``fields`` or ``config.yaml``.
+        """
+        root = self._tracker.run_dir
+        places = {"checkpoint": variant_dir / "checkpoint", "fields": root / "fields", "config": root / "config.yaml"}
+        self._record("model", {name: str(contained(path, root)) for name, path in places.items()})
+
     def _record(self, kind: Kind, data: dict[str, Any]) -> None:
         self._tracker.record(Event(self._name, kind, data))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +26,19 @@ def resampled_sums(values: FloatArray | npt.NDArray[np.float32], resamples: int,
     Returns:
         float64 [R, M].
     """
-    count = _cached_counts if len(values) <= _CACHED_USERS else _counts
     sums = np.empty((resamples, values.shape[1]))
-    for block, first in enumerate(range(0, resamples, _BLOCK_RESAMPLES)):
-        last = min(first + _BLOCK_RESAMPLES, resamples)
-        sums[first:last] = count(len(values), seed, block)[: last - first].astype(values.dtype) @ np.asarray(values)
+    first = 0
+    for counts in resampled_counts(len(values), resamples, seed):
+        sums[first : first + len(counts)] = counts.astype(values.dtype) @ np.asarray(values)
+        first += len(counts)
     return sums
+
+
+def resampled_counts(num_users: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """How often each resample draws each user, uint8 [up to 64, num_users] at a time, ``resamples`` rows in all."""
+    count = _cached_counts if num_users <= _CACHED_USERS else _counts
+    for block, first in enumerate(range(0, resamples, _BLOCK_RESAMPLES)):
+        yield count(num_users, seed, block)[: resamples - first]
 
 
 def _counts(num_users: int, seed: int, block: int) -> npt.NDArray[np.uint8]:

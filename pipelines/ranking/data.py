@@ -13,12 +13,12 @@ from scipy.sparse import csr_array
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, content_hash
 from pipelines.errors import DataError
-from pipelines.ranking.encode import encode
+from pipelines.ranking.encode import Encoding, encode
 from pipelines.ranking.sources import SPLITS, DataConfig, files_of, read_source
 from pipelines.stages.versions import versions
 from recsys.event_batch import Events
 
-VERSION = 1
+VERSION = 2
 Split = Literal["train", "valid", "test"]
 
 
@@ -51,6 +51,21 @@ class RankingData:
     def vocabulary(self, field: str) -> pl.DataFrame:
         """Frame (value, count) of a field; row i is id i."""
         return pl.read_parquet(self.path / f"vocabulary-{self.fields.index(field)}.parquet", glob=False)
+
+    def encoding(self) -> Encoding:
+        """Vocabularies and scales, to encode other rows by."""
+        return Encoding.load(self.path)
+
+    def require_both_classes(self) -> None:
+        """Raise DataError where a split has one class only, whose AUC is undefined."""
+        for split, positives in self.facts["positives"].items():
+            events = self.facts["counts"][split]
+            if not 0 < positives < events:
+                raise DataError(
+                    f"the {split} split of {self.facts['name']} has {events:,} events, all with label"
+                    f" {int(positives > 0)}; a ranker needs both labels in each split, change dataset.split or"
+                    " dataset.label.at_least"
+                )
 
     def graph(self) -> csr_array:
         """Float32 [users, items]: ones at the pairs of positive train events; unseen ids have none."""
@@ -93,8 +108,7 @@ def _build(config: DataConfig, directory: Path) -> None:
     if len(set(fields)) < len(fields):
         raise DataError(f"a column is in fields and in numeric, or twice: {', '.join(fields)}")
     encoding = encode(source, config.min_count, directory)
-    for place, vocabulary in enumerate(encoding.vocabularies.values()):
-        vocabulary.write_parquet(directory / f"vocabulary-{place}.parquet", compression="zstd")
+    encoding.save(directory)
     counts = np.bincount(source.splits, minlength=3).tolist()
     arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
     positives = [

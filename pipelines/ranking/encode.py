@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipelines.atomic import write_json
+from pipelines.config_ranking import Numeric
 from pipelines.errors import DataError
-from pipelines.ranking.sources import LABEL, SPLITS, Source
+from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_columns, numeric_kinds
 
+Kinds = Mapping[str, Numeric]
 BLOCK = 1 << 17
 _VALUE, _COUNT = "value", "count"
 
@@ -39,6 +43,59 @@ class Encoding:
         return tuple(
             n for pair, (_, _, lacks) in zip(names, self.scales.values(), strict=True) for n in pair[: 1 + lacks]
         )
+
+    def save(self, directory: Path) -> None:
+        """Write ``vocabulary-<place>.parquet`` of each field and ``encoding.json`` into an existing directory."""
+        for place, vocabulary in enumerate(self.vocabularies.values()):
+            vocabulary.write_parquet(directory / f"vocabulary-{place}.parquet", compression="zstd")
+        write_json(directory / "encoding.json", {"fields": list(self.vocabularies), "scales": self.scales})
+
+    @classmethod
+    def load(cls, directory: Path) -> Encoding:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: It is not there.
+        """
+        path = directory / "encoding.json"
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; run `recsys run` again, which writes it")
+        facts = json.loads(path.read_bytes())
+        places = enumerate(facts["fields"])
+        vocabularies = {name: pl.read_parquet(directory / f"vocabulary-{i}.parquet", glob=False) for i, name in places}
+        return cls(vocabularies, {name: tuple(scale) for name, scale in facts["scales"].items()})
+
+
+def encode_rows(
+    rows: pl.DataFrame, encoding: Encoding, config: DataConfig
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Ids [n, F] and numbers [n, N] of rows as people have them: joins made, columns of the types that train had.
+
+    Raises:
+        DataError: A joined column is missing and its file too, or a numeric column has text.
+    """
+    kinds = numeric_kinds(config)
+    frame = join_columns(rows, config)
+    frame = frame.with_columns(_parsed(frame[name]) for name in kinds)
+    unseen: dict[str, npt.NDArray[np.bool_]] = {}
+    for name in (name for name in encoding.vocabularies if name not in kinds):
+        given = frame[name].list.sort().list.join("|") if isinstance(frame[name].dtype, pl.List) else frame[name]
+        found = given.cast(encoding.vocabularies[name][_VALUE].dtype, strict=False)
+        unseen[name] = ~found.cast(given.dtype, strict=False).eq_missing(given).to_numpy()
+        frame = frame.with_columns(found.alias(name))
+    ids = _ids(frame, encoding, kinds)
+    for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
+        if name in unseen:
+            ids[unseen[name], place] = len(vocabulary)
+    return ids, _dense(frame, encoding, kinds)
+
+
+def _parsed(column: pl.Series) -> pl.Series:
+    numbers = column.cast(pl.Float64, strict=False)
+    bad = (numbers.is_null() & column.is_not_null()).arg_true()
+    if len(bad):
+        raise DataError(f"column {column.name!r} must have numbers, but row {bad[0]} has {column[int(bad[0])]!r}")
+    return numbers
 
 
 def encode(source: Source, min_count: int, directory: Path) -> Encoding:
@@ -69,8 +126,8 @@ def encode(source: Source, min_count: int, directory: Path) -> Encoding:
     for first, frame in _blocks(source):
         splits = source.splits[first : first + len(frame)]
         parts: dict[str, npt.NDArray[Any]] = {
-            "ids": _ids(frame, encoding, source),
-            "dense": _dense(frame, encoding, source),
+            "ids": _ids(frame, encoding, source.numeric),
+            "dense": _dense(frame, encoding, source.numeric),
             "labels": _labels(frame, first),
         }
         for code in range(3):
@@ -99,11 +156,11 @@ def _fit(source: Source, min_count: int) -> Encoding:
     for first, frame in _blocks(source):
         train = frame.filter(pl.Series(source.splits[first : first + len(frame)] == 0))
         for name in names:
-            found = _column(train, name, source).value_counts(name=_COUNT).rename({name: _VALUE})
+            found = _column(train, name, source.numeric).value_counts(name=_COUNT).rename({name: _VALUE})
             parts = [counts[name], found] if len(counts[name]) else [found]
             counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.col(_COUNT).sum())
         for name in moments:
-            values = _numbers(train, name, source)
+            values = _numbers(train, name, source.numeric[name])
             known = values[~np.isnan(values)]
             moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
     vocabularies = {
@@ -123,9 +180,9 @@ def _categorical(source: Source) -> tuple[str, ...]:
     return (*source.fields, *(name for name, kind in source.numeric.items() if kind == "log_bucket"))
 
 
-def _column(frame: pl.DataFrame, name: str, source: Source) -> pl.Series:
+def _column(frame: pl.DataFrame, name: str, kinds: Kinds) -> pl.Series:
     """Values of a categorical field; a bucketed number is int32, a missing one null."""
-    if name not in source.numeric:
+    if name not in kinds:
         return frame[name]
     values = frame[name].cast(pl.Float64).to_numpy()
     return pl.Series(name, log_buckets(values), dtype=pl.Int32).set(pl.Series(np.isnan(values)), None)
@@ -147,29 +204,29 @@ def log_buckets(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     return buckets
 
 
-def _numbers(frame: pl.DataFrame, name: str, source: Source) -> npt.NDArray[np.float64]:
+def _numbers(frame: pl.DataFrame, name: str, kind: Numeric) -> npt.NDArray[np.float64]:
     """A numeric column before it is scaled, NaN where it is missing."""
     values: npt.NDArray[np.float64] = frame[name].cast(pl.Float64).to_numpy()
-    if source.numeric[name] == "log_standardise":
+    if kind == "log_standardise":
         values = np.sign(values) * np.log1p(np.abs(values))
     return values
 
 
-def _ids(frame: pl.DataFrame, encoding: Encoding, source: Source) -> npt.NDArray[np.int32]:
+def _ids(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds) -> npt.NDArray[np.int32]:
     out = np.empty((len(frame), len(encoding.vocabularies)), np.int32)
     for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
         known = vocabulary.select(_VALUE).with_row_index("id")
-        found = _column(frame, name, source).rename(_VALUE).to_frame()
+        found = _column(frame, name, kinds).rename(_VALUE).to_frame()
         ids = found.join(known, on=_VALUE, how="left", nulls_equal=True, maintain_order="left")["id"]
         out[:, place] = ids.fill_null(len(vocabulary)).to_numpy()
     return out
 
 
-def _dense(frame: pl.DataFrame, encoding: Encoding, source: Source) -> npt.NDArray[np.float32]:
+def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds) -> npt.NDArray[np.float32]:
     """A scaled number is 0 where it is missing or train has one value only."""
     columns = []
     for name, (mean, deviation, lacks) in encoding.scales.items():
-        values = _numbers(frame, name, source)
+        values = _numbers(frame, name, kinds[name])
         columns.append(np.nan_to_num((values - mean) / (deviation or 1.0)) if deviation else np.zeros(len(values)))
         columns += [np.isnan(values)] if lacks else []
     return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)

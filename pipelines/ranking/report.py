@@ -128,7 +128,10 @@ def _pair(tests: list[Json], a: str, b: str) -> Json | None:
 
 def _leader(result: VariantResult) -> list[str]:
     metrics = result.metrics
-    values = [words.metric(metrics.get(f"test/{name}")) for name in _SHOWN]
+    values = [
+        f"{words.metric(metrics.get(f'test/{name}'))} {words.interval(result.ci95.get(f'test/{name}'))}".strip()
+        for name in _SHOWN
+    ]
     size = f"{result.table_bytes / 2**10:,.0f} KiB"
     head = [f"{result.name}, seed {result.seed}", str(result.compressor), f"{result.table_rows:,}", size]
     return [*head, words.metric(metrics["test/auc"]), words.interval(result.ci95.get("test/auc")), *values]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.atomic import finite, write_json
+from pipelines.atomic import atomic_directory, finite, write_json
 from pipelines.cache import Cache, locked
 from pipelines.config_loader import config_hash
 from pipelines.config_ranking import RankingExperiment, RankingVariant
@@ -65,9 +65,13 @@ class _RankingRun:
         self.report.log(f"command: {self.command}")
         self.files.write_config(self.experiment)
         data = prepare(self.cache, self.experiment.dataset)
+        data.require_both_classes()
         counts = ", ".join(f"{count:,} {split}" for split, count in data.facts["counts"].items())
         self.report.say(f"data: {data.facts['name']}, {len(data.fields)} fields, {data.num_dense} numbers, {counts}")
         self.files.write_dataset(data.facts)
+        with atomic_directory(self.files.directory / "fields") as fields:
+            data.encoding().save(fields)
+        self.files.write_test_events(data.events("test").labels, data.events("test").column(data.user))
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
             tracker.params(self.experiment.model_dump(mode="json", exclude={"variants"}))
             tracker.dataset(data.facts | {"content_hash": data.hash})
@@ -103,11 +107,13 @@ class _RankingRun:
             directory = self.files.variant_dir(variant.name, seed)
             copy_tree(trained.entry / "checkpoint", self.files.checkpoint_dir(variant.name, seed))
             write_json(directory / "evaluation.json", finite(evaluated.evaluation.summary()))
+            self.files.write_scores(variant.name, seed, evaluated.scores)
             write_json(directory / "history.json", trained.history)
             if fields[1] is not None:
                 write_json(directory / "maps.json", json.loads((fields[1] / "maps.json").read_bytes()))
             tracked.metrics(result.metrics)
             tracked.artifacts(directory / "evaluation.json", directory / "history.json")
+            tracked.ranker(directory)
         shown = ", ".join(f"{k} {result.metrics[f'test/{k}']:.4f}" for k in ("auc", "log_loss"))
         self.report.say(f"{name}: {shown} (trained in {duration(result.seconds['train'])})")
         return variant, result, evaluated

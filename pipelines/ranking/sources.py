@@ -90,11 +90,45 @@ def read_source(config: DataConfig) -> Source:
             return _table(config, files)
         case CriteoData():
             frame = _criteo(files)
-            numeric = dict.fromkeys(CRITEO_NUMERIC, config.numeric)
             splits = _splits(frame, config.split, config.user)
-            return Source(frame, splits, CRITEO_FIELDS, numeric, config.split.model_dump(mode="json"))
+            return Source(frame, splits, CRITEO_FIELDS, numeric_kinds(config), config.split.model_dump(mode="json"))
         case _:
             assert_never(config)
+
+
+def numeric_kinds(config: DataConfig) -> dict[str, Numeric]:
+    """Numeric column -> how it is encoded."""
+    match config:
+        case TableData():
+            return dict(config.numeric)
+        case CriteoData():
+            return dict.fromkeys(CRITEO_NUMERIC, config.numeric)
+        case _:
+            return {}
+
+
+def joined(config: DataConfig) -> tuple[str, ...]:
+    """Columns that come from files beside the events."""
+    return tuple(name for join in config.joins for name in join.columns) if isinstance(config, TableData) else ()
+
+
+def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """``rows`` with the joined columns that they lack, from the files of the data.
+
+    Raises:
+        DataError: A file is gone, or the rows have no key.
+    """
+    for join in config.joins if isinstance(config, TableData) else ():
+        lacking = [name for name in join.columns if name not in rows.columns]
+        path = base_path(config.source) / join.source
+        if not lacking:
+            continue
+        if not path.is_file() or join.key not in rows.columns:
+            raise DataError(f"the rows have no column {lacking[0]!r}, and {path} by {join.key!r} cannot give it")
+        other = pl.read_parquet(path, columns=[join.key, *lacking], glob=False)
+        keys = rows[join.key].cast(other[join.key].dtype, strict=False)
+        rows = rows.with_columns(keys).join(other, on=join.key, how="left", maintain_order="left")
+    return rows
 
 
 def _table(config: TableData, files: list[Path]) -> Source:
@@ -115,7 +149,7 @@ def _table(config: TableData, files: list[Path]) -> Source:
     lists = [name for name in config.fields if isinstance(schema[name], pl.List)]
     frame = frame.with_columns(pl.col(name).list.sort().list.join("|") for name in lists)
     frame = frame.select(label.alias(LABEL), *config.fields, *config.numeric)
-    return Source(frame, splits, config.fields, dict(config.numeric), config.split.model_dump(mode="json"))
+    return Source(frame, splits, config.fields, numeric_kinds(config), config.split.model_dump(mode="json"))
 
 
 def _scan(files: list[Path]) -> pl.LazyFrame:

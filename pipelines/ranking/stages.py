@@ -226,7 +226,7 @@ class EvaluatedRanker:
 
 def evaluate_stage(cache: Cache, data: RankingData, trained: TrainedRanker) -> EvaluatedRanker:
     """Evaluate a trained ranker on test, or find it evaluated."""
-    key = {"version": VERSION, "trained": trained.key}
+    key = {"version": VERSION, "intervals": 1, "trained": trained.key}
 
     def build(directory: Path) -> None:
         events = data.events("test")

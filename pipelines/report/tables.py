@@ -45,7 +45,9 @@ def second_metric(run: Run) -> str | None:
 def leader_table(run: Run, pairs: dict[tuple[str, str], Contrast]) -> tuple[list[str], list[LeaderRow]]:
     """Names of the metric columns and one row per variant, best first."""
     columns = [run.selection, *filter(None, [second_metric(run)])]
-    columns += [name for name in unmasked(columns) if all(f"test/{name}" in v.first.metrics for v in run.ranking)]
+    columns += [
+        name for name in (*unmasked(columns), "auc") if all(f"test/{name}" in v.first.metrics for v in run.ranking)
+    ]
     tied = tied_with_best(run, pairs)
     full: dict[str, float] = {}  # bytes of the largest full table, by model
     for variant in run.ranking:

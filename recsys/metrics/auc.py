@@ -70,18 +70,30 @@ def group_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLik
     Raises:
         ValueError: As :func:`roc_auc`, or no group has both classes.
     """
+    aucs, sizes = group_aucs(labels, scores, groups)
+    valid = ~np.isnan(aucs)
+    if not valid.any():
+        raise ValueError(f"grouped AUC needs a group with both classes, but all {len(aucs):,} groups have one")
+    value = float((aucs[valid] * sizes[valid]).sum() / sizes[valid].sum())
+    return GroupAuc(value, int(valid.sum()), int((~valid).sum()), int(sizes[valid].sum()))
+
+
+def group_aucs(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Exact AUC of every group, float64 [G] by ascending id, NaN for one class; and its impressions, int64 [G].
+
+    Raises:
+        ValueError: As :func:`roc_auc`, but one class may be missing.
+    """
     positive, values = checked(labels, scores)
     ids = np.asarray(groups)
     if ids.shape != positive.shape:
         raise ValueError(f"groups must have one id per label, got {list(ids.shape)} for {list(positive.shape)} labels")
     order = np.lexsort((values, ids))
     starts = np.flatnonzero(np.diff(ids[order], prepend=ids[order[:1]] - 1))
-    aucs = _auc_of_runs(positive[order], values[order], np.append(starts, len(order)))
-    sizes, valid = np.diff(np.append(starts, len(order))), ~np.isnan(aucs)
-    if not valid.any():
-        raise ValueError(f"grouped AUC needs a group with both classes, but all {len(aucs):,} groups have one")
-    value = float((aucs[valid] * sizes[valid]).sum() / sizes[valid].sum())
-    return GroupAuc(value, int(valid.sum()), int((~valid).sum()), int(sizes[valid].sum()))
+    bounds = np.append(starts, len(order))
+    return _auc_of_runs(positive[order], values[order], bounds), np.diff(bounds)
 
 
 def checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], ScoreArray]:

@@ -12,6 +12,7 @@ from recsys.event_batch import Events
 from recsys.metrics.auc import group_auc
 from recsys.metrics.delong import auc_interval
 from recsys.metrics.scored_counts import ScoredCounts
+from recsys.rankers.intervals import bootstrap_intervals
 
 MAX_CURVE_POINTS = 400
 ACTIVITY_BOUNDS = (0, 1, 5, 20, 100)
@@ -26,7 +27,7 @@ class RankingEvaluation:
         events: scored.
         metrics: auc, gauc, pr_auc, log_loss, normalised_entropy, calibration_slope, calibration_intercept, ece. Those
             that one class leaves undefined are absent.
-        ci95: DeLong interval of the AUC.
+        ci95: DeLong interval of the AUC, bootstrap intervals over users of log_loss, gauc and pr_auc.
         curves: "roc" {"false", "true"}, "reliability" {"predicted", "observed", "events"}, "scores" {"edges",
             "positives", "negatives"}: histogram of the log-odds.
         slices: by name, lists of {"label", "events", "positives", "auc", "low", "high"}; a slice of one class has no
@@ -75,6 +76,7 @@ def evaluate_ranker(
             found = auc_interval(events.labels, scores)
             ci95["auc"] = (found.low, found.high)
         users = events.column(user)
+        ci95 |= bootstrap_intervals(events.labels, scores, users)
         both = np.intersect1d(users[events.labels == 1], users[events.labels == 0])
         if len(both):
             metrics["gauc"] = group_auc(events.labels, scores, users).value

@@ -104,7 +104,6 @@ def test_an_experiment_ends_in_a_report_and_repeats(
     for command in (
         ("recommend", str(directory), "--user", "1", "--variant", "full"),
         ("export", str(directory), "--out", str(tmp_path / "vectors")),
-        ("compare", str(directory), str(directory)),
     ):
         monkeypatch.setattr("sys.argv", ["recsys", *command])
         with pytest.raises(SystemExit):

@@ -1,0 +1,133 @@
+"""What a trained ranker gives to raw rows: log-odds and probabilities, from a run directory alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import yaml
+
+from pipelines.config_ranking import RankingExperiment
+from pipelines.errors import DataError, did_you_mean
+from pipelines.ranking.encode import BLOCK, Encoding, encode_rows
+from pipelines.ranking.sources import joined, numeric_kinds
+from pipelines.run_directory import find_run
+from pipelines.run_files import RunFiles, VariantResult
+from recsys.event_batch import Events
+from recsys.rankers.checkpoint import load_ranker
+from recsys.rankers.ranker import Ranker
+
+PROBABILITY, LOG_ODDS = "probability", "log_odds"
+READERS: dict[str, Callable[..., pl.DataFrame]] = {
+    ".csv": pl.read_csv,
+    ".tsv": pl.read_csv,
+    ".parquet": pl.read_parquet,
+    ".jsonl": pl.read_ndjson,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A ranker and what turns raw rows into its input.
+
+    Attributes:
+        ranker: in evaluation mode.
+        encoding: vocabularies and scales that were fitted on train.
+        experiment: that it was trained in.
+    """
+
+    ranker: Ranker
+    encoding: Encoding
+    experiment: RankingExperiment
+
+    @classmethod
+    def open(cls, run: Path, variant: str | None = None) -> Scorer:
+        """A variant of a ranking run, by name; None for the one with the best validation metric.
+
+        Raises:
+            DataError: The run is of another kind, or has no such variant.
+        """
+        files = RunFiles(find_run(run))
+        if files.ranking_config() is None:
+            raise DataError(f"{files.directory} ranks a catalogue and scores no rows; use recsys recommend")
+        found = _find(files, variant)
+        return cls.load(files.checkpoint_dir(found.name, found.seed), files.directory / "fields", files.config_file)
+
+    @classmethod
+    def load(cls, checkpoint: Path, fields: Path, config: Path) -> Scorer:
+        """A scorer from its parts: a saved ranker, an :class:`Encoding`, and the resolved configuration of the run."""
+        experiment = RankingExperiment.model_validate(yaml.safe_load(config.read_text(encoding="utf-8")))
+        return cls(load_ranker(checkpoint), Encoding.load(fields), experiment)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that rows must have, those of joined files left out."""
+        kinds = numeric_kinds(self.experiment.dataset)
+        names = dict.fromkeys([*self.encoding.vocabularies, *kinds])
+        return tuple(name for name in names if name not in joined(self.experiment.dataset))
+
+    def log_odds(self, rows: pl.DataFrame) -> np.ndarray:
+        """Float32 [n]. A value that train does not have is unseen, a missing one is missing, as in training.
+
+        Raises:
+            DataError: A column is missing, or a number is none.
+        """
+        for name in self.columns:
+            if name not in rows.columns:
+                raise DataError(f"the rows have no column {name!r}; {did_you_mean(name, rows.columns)}")
+        parts = []
+        for first in range(0, len(rows), BLOCK):
+            ids, dense = encode_rows(rows[first : first + BLOCK], self.encoding, self.experiment.dataset)
+            labels = np.zeros(len(ids), np.uint8)
+            parts.append(self.ranker.scores(Events(ids, dense, labels, tuple(self.encoding.vocabularies))))
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def score(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows with the columns ``log_odds`` and ``probability`` (float64) added, or replaced."""
+        log_odds = self.log_odds(rows).astype(np.float64)
+        probability = np.exp(-np.logaddexp(0.0, -log_odds))
+        return rows.with_columns(pl.Series(LOG_ODDS, log_odds), pl.Series(PROBABILITY, probability))
+
+
+def score_file(run: Path, source: Path, *, variant: str | None = None, out: Path | None = None) -> str:
+    """Score the rows of a file.
+
+    Args:
+        run: directory of a ranking run.
+        source: .csv, .tsv, .parquet or .jsonl with the columns of the training data; a label is not needed.
+        variant: by name; None for the best on validation.
+        out: .csv or .parquet to write; None for CSV as the answer.
+
+    Returns:
+        The path of ``out``, or the scored rows as CSV.
+
+    Raises:
+        DataError: A file or column is not as it must be.
+    """
+    if source.suffix not in READERS or not source.is_file():
+        raise DataError(f"rows to score are an existing .csv, .tsv, .parquet or .jsonl file, got {source}")
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise DataError(f"scored rows are written as .csv or .parquet, got {out.name!r}")
+    scorer = Scorer.open(run, variant)
+    kind = {"separator": "\t"} if source.suffix == ".tsv" else {}
+    scored = scorer.score(READERS[source.suffix](source, **kind))
+    if out is None:
+        return scored.write_csv().rstrip("\n")
+    scored.write_csv(out) if out.suffix == ".csv" else scored.write_parquet(out)
+    return str(out)
+
+
+def _find(files: RunFiles, name: str | None) -> VariantResult:
+    variants = files.metrics().variants
+    if name is None:
+        return max(
+            variants, key=lambda v: max((x for k, x in v.metrics.items() if k.startswith("valid/")), default=0.0)
+        )
+    for variant in variants:
+        if name in (variant.name, f"{variant.name}-s{variant.seed}"):
+            return variant
+    names = list(dict.fromkeys(variant.name for variant in variants))
+    raise DataError(f"{files.directory} has no variant {name!r}; {did_you_mean(name, names)}")

@@ -1,0 +1,1 @@
+"""Hyper-parameter search over an experiment, by its validation metric."""

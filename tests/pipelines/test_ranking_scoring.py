@@ -1,0 +1,177 @@
+"""``recsys score``: rows as people have them, and input of which there is too little."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import load_file
+from tiny_experiment import recsys
+
+from pipelines.cache import Cache
+from pipelines.config_loader import load_experiment
+from pipelines.config_ranking import RankingExperiment, TableData
+from pipelines.errors import DataError
+from pipelines.ranking.data import prepare
+from pipelines.ranking.runner import run_ranking
+from pipelines.ranking.scoring import Scorer
+from pipelines.run_files import RunFiles
+
+CONFIG = """\
+task: ctr
+experiment: scored
+dataset:
+  format: table
+  name: scored
+  source: {source}
+  label: {{column: stars, at_least: 4}}
+  joins: [{{source: items.parquet, key: item, columns: [tags]}}]
+  fields: [user, item, tags, shop]
+  numeric: {{price: standardise, clicks: log_bucket, fixed: standardise}}
+  split: {{method: order, valid: 0.2, test: 0.2}}
+model: {{name: dcn_v2, dim: 4, hidden: [8], optimizer: {{name: adam, lr: 0.02}}}}
+train: {{epochs: 2, batch_size: 64}}
+tracking: {{uri: "sqlite:///{source}/mlflow.db", system_metrics: false}}
+output: {source}/runs
+variants: [{{name: small}}, {{name: hashed, compressor: {{name: modulo}}}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
+    """``shop`` and ``fixed`` are constant."""
+    place = tmp_path_factory.mktemp("score")
+    rng = np.random.default_rng(0)
+    count = 500
+    frame = pl.DataFrame(
+        {
+            "user": rng.integers(0, 20, count),
+            "item": [f"i{item}" for item in rng.integers(0, 10, count)],
+            "shop": ["only"] * count,
+            "price": pl.Series(rng.random(count)).set(pl.Series(rng.random(count) < 0.1), None),
+            "clicks": rng.integers(0, 50, count),
+            "fixed": [2.5] * count,
+            "stars": rng.integers(1, 6, count),
+        }
+    )
+    frame.write_parquet(place / "interactions.parquet")
+    tags = [["b", "a"], ["a"]] * 5
+    pl.DataFrame({"item": [f"i{item}" for item in range(10)], "tags": tags}).write_parquet(place / "items.parquet")
+    (place / "config.yaml").write_text(CONFIG.format(source=place))
+    shutil.copy(migrated, place / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECSYS_CACHE", str(place / "cache"))
+        experiment = load_experiment(str(place / "config.yaml"))
+        assert isinstance(experiment, RankingExperiment)
+        return run_ranking(experiment, quiet=True)
+
+
+def test_rows_of_the_test_split_get_their_scores_again(run: Path) -> None:
+    events = pl.read_parquet(run.parents[1] / "interactions.parquet")[400:]
+    found = Scorer.open(run, "hashed").score(events.drop("stars"))
+    scores = load_file(run / "variants" / "hashed-s0" / "scores.safetensors")["scores"]
+    np.testing.assert_array_equal(found["log_odds"].to_numpy().astype(np.float32), scores)
+    np.testing.assert_allclose(found["probability"].to_numpy(), 1 / (1 + np.exp(-scores.astype(np.float64))))
+    events.write_csv(run / "rows.csv")
+    done = recsys(run, "score", str(run), "rows.csv", "--variant", "hashed", "--out", "scored.parquet")
+    assert done.returncode == 0, done.stderr
+    again = pl.read_parquet(run / "scored.parquet")
+    np.testing.assert_array_equal(again["log_odds"].to_numpy().astype(np.float32), scores)
+
+
+def test_the_model_that_mlflow_has_scores_rows(run: Path) -> None:
+    import mlflow.pyfunc
+
+    store = f"sqlite:///{run.parents[1]}/mlflow.db"
+    mlflow.set_tracking_uri(store)
+    client = mlflow.MlflowClient(store)
+    (model,) = client.search_logged_models([client.get_experiment_by_name("scored").experiment_id], "name='hashed-s0'")
+    loaded = mlflow.pyfunc.load_model(model.model_uri)
+    events = pl.read_parquet(run.parents[1] / "interactions.parquet")[400:].drop("stars")
+    found = loaded.predict(events.to_pandas())
+    scores = load_file(run / "variants" / "hashed-s0" / "scores.safetensors")["scores"]
+    np.testing.assert_array_equal(found["log_odds"].to_numpy().astype(np.float32), scores)
+
+
+def test_unseen_values_score_alike_and_missing_ones_are_missing(run: Path) -> None:
+    scorer = Scorer.open(run)
+    row = {"user": 3, "item": "i1", "tags": "a", "shop": "only", "price": 0.5, "clicks": 3, "fixed": 2.5}
+    changes = [{"user": 999}, {"user": "nobody"}, {"user": 3.5}, {"user": None}]
+    odds = [float(scorer.log_odds(pl.DataFrame([row | change]))[0]) for change in [{}, *changes]]
+    assert np.isfinite(odds).all()
+    assert odds[1] == odds[2] == odds[3] == odds[4], "train has no missing user, so that a missing one is unseen"
+    assert odds[0] != odds[1]
+    text = float(scorer.log_odds(pl.DataFrame([{name: str(value) for name, value in row.items()}]))[0])
+    assert text == odds[0]
+    nothing = float(scorer.log_odds(pl.DataFrame([row | {"price": None, "clicks": None, "fixed": None}]))[0])
+    assert np.isfinite(nothing)
+    assert len(scorer.log_odds(pl.DataFrame([row])[:0])) == 0
+
+
+def test_csv_on_stdout_is_the_answer(run: Path) -> None:
+    (run / "one.csv").write_text("user,item,shop,price,clicks,fixed\n1,i1,only,0.5,3,2.5\n")
+    done = recsys(run, "score", str(run), "one.csv")
+    head, line = done.stdout.strip().splitlines()
+    assert head.endswith("log_odds,probability")
+    assert 0 < float(line.split(",")[-1]) < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("user,item,price,clicks,fixed\n1,i1,1,1,1\n", (), "the rows have no column 'shop'"),
+        (
+            "user,item,shop,price,clicks,fixed\n1,i1,s,cheap,1,1\n",
+            (),
+            "'price' must have numbers, but row 0 has 'cheap'",
+        ),
+        ("user,item,shop,price,clicks,fixed\n", ("--variant", "smal"), "has no variant 'smal'; did you mean small"),
+        ("user\n", ("--out", "x.txt"), r"scored rows are written as .csv or .parquet, got 'x.txt'"),
+    ],
+)
+def test_rows_that_cannot_be_scored_are_told(run: Path, text: str, arguments: tuple[str, ...], message: str) -> None:
+    (run / "wrong.csv").write_text(text)
+    done = recsys(run, "score", str(run), "wrong.csv", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_files_that_are_not_there_are_told(run: Path, tmp_path: Path) -> None:
+    done = recsys(run, "score", str(run), "rows.xlsx")
+    assert "rows to score are an existing .csv, .tsv, .parquet or .jsonl file, got rows.xlsx" in done.stderr
+    with pytest.raises(DataError, match=r"encoding.json does not exist; run `recsys run` again"):
+        from pipelines.ranking.encode import Encoding
+
+        Encoding.load(tmp_path)
+
+
+@pytest.mark.parametrize(("stars", "label"), [(5, 1), (1, 0)])
+def test_labels_of_one_class_are_told_before_training(run: Path, tmp_path: Path, stars: int, label: int) -> None:
+    events = pl.read_parquet(run.parents[1] / "interactions.parquet")
+    late = events[400:].with_columns(stars=pl.lit(stars, dtype=pl.Int64))
+    events = pl.concat([events[:400], late])
+    events.write_parquet(tmp_path / "interactions.parquet")
+    pl.read_parquet(run.parents[1] / "items.parquet").write_parquet(tmp_path / "items.parquet")
+    (tmp_path / "config.yaml").write_text(CONFIG.format(source=tmp_path))
+    experiment = load_experiment(str(tmp_path / "config.yaml"))
+    assert isinstance(experiment, RankingExperiment)
+    data = prepare(Cache(tmp_path / "cache"), experiment.dataset)
+    message = f"the test split of scored has 100 events, all with label {label}; a ranker needs both labels"
+    with pytest.raises(DataError, match=message):
+        data.require_both_classes()
+
+
+def test_a_run_says_what_scores_it_and_has_its_encoding(run: Path) -> None:
+    facts = json.loads((run / "fields" / "encoding.json").read_bytes())
+    assert facts["fields"] == ["user", "item", "tags", "shop", "clicks"]
+    done = recsys(run, "recommend", str(run), "--user", "1")
+    assert "and recsys score gives this one's probabilities of events" in done.stderr
+    assert isinstance(load_experiment(str(run / "config.yaml")).dataset, TableData)
+    events = pl.read_parquet(run.parents[1] / "interactions.parquet")[400:]
+    labels, users = RunFiles(run).test_events()
+    assert labels.tolist() == (events["stars"] >= 4).cast(pl.Int8).to_list()
+    assert users.tolist() == events["user"].to_list(), "train has all users, whose ids are sorted"
