@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,14 @@ class RankingEvaluation:
 
 
 def evaluate_ranker(
-    events: Events, scores: npt.NDArray[np.float32], train: Events, *, user: str, item: str, by: tuple[str, ...] = ()
+    events: Events,
+    scores: npt.NDArray[np.float32],
+    train: Events,
+    *,
+    user: str,
+    item: str,
+    by: tuple[str, ...] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> RankingEvaluation:
     """Evaluate log-odds.
 
@@ -56,6 +64,7 @@ def evaluate_ranker(
         user: field that GAUC groups by.
         item: field of the items.
         by: fields whose values are slices, for fields of few values.
+        sizes: ids of each field; the values that share the id after the last one are a slice of their own.
     """
     counts = ScoredCounts.of(events.labels, scores)
     metrics = {"log_loss": counts.log_loss(), "ece": counts.reliability().error}
@@ -80,23 +89,27 @@ def evaluate_ranker(
             metrics["gauc"] = group_auc(events.labels, scores, users).value
     slices = {f"{field} value": _slices(events, scores, _values(events, field)) for field in by}
     for field in (user, item):
-        slices[f"train events of the {field}"] = _slices(events, scores, _activity(events, train, field))
+        slices[f"train events of the {field}"] = _slices(
+            events, scores, _activity(events, train, field, (sizes or {}).get(field))
+        )
     return RankingEvaluation(len(events), metrics, ci95, curves, slices)
 
 
-def _activity(events: Events, train: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Events by how often train has the value of the field; 0 are the cold ones."""
+def _activity(events: Events, train: Events, field: str, size: int | None) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Events by how often train has the value of the field; values without an id of their own are not told apart."""
     ids, known = events.column(field), train.column(field)
     seen = np.bincount(known, minlength=int(max(ids.max(initial=0), known.max(initial=0))) + 1)[ids]
+    rare = (ids >= size) & (seen > 0) if size is not None else np.zeros(len(ids), np.bool_)
     upper = (*(bound - 1 for bound in ACTIVITY_BOUNDS[1:]), None)
     bins = zip(ACTIVITY_BOUNDS, upper, strict=True)
-    return [
+    parts = [
         (
             "none" if high == 0 else f"{low} or more" if high is None else f"{low} to {high}",
-            (seen >= low) & (seen <= (seen.max(initial=0) if high is None else high)),
+            ~rare & (seen >= low) & (seen <= (seen.max(initial=0) if high is None else high)),
         )
         for low, high in bins
     ]
+    return [("too few for an id", rare), *parts]
 
 
 def _values(events: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:
