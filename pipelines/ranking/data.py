@@ -12,11 +12,12 @@ from scipy.sparse import csr_array
 
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, content_hash
+from pipelines.dataset import ITEMS
 from pipelines.errors import DataError
 from pipelines.ranking.encode import encode
 from pipelines.ranking.sources import SPLITS, DataConfig, files_of, read_source
 from pipelines.stages.versions import versions
-from recsys.event_batch import Events
+from recsys.event_batch import EventHistories, Events
 
 VERSION = 1
 Split = Literal["train", "valid", "test"]
@@ -46,7 +47,12 @@ class RankingData:
         """The events of a split."""
         names = ("ids", "dense", "labels")
         ids, dense, labels = (self._array(f"{split}-{name}.npy") for name in names)
-        return Events(ids, dense, labels, self.fields)
+        return Events(ids, dense, labels, self.fields, self._history(split))
+
+    def _history(self, split: Split) -> EventHistories | None:
+        if not (self.path / "history.npy").is_file():
+            return None
+        return EventHistories(self._array("history.npy"), self._array(f"{split}-history.npy"))
 
     def vocabulary(self, field: str) -> pl.DataFrame:
         """Frame (value, count) of a field; row i is id i."""
@@ -92,9 +98,17 @@ def _build(config: DataConfig, directory: Path) -> None:
             raise DataError(f"dataset.{role} is {name!r}, but the fields are {', '.join(source.fields)}")
     if len(set(fields)) < len(fields):
         raise DataError(f"a column is in fields and in numeric, or twice: {', '.join(fields)}")
-    encoding = encode(source, config.min_count, directory)
+    encoding = encode(source, config.min_count, directory, config.item)
     for place, vocabulary in enumerate(encoding.vocabularies.values()):
         vocabulary.write_parquet(directory / f"vocabulary-{place}.parquet", compression="zstd")
+    if source.catalogue is not None:
+        names = pl.col(config.item).cast(pl.String).alias("raw_id")
+        source.catalogue.select(names, pl.exclude(config.item)).write_parquet(directory / ITEMS, compression="zstd")
+    if source.histories is not None:
+        np.save(directory / "history.npy", source.histories.items, allow_pickle=False)
+        for code, split in enumerate(SPLITS):
+            bounds = source.histories.bounds[source.splits == code]
+            np.save(directory / f"{split}-history.npy", bounds, allow_pickle=False)
     counts = np.bincount(source.splits, minlength=3).tolist()
     arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
     positives = [
@@ -114,6 +128,6 @@ def _build(config: DataConfig, directory: Path) -> None:
             "counts": dict(zip(SPLITS, counts, strict=True)),
             "positives": dict(zip(SPLITS, positives, strict=True)),
             "split": source.facts,
-            "hash": content_hash(*arrays),
+            "hash": content_hash(*arrays, *sorted(directory.glob("*history.npy"))),
         },
     )

@@ -88,16 +88,18 @@ def evaluate_ranker(
         if len(both):
             metrics["gauc"] = group_auc(events.labels, scores, users).value
     slices = {f"{field} value": _slices(events, scores, _values(events, field)) for field in by}
+    positive = train.labels == 1
     for field in (user, item):
-        slices[f"train events of the {field}"] = _slices(
-            events, scores, _activity(events, train, field, (sizes or {}).get(field))
-        )
+        ids, known, size = events.column(field), train.column(field), (sizes or {}).get(field)
+        slices[f"train events of the {field}"] = _slices(events, scores, _activity(ids, known, size))
+        slices[f"train positives of the {field}"] = _slices(events, scores, _activity(ids, known[positive], size))
     return RankingEvaluation(len(events), metrics, ci95, curves, slices)
 
 
-def _activity(events: Events, train: Events, field: str, size: int | None) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Events by how often train has the value of the field; values without an id of their own are not told apart."""
-    ids, known = events.column(field), train.column(field)
+def _activity(
+    ids: npt.NDArray[np.int32], known: npt.NDArray[np.int32], size: int | None
+) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Events by how often train has their id; values without an id of their own, ``>= size``, are not told apart."""
     seen = np.bincount(known, minlength=int(max(ids.max(initial=0), known.max(initial=0))) + 1)[ids]
     rare = (ids >= size) & (seen > 0) if size is not None else np.zeros(len(ids), np.bool_)
     upper = (*(bound - 1 for bound in ACTIVITY_BOUNDS[1:]), None)
