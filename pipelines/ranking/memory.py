@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import assert_never
 
 import polars as pl
 import psutil
 
 from pipelines.config_ranking import (
     CriteoData,
-    EventData,
     FrappeData,
     LibfmData,
     NextItemData,
@@ -22,7 +22,7 @@ from pipelines.ingest.source import base_path
 from pipelines.memory import LIBRARIES_MIB, MIB, count_lines
 from pipelines.ranking.encode import BLOCK
 from pipelines.ranking.frappe import FIELDS, IDS
-from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC, files_of
+from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC, DataConfig, files_of
 
 _BYTES_PER_VALUE = 64
 """Of a block of raw events and of the vocabularies: a short string, its hash and its count."""
@@ -45,7 +45,7 @@ class EventSize:
     ids: int
 
 
-def measure_events(config: EventData) -> EventSize:
+def measure_events(config: DataConfig) -> EventSize:
     """The size of a source, from Parquet metadata and sketches of its columns, or from the first MiB of text.
 
     Raises:
@@ -67,12 +67,13 @@ def measure_events(config: EventData) -> EventSize:
         case LibfmData():
             names, numbers = config.fields, 0
         case _:
-            raise AssertionError(f"no size of {type(config).__name__}")
-    joined = {base_path(config.source) / join.source for join in getattr(config, "joins", ())}
+            assert_never(config)
+    joins = config.joins if isinstance(config, TableData) else ()
+    joined = {base_path(config.source) / join.source for join in joins}
     files = [path for path in files_of(config) if path not in joined]
     if files[0].suffix in (".parquet", ".pq"):
-        events, ids = _parquet(files, names)
-        return EventSize(events, len(names), numbers, ids)
+        rows, ids = _parquet(files, names)
+        return EventSize(rows, len(names), numbers, ids)
     rows = sum(count_lines(path, per_item=False) for path in files)
     return EventSize(rows, len(names), numbers, rows * len(names))
 

@@ -12,7 +12,6 @@ import pytest
 from pipelines.config_ranking import (
     CriteoData,
     DcnV2,
-    EventData,
     LibfmData,
     NextItemData,
     RankingExperiment,
@@ -22,6 +21,7 @@ from pipelines.config_ranking import (
 from pipelines.config_section import Optimizer
 from pipelines.ranking.check import describe_ranking
 from pipelines.ranking.memory import EventSize, estimate, measure_events
+from pipelines.ranking.sources import DataConfig
 
 
 def experiment(data: Any, **model: Any) -> RankingExperiment:
@@ -50,7 +50,7 @@ def close_to(size: EventSize) -> EventSize:
 def test_sizes_are_those_of_the_source(files: Path) -> None:
     given: dict[str, Any] = {"name": "t", "source": str(files)}
     table = TableData(**given, fields=("user", "item"), numeric={"label": "standardise"})
-    cases: list[tuple[EventData, EventSize]] = [
+    cases: list[tuple[DataConfig, EventSize]] = [
         (table, EventSize(600, 2, 1, 65)),
         (LibfmData(**given, fields=("user", "item")), EventSize(1800, 2, 0, 3600)),
         (CriteoData(**given), EventSize(50, 26, 13, 1300)),

@@ -86,9 +86,9 @@ def test_a_row_gets_the_gradient_of_the_candidate_and_of_the_history() -> None:
 
 
 def test_it_learns_what_only_the_history_tells_and_resumes(tmp_path: Path) -> None:
-    train, valid = events(1500), events(400, 1)
+    train, valid = events(1200), events(400, 1)
     chosen = RankingSettings(
-        128, 12, 0.02, 0.02, selection=Selection("auc", 1, 12, refit=False), checkpoint_minutes=0.0
+        128, 10, 0.02, 0.02, selection=Selection("auc", 1, 10, refit=False), checkpoint_minutes=0.001
     )
     model = din()
     result = fit_ranker(model, train, valid, chosen, seed=0)
