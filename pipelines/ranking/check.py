@@ -39,7 +39,7 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
             message = f"only {' and '.join(SEMANTIC)} have it, not {variant.compressor.name}; remove it"
             yield (*where, "compressor", "semantic"), message
         if variant.model.name == "din":
-            if not getattr(experiment.dataset, "history", 0):
+            if not (isinstance(experiment.dataset, NextItemData) and experiment.dataset.history):
                 message = "din looks at what users had before; use dataset.format next_item with history >= 1"
                 yield (*where, "model", "name"), message
             if variant.model.backend == "torchrec":

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.errors import DataError, did_you_mean
+from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
@@ -26,25 +27,12 @@ class Columns:
 
 
 @dataclasses.dataclass(frozen=True)
-class Histories:
-    """The items of all users, one user after the other and oldest first, and the stretch of them before each event.
-
-    Attributes:
-        items: int32 [T], indices of the catalogue.
-        bounds: int64 [E, 2].
-    """
-
-    items: npt.NDArray[np.int32]
-    bounds: npt.NDArray[np.int64]
-
-
-@dataclasses.dataclass(frozen=True)
 class NextItemEvents:
-    """Frame (label, user, item), the split uint8 [E] of each event, and their histories if there are any."""
+    """Frame (label, user, item), the split uint8 [E] of each event, and its history if wanted."""
 
     frame: pl.DataFrame
     splits: npt.NDArray[np.uint8]
-    histories: Histories | None
+    histories: EventHistories | None
 
 
 def read_next_item(
@@ -84,7 +72,7 @@ def read_next_item(
         chosen = catalogue[np.concatenate([items[rows], drawn])]
         parts.append(pl.DataFrame({"__label": labels, columns.user: frame[columns.user][copies], columns.item: chosen}))
         stretches += [] if bounds is None else [bounds[copies]]
-    histories = Histories(items.astype(np.int32), np.concatenate(stretches)) if stretches else None
+    histories = EventHistories(items.astype(np.int32), np.concatenate(stretches)) if stretches else None
     return NextItemEvents(pl.concat(parts), np.repeat(np.arange(3, dtype=np.uint8), list(map(len, parts))), histories)
 
 
@@ -134,13 +122,12 @@ def _negatives(
     stream: tuple[int, str],
 ) -> npt.NDArray[np.int64]:
     """Int64 [len(users)]: an item of ``pool`` for each user whose pair is not in ``had``, drawn again until it fits."""
-    full = np.bincount(had // num_items, np.isin(had % num_items, pool)) if len(had) else np.zeros(1)
-    for user in np.unique(users):
-        if full[user] >= len(pool):
-            raise DataError(
-                f"a user of the {stream[1]} split has had all {len(pool):,} items, so that none is left for a negative;"
-                " remove the user, or give more items in dataset.catalogue"
-            )
+    taken = np.bincount(had // num_items, np.isin(had % num_items, pool))
+    if (taken[users] >= len(pool)).any():
+        raise DataError(
+            f"a user of the {stream[1]} split has had all {len(pool):,} items, so that none is left for a negative;"
+            " remove the user, or give more items in dataset.catalogue"
+        )
     draws = generator(stream[0], "next-item negatives", stream[1])
     found = np.empty(len(users), np.int64)
     left = np.arange(len(users))

@@ -14,7 +14,8 @@ from pipelines.config_ranking import CriteoData, EventSplit, FrappeData, LibfmDa
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.source import base_path
 from pipelines.ranking.frappe import read_frappe
-from pipelines.ranking.next_item import Columns, Histories, read_next_item
+from pipelines.ranking.next_item import Columns, read_next_item
+from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
@@ -44,7 +45,7 @@ class Source:
     numeric: dict[str, Numeric]
     facts: dict[str, Any]
     catalogue: pl.DataFrame | None = None
-    histories: Histories | None = None
+    histories: EventHistories | None = None
 
 
 def files_of(config: DataConfig) -> list[Path]:
