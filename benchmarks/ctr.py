@@ -2,7 +2,8 @@
 
 Criteo's events are not free, so the 26 fields are drawn: as many ids as Criteo's, at most 130,000, used like words
 (Zipf), with a label that depends on single fields and on pairs of them. Frappe is given: `python -m benchmarks.ctr`
-finds it under $RECSYS_DATA. Ours moves the table rows of a batch (lazy Adam), FuxiCTR's torch.optim.Adam all rows.
+finds it under $RECSYS_DATA. Ours moves the table rows of a batch (lazy Adam), FuxiCTR's torch.optim.Adam all rows, and
+ours starts the Adam of the layers anew in every timed epoch. The limit is that of the layers' matrix products alone.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def run(scale: float = 1.0) -> int:
 def compare(
     name: str, splits: Mapping[str, Events], sizes: Mapping[str, int], job: Job, *, repeats: int, with_limit: bool
 ) -> list[Row]:
-    """A row for an epoch of each side's loop, and one that gives FuxiCTR its batches ready made."""
+    """A row against an epoch of FuxiCTR's loop, and one against its steps on batches that are ready made."""
     train, ids = splits["train"], sum(sizes.values())
     steps = -(-len(train) // job.batch_size)
     limit = probe(1.0).sgemm_gflop_s * 1e9 / flops(len(sizes), job) if with_limit else None
