@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_array
 
@@ -105,10 +106,9 @@ def _build(config: DataConfig, directory: Path) -> None:
         names = pl.col(config.item).cast(pl.String).alias("raw_id")
         source.catalogue.select(names, pl.exclude(config.item)).write_parquet(directory / ITEMS, compression="zstd")
     if source.histories is not None:
-        np.save(directory / "history.npy", source.histories.items, allow_pickle=False)
+        _write(directory / "history.npy", source.histories.items)
         for code, split in enumerate(SPLITS):
-            bounds = source.histories.bounds[source.splits == code]
-            np.save(directory / f"{split}-history.npy", bounds, allow_pickle=False)
+            _write(directory / f"{split}-history.npy", source.histories.bounds[source.splits == code])
     counts = np.bincount(source.splits, minlength=3).tolist()
     arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
     positives = [
@@ -131,3 +131,8 @@ def _build(config: DataConfig, directory: Path) -> None:
             "hash": content_hash(*arrays, *sorted(directory.glob("*history.npy"))),
         },
     )
+
+
+def _write(path: Path, array: npt.NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
