@@ -22,3 +22,5 @@ CompressorName = Literal[
     "semantic_spm",
 ]
 COMPRESSORS: tuple[str, ...] = get_args(CompressorName)
+SEMANTIC: tuple[str, ...] = ("semantic_ngram", "semantic_spm")
+"""Those that take codes of the ids."""

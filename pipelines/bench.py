@@ -16,6 +16,7 @@ NAMES = (
     "ingest",
     "auc",
     "cluster",
+    "ctr",
     "ials",
     "lightgcn",
     "rqkmeans",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pipelines.config import Budget, Compressor, Tracking
 from pipelines.config_search import Search
 from pipelines.config_section import Optimizer, Section
+from pipelines.config_semantic import SemanticIds
 
 Numeric = Literal["standardise", "log_standardise", "log_bucket"]
 
@@ -105,7 +106,28 @@ class CriteoData(EventData):
     split: EventSplit = EventSplit()
 
 
-Data = Annotated[FrappeData | TableData | LibfmData | CriteoData, Field(discriminator="format")]
+class NextItemData(EventData):
+    """Histories in three splits: every interaction is a positive, drawn items are the negatives.
+
+    The items of ``catalogue`` all have ids, whether train has them or not, and its ``columns`` are fields.
+    """
+
+    format: Literal["next_item"] = "next_item"
+    events: str = "interactions.parquet"
+    user: str = "user_id"
+    item: str = "item_id"
+    split: str = Field(default="split", description="column that says train, valid or test")
+    catalogue: str = Field(default="items.parquet", description="one row an item, with the column `item`")
+    columns: tuple[str, ...] = Field(default=(), description="of the catalogue that are fields of the ranker")
+    negatives: int = Field(default=2, ge=1, description="drawn once for each positive, in every split")
+    seed: int = 0
+    order: str | None = Field(
+        default=None, description="column that orders a user's items; null: the order of the rows"
+    )
+    history: int = Field(default=0, ge=0, description="last items before an event that a sequence ranker sees")
+
+
+Data = Annotated[FrappeData | TableData | LibfmData | CriteoData | NextItemData, Field(discriminator="format")]
 
 
 class TowerSettings(Section):
@@ -167,7 +189,14 @@ class FinalMlp(RankerSettings):
     gate_hidden: tuple[int, ...] = (800,)
 
 
-RankerModel = Annotated[DcnV2 | Dlrm | DeepFm | WideDeep | FinalMlp, Field(discriminator="name")]
+class Din(RankerSettings):
+    """Deep interest network: target attention over the history (Zhou et al. 2018); needs ``dataset.history``."""
+
+    name: Literal["din"] = "din"
+    attention: tuple[int, ...] = Field(default=(36,), description="hidden widths of the activation unit")
+
+
+RankerModel = Annotated[DcnV2 | Dlrm | DeepFm | WideDeep | FinalMlp | Din, Field(discriminator="name")]
 
 
 class RankerTrain(Section):
@@ -201,6 +230,7 @@ class RankingExperiment(Section):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     dataset: Data
     budget: Budget = Budget(rows="25%")
+    semantic_ids: SemanticIds | None = Field(default=None, description="codes of the items of a catalogue")
     variants: tuple[RankingVariant, ...] = Field(min_length=1)
     search: Search | None = Field(
         default=None, description="what `recsys sweep` tries; `recsys run` does not look at it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import re
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +21,37 @@ from pipelines.config_semantic import (
     SentenceFeatures,
     TextFeatures,
 )
-from pipelines.dataset import Dataset
 from pipelines.errors import DataError, did_you_mean
 from recsys.rng import generator
 from recsys.truncated_svd import leading_gram_vectors
 
 Matrix = npt.NDArray[np.float32]
+
+
+class Catalogue(Protocol):
+    """Items with their columns and their train interactions: a :class:`Dataset`, or the catalogue of a ranker."""
+
+    @property
+    def num_items(self) -> int:
+        """Number of items."""
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """``raw_id`` and features; row i is item i."""
+
+    def raw_item_ids(self) -> list[str]:
+        """The ids of the source."""
+
+    def matrix(self, split: Literal["train"], /) -> csr_array:
+        """Float32 [users, items], ones at the train pairs."""
+
+
 _WORD = re.compile(r"\w+")
 
 
-def item_features(dataset: Dataset, features: tuple[Features, ...], seed: int, *, share_empty: bool = False) -> Matrix:
+def item_features(
+    dataset: Catalogue, features: tuple[Features, ...], seed: int, *, share_empty: bool = False
+) -> Matrix:
     """Vectors of all items, the kinds of features side by side.
 
     Each kind is centred and scaled to the same total variance, so that none drowns the others. Only train
@@ -63,7 +85,7 @@ def item_features(dataset: Dataset, features: tuple[Features, ...], seed: int, *
     return np.ascontiguousarray(np.concatenate(scaled, axis=1), dtype=np.float32)
 
 
-def _block(dataset: Dataset, features: Features, seed: int) -> Matrix:
+def _block(dataset: Catalogue, features: Features, seed: int) -> Matrix:
     match features:
         case TextFeatures(columns=columns, dim=dim, min_items=least):
             return _text(words(dataset.items, columns), dim, least, seed)
@@ -139,7 +161,7 @@ def _text(documents: list[list[str]], dim: int, min_items: int, seed: int) -> Ma
     return found
 
 
-def _read_matrix(path: Path, dataset: Dataset) -> Matrix:
+def _read_matrix(path: Path, dataset: Catalogue) -> Matrix:
     if not path.is_file():
         raise DataError(f"semantic_ids.features.source {str(path)!r} is no file")
     if path.suffix == ".npy":
@@ -161,7 +183,7 @@ def _read_matrix(path: Path, dataset: Dataset) -> Matrix:
     return found
 
 
-def _read_vectors(path: Path, dataset: Dataset) -> Matrix:
+def _read_vectors(path: Path, dataset: Catalogue) -> Matrix:
     try:
         frame = pl.read_parquet(path, columns=["raw_id", "vector"], glob=False)
         frame = frame.with_columns(pl.col("raw_id").cast(pl.String)).unique("raw_id", keep="first")
@@ -181,7 +203,7 @@ def _read_vectors(path: Path, dataset: Dataset) -> Matrix:
     return found
 
 
-def _sentences(dataset: Dataset, columns: tuple[str, ...], model: str) -> Matrix:
+def _sentences(dataset: Catalogue, columns: tuple[str, ...], model: str) -> Matrix:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:

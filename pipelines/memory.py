@@ -16,7 +16,7 @@ from pipelines.ingest.source import resolve
 from pipelines.memory_models import fitting_mib
 
 MIB = 2**20
-_LIBRARIES_MIB = 650.0
+LIBRARIES_MIB = 650.0
 """Resident size of the process with torch, polars, numba and scipy loaded, before any data."""
 _INGEST_BYTES_PER_ROW = 60
 """User, item, split codes and a timestamp, sorted once: three copies of 20 bytes."""
@@ -46,7 +46,7 @@ def measure(settings: Dataset) -> Size:
         found = _measure_parquet(list(source.files), settings)
         if found is not None:
             return found
-    rows = sum(_count_lines(path, per_item=source.format == "lightgcn") for path in source.files)
+    rows = sum(count_lines(path, per_item=source.format == "lightgcn") for path in source.files)
     return Size(rows, max(1, rows // 10), max(1, rows // 10), exact=False)
 
 
@@ -65,7 +65,7 @@ def _measure_parquet(files: list[Path], settings: Dataset) -> Size | None:
     return Size(rows, users, items, exact=True)
 
 
-def _count_lines(path: Path, *, per_item: bool) -> int:
+def count_lines(path: Path, *, per_item: bool) -> int:
     """Rows of a text file, from the density of its first MiB; for adjacency text the ids after each first one."""
     with path.open("rb") as file:
         sample = file.read(_SAMPLE_BYTES)
@@ -78,7 +78,7 @@ def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
     """Peak MiB by stage: each is on top of the libraries, and only one stage runs at a time."""
     training = [fitting_mib(v.model, size.rows, size.users, size.items) for v in experiment.variants]
     return {
-        "libraries": _LIBRARIES_MIB,
+        "libraries": LIBRARIES_MIB,
         "ingest": size.rows * _INGEST_BYTES_PER_ROW / MIB,
         "cluster": size.rows * 40 / MIB,
         "train": max(training, default=0.0) + size.rows * _TRAIN_BYTES_PER_ROW / MIB,

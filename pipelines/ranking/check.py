@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from embeddings.names import SEMANTIC
 from pipelines.config_checks import Finding, check_budget, check_levels
 from pipelines.config_loader import config_hash
-from pipelines.config_ranking import RankingExperiment
+from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.errors import DataError
 from pipelines.sweep.space import check_search
 
@@ -22,6 +23,11 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
         files_of(experiment.dataset)
     except DataError as error:
         yield ("dataset", "source"), str(error)
+    if experiment.semantic_ids is not None and not isinstance(experiment.dataset, NextItemData):
+        message = (
+            f"needs a catalogue of items, which format {experiment.dataset.format} lacks; use next_item, or remove it"
+        )
+        yield ("semantic_ids",), message
     names = [variant.name for variant in experiment.variants]
     if len(set(experiment.seeds)) != len(experiment.seeds):
         yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
@@ -31,9 +37,15 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
             yield (*where, "name"), f"{variant.name!r} is the name of two variants"
         for key, message in check_levels(variant.compressor):
             yield (*where, *key), message
-        if variant.compressor.semantic is not None:
-            message = "codes of a ranking experiment are made from the graph, n-grams have one code; remove it"
+        if variant.compressor.semantic is not None and variant.compressor.name not in SEMANTIC:
+            message = f"only {' and '.join(SEMANTIC)} have it, not {variant.compressor.name}; remove it"
             yield (*where, "compressor", "semantic"), message
+        if variant.model.name == "din":
+            if not (isinstance(experiment.dataset, NextItemData) and experiment.dataset.history):
+                message = "din looks at what users had before; use dataset.format next_item with history >= 1"
+                yield (*where, "model", "name"), message
+            if variant.model.backend == "torchrec":
+                yield (*where, "model", "backend"), "din needs backend torch or fbgemm, got torchrec"
         if variant.model.backend != "torch" and variant.model.optimizer.name == "adam":
             message = f"the {variant.model.backend} back end has no adam; use backend: torch, or rowwise_adagrad"
             yield (*where, "model", "optimizer", "name"), message
@@ -41,7 +53,9 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
 
 def describe_ranking(experiment: RankingExperiment) -> str:
     """The plan of a ranking experiment without mistakes."""
-    lines = [f"{experiment.experiment}: no mistakes found"]
+    from pipelines.ranking.memory import memory_lines  # imports polars
+
+    lines = [f"{experiment.experiment}: no mistakes found", *memory_lines(experiment)]
     lines.append(f"run directory: {Path(experiment.output) / f'{experiment.experiment}-{config_hash(experiment)}'}")
     lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")

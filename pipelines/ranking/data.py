@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_array
 
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, content_hash
+from pipelines.dataset import ITEMS
 from pipelines.errors import DataError
 from pipelines.ranking.encode import Encoding, encode
 from pipelines.ranking.sources import SPLITS, DataConfig, files_of, read_source
 from pipelines.stages.versions import versions
-from recsys.event_batch import Events
+from recsys.event_batch import EventHistories, Events
 
 VERSION = 2
 Split = Literal["train", "valid", "test"]
@@ -46,7 +48,12 @@ class RankingData:
         """The events of a split."""
         names = ("ids", "dense", "labels")
         ids, dense, labels = (self._array(f"{split}-{name}.npy") for name in names)
-        return Events(ids, dense, labels, self.fields)
+        return Events(ids, dense, labels, self.fields, self._history(split))
+
+    def _history(self, split: Split) -> EventHistories | None:
+        if not (self.path / "history.npy").is_file():
+            return None
+        return EventHistories(self._array("history.npy"), self._array(f"{split}-history.npy"))
 
     def vocabulary(self, field: str) -> pl.DataFrame:
         """Frame (value, count) of a field; row i is id i."""
@@ -107,8 +114,15 @@ def _build(config: DataConfig, directory: Path) -> None:
             raise DataError(f"dataset.{role} is {name!r}, but the fields are {', '.join(source.fields)}")
     if len(set(fields)) < len(fields):
         raise DataError(f"a column is in fields and in numeric, or twice: {', '.join(fields)}")
-    encoding = encode(source, config.min_count, directory)
+    encoding = encode(source, config.min_count, directory, config.item)
     encoding.save(directory)
+    if source.catalogue is not None:
+        names = pl.col(config.item).cast(pl.String).alias("raw_id")
+        source.catalogue.select(names, pl.exclude(config.item)).write_parquet(directory / ITEMS, compression="zstd")
+    if source.histories is not None:
+        _write(directory / "history.npy", source.histories.items)
+        for code, split in enumerate(SPLITS):
+            _write(directory / f"{split}-history.npy", source.histories.bounds[source.splits == code])
     counts = np.bincount(source.splits, minlength=3).tolist()
     arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
     positives = [
@@ -128,6 +142,11 @@ def _build(config: DataConfig, directory: Path) -> None:
             "counts": dict(zip(SPLITS, counts, strict=True)),
             "positives": dict(zip(SPLITS, positives, strict=True)),
             "split": source.facts,
-            "hash": content_hash(*arrays),
+            "hash": content_hash(*arrays, *sorted(directory.glob("*history.npy"))),
         },
     )
+
+
+def _write(path: Path, array: npt.NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)

@@ -98,13 +98,14 @@ def _parsed(column: pl.Series) -> pl.Series:
     return numbers
 
 
-def encode(source: Source, min_count: int, directory: Path) -> Encoding:
+def encode(source: Source, min_count: int, directory: Path, item: str) -> Encoding:
     """Fit on train and write ``<split>-{ids,dense,labels}.npy`` for each split; memory does not grow with the events.
 
     Args:
         source: the events.
         min_count: train events that a value needs for an id of its own.
         directory: exists.
+        item: field whose values are those of the catalogue, if the source has one.
 
     Raises:
         DataError: A label is not 0 or 1, a split is empty, or a number has no value in train.
@@ -113,7 +114,7 @@ def encode(source: Source, min_count: int, directory: Path) -> Encoding:
     for split, count in zip(SPLITS, counts, strict=True):
         if not count:
             raise DataError(f"the {split} split has no event (train, valid, test: {counts.tolist()}); change the split")
-    encoding = _fit(source, min_count)
+    encoding = _fit(source, min_count, item)
     shapes = {"ids": (np.int32, len(encoding.vocabularies)), "dense": (np.float32, len(encoding.dense))}
     arrays: dict[tuple[int, str], Any] = {}
     for code, split in enumerate(SPLITS):
@@ -149,7 +150,7 @@ def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
         first += len(frame)
 
 
-def _fit(source: Source, min_count: int) -> Encoding:
+def _fit(source: Source, min_count: int, item: str) -> Encoding:
     names = _categorical(source)
     counts = {name: pl.DataFrame() for name in names}
     moments = {name: np.zeros(4) for name, kind in source.numeric.items() if kind != "log_bucket"}
@@ -166,6 +167,10 @@ def _fit(source: Source, min_count: int) -> Encoding:
     vocabularies = {
         name: frame.filter(pl.col(_COUNT) >= min_count).sort(_VALUE, nulls_last=True) for name, frame in counts.items()
     }
+    if source.catalogue is not None:
+        everything = source.catalogue.select(pl.col(item).alias(_VALUE))
+        counted = everything.join(counts[item], on=_VALUE, how="left", maintain_order="left")
+        vocabularies[item] = counted.with_columns(pl.col(_COUNT).fill_null(0))
     return Encoding(vocabularies, {name: _scale(name, *values) for name, values in moments.items()})
 
 

@@ -13,6 +13,8 @@ from recsys.rng import generator
 
 FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 USERS, ITEMS = 957, 4082
+IDS = 5_382
+"""Of all fields."""
 _CODES = tuple(f"f{place}" for place in range(len(FIELDS)))
 
 

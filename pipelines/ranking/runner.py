@@ -9,17 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
+from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import atomic_directory, finite, write_json
 from pipelines.cache import Cache, locked
 from pipelines.config_loader import config_hash
 from pipelines.config_ranking import RankingExperiment, RankingVariant
 from pipelines.progress import Reporter, duration
+from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.report import build_ranking_report
 from pipelines.ranking.stages import EvaluatedRanker, FieldMaps, TrainedRanker, evaluate_stage, train_stage
 from pipelines.run_directory import cache_root
 from pipelines.run_files import DatasetFacts, RunFiles, VariantResult
 from pipelines.runner import copy_tree, finished_metrics
+from pipelines.stages.semantic import semantic_stage
 from pipelines.summary import summary
 from pipelines.tracking import TrackedRun, Tracker, open_tracker
 from recsys.metrics.delong import auc_difference
@@ -72,11 +75,12 @@ class _RankingRun:
         with atomic_directory(self.files.directory / "fields") as fields:
             data.encoding().save(fields)
         self.files.write_test_events(data.events("test").labels, data.events("test").column(data.user))
+        codes = self._semantic_ids(data)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
             tracker.params(self.experiment.model_dump(mode="json", exclude={"variants"}))
             tracker.dataset(data.facts | {"content_hash": data.hash})
             found = [
-                self._variant(tracker, data, variant, seed)
+                self._variant(tracker, data, variant, seed, codes)
                 for variant in self.experiment.variants
                 for seed in self.experiment.seeds
             ]
@@ -90,13 +94,13 @@ class _RankingRun:
         self.report.say(f"finished in {duration(time.perf_counter() - started)}")
 
     def _variant(
-        self, tracker: Tracker, data: RankingData, variant: RankingVariant, seed: int
+        self, tracker: Tracker, data: RankingData, variant: RankingVariant, seed: int, codes: SemanticCodes | None
     ) -> tuple[RankingVariant, VariantResult, EvaluatedRanker]:
         name = f"{variant.name}-s{seed}"
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
             dim = variant.model.dim
             if dim not in self.maps:
-                self.maps[dim] = FieldMaps(self.cache, data, self.experiment.budget, dim)
+                self.maps[dim] = FieldMaps(self.cache, data, self.experiment.budget, dim, codes)
             fields = self.maps[dim].maps(variant.compressor, self.experiment.seeds[0])
             follower = _Follower(name, variant, self.report, tracked)
             trained = train_stage(self.cache, data, variant, fields, seed, follower)
@@ -117,6 +121,14 @@ class _RankingRun:
         shown = ", ".join(f"{k} {result.metrics[f'test/{k}']:.4f}" for k in ("auc", "log_loss"))
         self.report.say(f"{name}: {shown} (trained in {duration(result.seconds['train'])})")
         return variant, result, evaluated
+
+    def _semantic_ids(self, data: RankingData) -> SemanticCodes | None:
+        settings = self.experiment.semantic_ids
+        if settings is None:
+            return None
+        found = semantic_stage(self.cache, EventCatalogue(data), settings, self.experiment.seeds[0])
+        self.files.write_semantic_ids(found.quality)
+        return found.codes
 
     def _write_tests(
         self, data: RankingData, found: list[tuple[RankingVariant, VariantResult, EvaluatedRanker]]

@@ -10,17 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipelines.config_ranking import CriteoData, EventSplit, FrappeData, LibfmData, Numeric, TableData
+from pipelines.config_ranking import CriteoData, EventSplit, FrappeData, LibfmData, NextItemData, Numeric, TableData
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.source import base_path
 from pipelines.ranking.frappe import read_frappe
+from pipelines.ranking.next_item import Columns, read_next_item
+from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
 LABEL = "__label"
 CRITEO_NUMERIC = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_FIELDS = tuple(f"C{i}" for i in range(1, 27))
-DataConfig = FrappeData | TableData | LibfmData | CriteoData
+DataConfig = FrappeData | TableData | LibfmData | CriteoData | NextItemData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Source:
         fields: categorical columns.
         numeric: numeric columns and how they are encoded.
         facts: of the split, for the report.
+        catalogue: every item, train's or not, by the sorted column of the item field; None where train's items are all.
+        histories: what users had before the events, in indices of the catalogue.
     """
 
     frame: pl.LazyFrame
@@ -40,6 +44,8 @@ class Source:
     fields: tuple[str, ...]
     numeric: dict[str, Numeric]
     facts: dict[str, Any]
+    catalogue: pl.DataFrame | None = None
+    histories: EventHistories | None = None
 
 
 def files_of(config: DataConfig) -> list[Path]:
@@ -58,6 +64,8 @@ def files_of(config: DataConfig) -> list[Path]:
             names = [config.events, *(join.source for join in config.joins)]
         case CriteoData():
             names = [config.events]
+        case NextItemData():
+            names = [config.events, config.catalogue]
         case _:
             assert_never(config)
     if root.is_file():
@@ -92,6 +100,8 @@ def read_source(config: DataConfig) -> Source:
             frame = _criteo(files)
             splits = _splits(frame, config.split, config.user)
             return Source(frame, splits, CRITEO_FIELDS, numeric_kinds(config), config.split.model_dump(mode="json"))
+        case NextItemData():
+            return _next_item(config, *files)
         case _:
             assert_never(config)
 
@@ -129,6 +139,33 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
         keys = rows[join.key].cast(other[join.key].dtype, strict=False)
         rows = rows.with_columns(keys).join(other, on=join.key, how="left", maintain_order="left")
     return rows
+
+
+def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
+    items = pl.read_parquet(catalogue, glob=False)
+    _require(items.lazy(), (config.item, *config.columns), config.catalogue)
+    items = items.sort(config.item)
+    if items[config.item].n_unique() < len(items) or items[config.item].null_count():
+        raise DataError(f"{catalogue}: column {config.item!r} must name each item once, but some are missing or twice")
+    columns = Columns(config.user, config.item, config.split, config.order)
+    drawn = read_next_item(
+        events,
+        columns,
+        items[config.item],
+        per_positive=config.negatives,
+        seed=config.seed,
+        length=config.history,
+    )
+    described = items.select(config.item, *config.columns)
+    frame = drawn.frame.join(described, on=config.item, how="left", maintain_order="left")
+    facts = {
+        "method": "given",
+        "column": config.split,
+        "negatives": f"{config.negatives} for each positive, uniform, never an item that the user had until then",
+        "seed": config.seed,
+    }
+    fields = (config.user, config.item, *config.columns)
+    return Source(frame.lazy(), drawn.splits, fields, {}, facts, items, drawn.histories)
 
 
 def _table(config: TableData, files: list[Path]) -> Source:

@@ -20,17 +20,22 @@ from embeddings.describe import describe
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap
 from embeddings.levels import Levels
+from embeddings.names import SEMANTIC
+from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.semantic_id.compress import Semantic
 from embeddings.tables import OptimizerSpec
 from embeddings.tables.collection import Field, build_collection
 from pipelines.atomic import finite, write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Budget, Compressor
-from pipelines.config_ranking import DcnV2, Dlrm, FinalMlp, RankerModel, RankerTrain, RankingVariant, TowerSettings
+from pipelines.config_ranking import DcnV2, Din, Dlrm, FinalMlp, RankerModel, RankerTrain, RankingVariant, TowerSettings
+from pipelines.config_semantic import SemanticRows
 from pipelines.ranking.data import RankingData
 from pipelines.stages.versions import versions
 from recsys.rankers.build import RankerSpec, build_ranker
 from recsys.rankers.checkpoint import load_ranker, save_ranker
 from recsys.rankers.dcn_v2 import Cross
+from recsys.rankers.din import Interest
 from recsys.rankers.evaluation import RankingEvaluation, evaluate_ranker
 from recsys.rankers.final_mlp import Streams
 from recsys.rankers.ranker import Ranker, Tower
@@ -38,7 +43,7 @@ from recsys.rankers.training import RankingSettings, fit_ranker
 from recsys.rng import generator
 from recsys.settings import EpochRecord, Selection
 
-VERSION = 1
+VERSION = 2
 FEW_VALUES = 12
 """A field of at most so many values is a slice of the evaluation."""
 
@@ -54,10 +59,13 @@ class FieldMaps:
         data: the events.
         budget: rows of the two compressed tables together.
         dim: of their tables, which a budget in MiB needs.
+        codes: of the items, for the semantic compressors; None for codes made from the graph.
     """
 
-    def __init__(self, cache: Cache, data: RankingData, budget: Budget, dim: int) -> None:
-        self._cache, self._data, self._budget, self._dim = cache, data, budget, dim
+    def __init__(
+        self, cache: Cache, data: RankingData, budget: Budget, dim: int, codes: SemanticCodes | None = None
+    ) -> None:
+        self._cache, self._data, self._budget, self._dim, self._codes = cache, data, budget, dim, codes
         self._graph: csr_array | None = None
         self._clusterings: dict[str, CoClustering] = {}
 
@@ -75,6 +83,8 @@ class FieldMaps:
             "seed": seed,
             "libraries": versions(["numpy", "scipy", "numba"]),
         }
+        if compressor.name in SEMANTIC:
+            key["item codes"] = self._codes and self._codes.version
         entry = self._cache.stage("field-maps", key, lambda directory: self._build(compressor, seed, directory))
         own |= {name: IdMap.load(entry / f"{side}.safetensors") for side, name in self._sides()}
         return own, entry
@@ -94,7 +104,11 @@ class FieldMaps:
         shares = compressor.levels.model_dump() if compressor.levels else {}
         levels = Levels(**shares, algorithm=compressor.algorithm)
         rows = clustering.num_user_clusters, clustering.num_item_clusters
-        maps = compress(compressor.name, graph, *rows, clustering, seed, levels)
+        rules = compressor.semantic or SemanticRows()
+        semantic = Semantic(items=self._codes if rules.codes == "items" else None, n=rules.n)
+        maps = compress(compressor.name, graph, *rows, clustering, seed, levels, semantic)
+        if compressor.name in SEMANTIC and rules.users != "graph":
+            maps = compress(rules.users, graph, *rows, clustering, seed)[0], maps[1]
         sides = dict(zip(("users", "items"), zip(maps, degrees(graph), strict=True), strict=True))
         for side, (id_map, _) in sides.items():
             id_map.save(directory / f"{side}.safetensors")
@@ -178,18 +192,20 @@ def build_model(config: RankerModel, data: RankingData, maps: dict[str, IdMap], 
     tables = build_collection(
         fields, backend=config.backend, optimizer=optimizer, init_std=config.init_std, generator=draws
     )
-    spec = ranker_spec(config)
+    spec = ranker_spec(config, data.item)
     return build_ranker(spec, tables, data.num_dense, seed=seed), spec
 
 
-def ranker_spec(config: RankerModel) -> RankerSpec:
-    """The plain arguments of a ranker."""
+def ranker_spec(config: RankerModel, item: str = "item") -> RankerSpec:
+    """The plain arguments of a ranker; ``item`` is the field of the candidate."""
     tower = _tower(config)
     match config:
         case DcnV2():
             return RankerSpec(config.name, tower, Cross(config.layers, config.structure, config.rank, config.experts))
         case Dlrm():
             return RankerSpec(config.name, tower, bottom=config.bottom)
+        case Din():
+            return RankerSpec(config.name, tower, interest=Interest(item, config.attention))
         case FinalMlp():
             streams = Streams(_tower(config.second), config.heads, config.gates, config.gate_hidden)
             return RankerSpec(config.name, tower, streams=streams)
@@ -232,7 +248,9 @@ def evaluate_stage(cache: Cache, data: RankingData, trained: TrainedRanker) -> E
         events = data.events("test")
         scores = load_ranker(trained.entry / "checkpoint").scores(events)
         few = tuple(name for name in data.fields if data.sizes[name] <= FEW_VALUES)
-        found = evaluate_ranker(events, scores, data.events("train"), user=data.user, item=data.item, by=few)
+        found = evaluate_ranker(
+            events, scores, data.events("train"), user=data.user, item=data.item, by=few, sizes=data.sizes
+        )
         save_file({"scores": scores}, directory / "scores.safetensors")
         write_json(directory / "evaluation.json", finite(_named(found, data, few).summary()))
 

@@ -18,6 +18,7 @@ from embeddings.describe import describe, stability, worst_buckets
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap
 from embeddings.levels import Levels
+from embeddings.names import SEMANTIC
 from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.semantic_id.compress import Semantic
 from pipelines.atomic import write_json
@@ -36,7 +37,6 @@ GRAPH = "graph.json"
 """File of an entry with the hash of the matrix that it was made from, for the leak audit."""
 _CLUSTERED = ("graphhash", "double_graphhash")
 _LEVELLED = ("multi_graphhash", "residual_codes")
-_SEMANTIC = ("semantic_ngram", "semantic_spm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ class CompressionStage:
             "clusters": clusters,
             "seed": self.experiment.seeds[0],
         }
-        if compressor.name in _SEMANTIC:
+        if compressor.name in SEMANTIC:
             codes, settings = self._item_codes(compressor), _semantic(compressor)
             key |= {"semantic": settings.model_dump(mode="json"), "item_codes": codes and codes.version}
             key |= {"libraries": versions(["numba", "torch", "sentencepiece"])}
@@ -178,12 +178,12 @@ class CompressionStage:
             given = clusters if compressor.name in _CLUSTERED else None
             levels = _levels(compressor) if compressor.name in _LEVELLED else None
             semantic = None
-            if compressor.name in _SEMANTIC:
+            if compressor.name in SEMANTIC:
                 semantic = Semantic(items=self._item_codes(compressor), n=_semantic(compressor).n)
             users, items = compress(
                 compressor.name, self.graph, *rows, clustering=given, seed=seed, levels=levels, semantic=semantic
             )
-            if compressor.name in _SEMANTIC and _semantic(compressor).users != "graph":
+            if compressor.name in SEMANTIC and _semantic(compressor).users != "graph":
                 users = self.maps(Compressor(name=_semantic(compressor).users)).users
         users.save(directory / "user_map.safetensors")
         items.save(directory / "item_map.safetensors")

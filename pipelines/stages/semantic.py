@@ -6,10 +6,11 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from embeddings.semantic_id import indexing, quality
 from embeddings.semantic_id.codes import Codes, SemanticCodes
@@ -18,9 +19,9 @@ from embeddings.semantic_id.rqvae import RqVae, RqVaeSettings, fit_rq_vae
 from pipelines import config_semantic as config
 from pipelines.atomic import finite, write_json
 from pipelines.cache import Cache, content_hash
-from pipelines.dataset import ITEMS, Dataset, graph_hash
+from pipelines.dataset import ITEMS, graph_hash
 from pipelines.errors import DataError
-from pipelines.item_features import item_features
+from pipelines.item_features import Catalogue, item_features
 from pipelines.stages.compress import GRAPH
 from pipelines.stages.versions import versions
 from recsys.rng import generator
@@ -29,6 +30,22 @@ VERSION = 1
 CODES, QUALITY, TOKENISER = "codes.safetensors", "quality.json", "tokeniser.safetensors"
 Matrix = npt.NDArray[np.float32]
 Quantiser = ResidualQuantiser | RqVae
+
+
+class StoredCatalogue(Catalogue, Protocol):
+    """A catalogue in a directory with ``items.parquet``."""
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+
+    @property
+    def content_hash(self) -> str:
+        """Of everything that the codes may depend on."""
+
+    @property
+    def train_frame(self) -> pl.DataFrame:
+        """The train interactions, with the columns user and item."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Tokenised:
     directory: Path
 
 
-def semantic_stage(cache: Cache, dataset: Dataset, settings: config.SemanticIds, seed: int) -> Tokenised:
+def semantic_stage(cache: Cache, dataset: StoredCatalogue, settings: config.SemanticIds, seed: int) -> Tokenised:
     """Tokenise the items, or find them tokenised. Nothing is kept of codes that a gate refuses.
 
     Raises:
@@ -61,12 +78,12 @@ def semantic_stage(cache: Cache, dataset: Dataset, settings: config.SemanticIds,
     return Tokenised(codes, json.loads((entry / QUALITY).read_bytes()), entry)
 
 
-def catalogue(dataset: Dataset) -> str:
+def catalogue(dataset: StoredCatalogue) -> str:
     """16 hex digits of the raw item ids in their order: what the rows of codes stand for."""
     return hashlib.sha256("\n".join(dataset.raw_item_ids()).encode()).hexdigest()[:16]
 
 
-def _tokenise(directory: Path, dataset: Dataset, settings: config.SemanticIds, seed: int) -> None:
+def _tokenise(directory: Path, dataset: StoredCatalogue, settings: config.SemanticIds, seed: int) -> None:
     try:
         codes, vectors, model = _codes(dataset, settings, seed)
         plain = SemanticCodes(codes.codes, codes.widths, catalogue(dataset), settings.model_dump(mode="json"))
@@ -87,7 +104,7 @@ def _tokenise(directory: Path, dataset: Dataset, settings: config.SemanticIds, s
 
 
 def _codes(
-    dataset: Dataset, settings: config.SemanticIds, seed: int
+    dataset: StoredCatalogue, settings: config.SemanticIds, seed: int
 ) -> tuple[SemanticCodes, Matrix | None, Quantiser | None]:
     draws = generator(seed, "semantic ids", "tokeniser")
     match settings.tokeniser:
@@ -119,7 +136,7 @@ def _quantised(
             return fit_rq_vae(vectors, widths, plain, draws)
 
 
-def _histories(dataset: Dataset) -> list[list[int]]:
+def _histories(dataset: StoredCatalogue) -> list[list[int]]:
     """The training items of each user, by position or time where the data has one."""
     frame = dataset.train_frame
     order = [name for name in ("position", "timestamp") if name in frame.columns][:1]
@@ -127,7 +144,7 @@ def _histories(dataset: Dataset) -> list[list[int]]:
     return ordered.group_by("user", maintain_order=True).agg("item")["item"].to_list()
 
 
-def _paths(dataset: Dataset, columns: tuple[str, ...]) -> list[list[str]]:
+def _paths(dataset: StoredCatalogue, columns: tuple[str, ...]) -> list[list[str]]:
     for name in columns:
         if name not in dataset.items.columns:
             raise DataError(f"items have no column {name!r} for category ids (there are {dataset.items.columns})")

@@ -13,6 +13,7 @@ from pipelines.config_section import TableModel
 from pipelines.errors import DataError
 from pipelines.progress import Reporter
 from pipelines.ranking import stages as ranking
+from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.data import prepare
 from pipelines.stages.budgets import CompressionStages
 from pipelines.stages.graph import graph_stage
@@ -108,12 +109,17 @@ class _Ranking:
         self._data = prepare(cache, experiment.dataset)
         self._data.require_both_classes()
         self.data = self._data.facts | {"content_hash": self._data.hash}
+        settings, self._codes = experiment.semantic_ids, None
+        if settings is not None:
+            self._codes = semantic_stage(cache, EventCatalogue(self._data), settings, experiment.seeds[0]).codes
 
     def __call__(self, name: str, values: dict[str, Any], directory: Path, on_epoch: OnEpoch) -> dict[int, float]:
         variant = next(variant for variant in self._experiment.variants if variant.name == name)
         tried: RankingVariant = changed(variant, values)
         budget, seed = self._experiment.budget, self._experiment.seeds[0]
-        maps = ranking.FieldMaps(self._cache, self._data, budget, tried.model.dim).maps(tried.compressor, seed)
+        maps = ranking.FieldMaps(self._cache, self._data, budget, tried.model.dim, self._codes).maps(
+            tried.compressor, seed
+        )
         trained = ranking.train_stage(Cache(directory), self._data, tried, maps, seed, on_epoch)
         selection = tried.train.selection
         return {record["epoch"]: record["metrics"][selection] for record in trained.history if record["metrics"]}

@@ -136,7 +136,8 @@ class ScoredCounts:
     def calibration(self) -> tuple[float, float]:
         """Slope and intercept of the labels' logistic regression on the log-odds (Cox 1958); (1, 0) is calibrated.
 
-        A slope below 1 says that the scores are too extreme. Newton's method, to machine precision.
+        A slope below 1 says that the scores are too extreme. Newton's method, to machine
+        precision; a step that overshoots is halved.
 
         Raises:
             ValueError: One class is missing.
@@ -144,18 +145,26 @@ class ScoredCounts:
         self._needs_both("calibration")
         if len(self.scores) < 2 or self._separates():
             return math.nan, math.nan
-        centre = float(np.average(self.scores, weights=self.positives + self.negatives))
-        x = np.stack([self.scores - centre, np.ones(len(self.scores))])
-        beta = np.array([0.0, math.log(self.num_positives / self.num_negatives)])
         totals = self.positives + self.negatives
-        for _ in range(100):
+        centre = float(np.average(self.scores, weights=totals))
+        scale = float(np.abs(self.scores - centre).max())
+        x = np.stack([(self.scores - centre) / scale, np.ones(len(self.scores))])
+        beta = np.array([0.0, math.log(self.num_positives / self.num_negatives)])
+        loss = self._logistic_loss(beta @ x)
+        for _ in range(200):
             p = np.exp(-np.logaddexp(0.0, -(beta @ x)))
-            gradient = x @ (self.positives - totals * p)
-            step = np.linalg.solve((x * (totals * p * (1 - p))) @ x.T, gradient)
-            beta += step
+            curvature = (x * (totals * p * (1 - p))) @ x.T
+            step = np.linalg.lstsq(curvature, x @ (self.positives - totals * p), rcond=None)[0]
+            while (found := self._logistic_loss((beta + step) @ x)) > loss and np.abs(step).max() > 0:
+                step = np.where(np.abs(step) > 1e-14 * (1 + np.abs(beta)), step / 2, 0.0)
+            beta, loss = beta + step, found
             if np.abs(step).max() < 1e-12 * max(1.0, float(np.abs(beta).max())):
                 break
-        return float(beta[0]), float(beta[1] - beta[0] * centre)
+        return float(beta[0] / scale), float(beta[1] - beta[0] / scale * centre)
+
+    def _logistic_loss(self, log_odds: FloatArray) -> float:
+        """Negative log-likelihood of the labels under other log-odds, float64 [K], of the same events."""
+        return float(self.positives @ np.logaddexp(0, -log_odds) + self.negatives @ np.logaddexp(0, log_odds))
 
     def reliability(self, bins: int = 20) -> Reliability:
         """Predicted and observed rates by bins; a score with more events than a bin holds makes a bin of its own."""

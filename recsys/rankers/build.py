@@ -9,13 +9,14 @@ from torch import nn
 
 from embeddings.tables.collection import TableCollection
 from recsys.rankers.dcn_v2 import Cross, DcnV2
+from recsys.rankers.din import Din, Interest
 from recsys.rankers.dlrm import Dlrm
 from recsys.rankers.factorisation import DeepFm, WideDeep
 from recsys.rankers.final_mlp import FinalMlp, Streams
 from recsys.rankers.ranker import Ranker, Tower, initialise
 from recsys.rng import torch_generator
 
-RankerName = Literal["dcn_v2", "dlrm", "deep_fm", "wide_deep", "final_mlp"]
+RankerName = Literal["dcn_v2", "dlrm", "deep_fm", "wide_deep", "final_mlp", "din"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class RankerSpec:
         cross: of DCN-V2.
         bottom: hidden widths of DLRM's bottom tower.
         streams: of FinalMLP.
+        interest: of DIN.
     """
 
     name: RankerName
@@ -35,6 +37,7 @@ class RankerSpec:
     cross: Cross = dataclasses.field(default_factory=Cross)
     bottom: tuple[int, ...] = (64,)
     streams: Streams = dataclasses.field(default_factory=Streams)
+    interest: Interest = dataclasses.field(default_factory=Interest)
 
 
 def build_ranker(spec: RankerSpec, tables: TableCollection, num_dense: int, *, seed: int) -> Ranker:
@@ -63,5 +66,7 @@ def _ranker(spec: RankerSpec, tables: TableCollection, num_dense: int) -> Ranker
             return WideDeep(tables, num_dense, spec.tower)
         case "final_mlp":
             return FinalMlp(tables, num_dense, spec.tower, spec.streams)
+        case "din":
+            return Din(tables, num_dense, spec.tower, spec.interest)
         case _:
             assert_never(spec.name)

@@ -17,11 +17,12 @@ from embeddings.tables import OptimizerSpec
 from embeddings.tables.collection import Field, build_collection
 from recsys.rankers.build import RankerSpec, build_ranker
 from recsys.rankers.dcn_v2 import Cross
+from recsys.rankers.din import Interest
 from recsys.rankers.final_mlp import Streams
 from recsys.rankers.ranker import Ranker, Tower
 from recsys.training_state import CheckpointError
 
-_FORMAT, _VERSION = "recsys-ranker", 1
+_FORMAT, _VERSION = "recsys-ranker", 2
 
 
 def save_ranker(ranker: Ranker, spec: RankerSpec, directory: Path) -> None:
@@ -101,6 +102,7 @@ def _spec(facts: dict[str, Any]) -> RankerSpec:
             None if gates is None else (tuple(gates[0]), tuple(gates[1])),
             tuple(streams["gate_hidden"]),
         ),
+        Interest(facts["interest"]["item"], tuple(facts["interest"]["hidden"])),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,14 @@ class RankingEvaluation:
 
 
 def evaluate_ranker(
-    events: Events, scores: npt.NDArray[np.float32], train: Events, *, user: str, item: str, by: tuple[str, ...] = ()
+    events: Events,
+    scores: npt.NDArray[np.float32],
+    train: Events,
+    *,
+    user: str,
+    item: str,
+    by: tuple[str, ...] = (),
+    sizes: Mapping[str, int] | None = None,
 ) -> RankingEvaluation:
     """Evaluate log-odds.
 
@@ -57,6 +65,7 @@ def evaluate_ranker(
         user: field that GAUC groups by.
         item: field of the items.
         by: fields whose values are slices, for fields of few values.
+        sizes: ids of each field; the values that share the id after the last one are a slice of their own.
     """
     counts = ScoredCounts.of(events.labels, scores)
     metrics = {"log_loss": counts.log_loss(), "ece": counts.reliability().error}
@@ -81,24 +90,30 @@ def evaluate_ranker(
         if len(both):
             metrics["gauc"] = group_auc(events.labels, scores, users).value
     slices = {f"{field} value": _slices(events, scores, _values(events, field)) for field in by}
+    positive = train.labels == 1
     for field in (user, item):
-        slices[f"train events of the {field}"] = _slices(events, scores, _activity(events, train, field))
+        ids, known, size = events.column(field), train.column(field), (sizes or {}).get(field)
+        slices[f"train events of the {field}"] = _slices(events, scores, _activity(ids, known, size))
+        slices[f"train positives of the {field}"] = _slices(events, scores, _activity(ids, known[positive], size))
     return RankingEvaluation(len(events), metrics, ci95, curves, slices)
 
 
-def _activity(events: Events, train: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Events by how often train has the value of the field; 0 are the cold ones."""
-    ids, known = events.column(field), train.column(field)
+def _activity(
+    ids: npt.NDArray[np.int32], known: npt.NDArray[np.int32], size: int | None
+) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Events by how often train has their id; values without an id of their own, ``>= size``, are not told apart."""
     seen = np.bincount(known, minlength=int(max(ids.max(initial=0), known.max(initial=0))) + 1)[ids]
+    rare = (ids >= size) & (seen > 0) if size is not None else np.zeros(len(ids), np.bool_)
     upper = (*(bound - 1 for bound in ACTIVITY_BOUNDS[1:]), None)
     bins = zip(ACTIVITY_BOUNDS, upper, strict=True)
-    return [
+    parts = [
         (
             "none" if high == 0 else f"{low} or more" if high is None else f"{low} to {high}",
-            (seen >= low) & (seen <= (seen.max(initial=0) if high is None else high)),
+            ~rare & (seen >= low) & (seen <= (seen.max(initial=0) if high is None else high)),
         )
         for low, high in bins
     ]
+    return [("too few for an id", rare), *parts]
 
 
 def _values(events: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:

@@ -59,9 +59,17 @@ class Ranker(nn.Module, abc.ABC):
         Raises:
             ValueError: The batch has another number of categorical or numeric fields.
         """
+        self.check(batch)
+        return self.combine(self.tables(batch.ids), batch.dense)
+
+    def check(self, batch: EventBatch) -> None:
+        """Refuse a batch with another number of numeric fields.
+
+        Raises:
+            ValueError: It has.
+        """
         if batch.dense.shape[1] != self.num_dense:
             raise ValueError(f"the ranker takes {self.num_dense} numeric fields, got {batch.dense.shape[1]}")
-        return self.combine(self.tables(batch.ids), batch.dense)
 
     @abc.abstractmethod
     def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:

@@ -178,6 +178,7 @@ class _Steps:
 
 def _digests(events: Events) -> list[str]:
     """SHA-256 of the arrays, which are read page by page where they are memory-mapped."""
-    arrays: tuple[npt.NDArray[Any], ...] = (events.ids, events.dense, events.labels)
+    arrays: list[npt.NDArray[Any]] = [events.ids, events.dense, events.labels]
+    arrays += [] if events.history is None else [events.history.items, events.history.bounds]
     shapes = [f"{array.shape}:" for array in arrays]
     return shapes + [hashlib.sha256(np.ascontiguousarray(array).data).hexdigest() for array in arrays if array.size]

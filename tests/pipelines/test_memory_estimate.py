@@ -58,7 +58,7 @@ def test_rows_of_the_budget_and_a_warning_when_memory_lacks(tmp_path: Path, monk
     experiment = load_experiment(str(write_tiny(tmp_path)))
     assert compressed_rows(experiment, Size(500, 60, 40, exact=True)) == {"40%": 40}
     assert len(memory_lines(experiment)) == 1
-    monkeypatch.setattr("pipelines.memory._LIBRARIES_MIB", 1e9)
+    monkeypatch.setattr("pipelines.memory.LIBRARIES_MIB", 1e9)
     assert memory_lines(experiment)[1].startswith("warning: this is more than the machine has free")
 
 

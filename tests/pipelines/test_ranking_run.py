@@ -127,7 +127,7 @@ def test_validate_tells_the_plan(
     [
         (
             "dataset.format=tabel",
-            "format is 'tabel', must be one of frappe, table, libfm, criteo; did you mean `table`",
+            "format is 'tabel', must be one of frappe, table, libfm, criteo, next_item; did you mean `table`",
         ),
         ("model.name=dcn", "name is 'dcn', must be one of dcn_v2, dlrm"),
         ("model.hiden=[3]", "unknown key; did you mean `hidden`"),
@@ -139,7 +139,10 @@ def test_validate_tells_the_plan(
         ("dataset.events=x.parquet", "has no file 'x.parquet'"),
         ("budget.rows=0", "got 0, must be at least 2"),
         ("variants.modulo.compressor.levels={count: 2}", "only multi_graphhash and residual_codes have levels"),
-        ("variants.modulo.compressor.semantic={n: 2}", "n-grams have one code; remove it"),
+        ("variants.modulo.compressor.semantic={n: 2}", "only semantic_ngram and semantic_spm have it, not modulo"),
+        ("semantic_ids={}", "needs a catalogue of items, which format table lacks; use next_item, or remove it"),
+        ("variants.dlrm.model={name: din}", "din looks at what users had before; use dataset.format next_item"),
+        ("variants.dlrm.model={name: din, backend: torchrec}", "din needs backend torch or fbgemm, got torchrec"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(config: Path, override: str, message: str) -> None:

@@ -72,6 +72,19 @@ def test_calibration_of_scaled_log_odds() -> None:
     assert ScoredCounts.of(labels, scores + 3).calibration() == pytest.approx((slope, intercept - 3 * slope), abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", [87, 103, 378])
+def test_calibration_of_scores_with_enormous_outliers(seed: int) -> None:
+    """Whole Newton steps diverge here; at the maximum the residuals are orthogonal to the scores and to ones."""
+    draws = np.random.default_rng(seed)
+    count = int(draws.integers(4, 60))
+    scores = draws.standard_cauchy(count) ** draws.integers(1, 4)
+    labels = (draws.random(count) < draws.random()).astype(int)
+    slope, intercept = ScoredCounts.of(labels, scores).calibration()
+    residuals = labels - np.exp(-np.logaddexp(0, -(slope * scores + intercept)))
+    assert abs(residuals.sum()) < 1e-6
+    assert abs(residuals @ scores) < 1e-6 * np.abs(scores).max()
+
+
 def delong_oracle(labels: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUCs and their covariance from the P x N kernel matrix (DeLong et al. 1988, eq. 2 to 6)."""
     kernels = []

@@ -58,6 +58,20 @@ def test_slices_and_groups_are_those_of_a_plain_loop() -> None:
     json.dumps(found.summary(), allow_nan=False)
 
 
+def test_values_that_share_the_unseen_id_are_not_taken_for_a_frequent_one() -> None:
+    """Items 20 to 29 were too rare for ids of their own, so that train has the id 20 for all of them."""
+    train, test = events(400), events(300, 1)
+    for split in (train, test):
+        split.ids[:, 1] = np.minimum(split.ids[:, 1], 20)
+    scores = np.random.default_rng(2).normal(size=300).astype(np.float32)
+    found = evaluate_ranker(test, scores, train, user="user", item="item", sizes={"user": 12, "item": 20})
+    rows = found.slices["train events of the item"]
+    assert rows[0]["label"] == "too few for an id"
+    assert rows[0]["events"] == (test.column("item") == 20).sum() > 0
+    assert sum(row["events"] for row in rows) == 300
+    assert all(row["label"] != "too few for an id" for row in found.slices["train events of the user"])
+
+
 def test_one_class_leaves_what_is_undefined_out() -> None:
     test = events(50)
     ones = Events(test.ids, test.dense, np.ones(50, np.uint8), test.fields)

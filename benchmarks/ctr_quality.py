@@ -1,0 +1,80 @@
+"""AUC of DCN-V2 on Frappe, ours and FuxiCTR's: the same events, the same grid, the best on validation of each.
+
+``python -m benchmarks.ctr_quality`` trains both on every point of the grid and writes ``results/ctr_quality.json``.
+Both stop after two epochs without a gain in validation AUC and keep the best weights; test is looked at once a side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ctr import HERE, frappe_events
+from benchmarks.ctr_job import FUXICTR, PEER, Job, write_splits
+from benchmarks.harness import RESULTS, SMOKE_RESULTS, Peer, peer_python, set_threads, write_json
+from recsys.event_batch import Events
+from recsys.metrics.delong import auc_interval
+from recsys.rankers.training import fit_ranker
+
+EPOCHS = 100
+START = Job(dim=10, batch_norm=True)
+GRID = [
+    dataclasses.replace(START, dropout=dropout, weight_decay=decay)
+    for dropout, decay in itertools.product((0.0, 0.2), (0.005, 0.05))
+]
+
+
+def run(scale: float = 1.0, grid: Sequence[Job] = GRID, epochs: int = EPOCHS) -> int:
+    """Tune both sides; ``scale`` shortens the events."""
+    set_threads()
+    splits, sizes = frappe_events(scale)
+    trials = []
+    with tempfile.TemporaryDirectory() as directory:
+        write_splits(Path(directory), splits, sizes)
+        with Peer(peer_python("fuxictr", FUXICTR), HERE / "ctr_fuxictr_worker.py", [directory]) as peer:
+            for job in grid:
+                trials.append({"job": job.request(), "ours": ours(job, splits, sizes, epochs)})
+                fitted = peer.run("fit", job=job.request(), count=epochs)
+                trials[-1]["theirs"] = peer.run("evaluate", job=job.request()).quality | {
+                    "epochs": fitted.quality["epochs"],
+                    "seconds": fitted.seconds,
+                }
+                print(trials[-1], flush=True)
+    chosen = {side: max(trials, key=lambda trial: trial[side]["valid/auc"]) for side in ("ours", "theirs")}
+    result: dict[str, Any] = {
+        "name": "ctr_quality",
+        "peer": PEER,
+        "test/auc": {side: trial[side]["test/auc"] for side, trial in chosen.items()},
+        "chosen": {side: trial["job"] for side, trial in chosen.items()},
+        "trials": trials,
+        "events": {split: len(events) for split, events in splits.items()},
+        "command": "python -m benchmarks.ctr_quality" + ("" if scale == 1.0 else f" {scale:g}"),
+    }
+    out = RESULTS if scale == 1.0 else SMOKE_RESULTS
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "ctr_quality.json", result)
+    return 0
+
+
+def ours(job: Job, splits: Mapping[str, Events], sizes: Mapping[str, int], epochs: int) -> dict[str, Any]:
+    """Our training of a point of the grid."""
+    ranker = job.ranker(sizes)
+    fitted = fit_ranker(ranker, splits["train"], splits["valid"], job.settings(epochs), seed=0)
+    test = splits["test"]
+    found = auc_interval(test.labels, ranker.scores(test))
+    return {
+        "valid/auc": max(record.metrics["auc"] for record in fitted.history),
+        "test/auc": found.value,
+        "test/auc ci95": [found.low, found.high],
+        "epochs": fitted.epochs_run,
+        "seconds": fitted.seconds,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(*map(float, sys.argv[1:2])))
