@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,19 @@ FEW_VALUES = 12
 """A field of at most so many values is a slice of the evaluation."""
 
 
+class CompressibleData(Protocol):
+    """What the compression of the fields of events reads."""
+
+    hash: str
+    sizes: dict[str, int]
+    user: str
+    item: str
+
+    def graph(self) -> csr_array:
+        """Float32 [users, items]: ones at the pairs of positive train events."""
+        ...
+
+
 class FieldMaps:
     """The id maps of every field: the user's and the item's compressed, each other value with a row of its own.
 
@@ -56,7 +69,7 @@ class FieldMaps:
         dim: of their tables, which a budget in MiB needs.
     """
 
-    def __init__(self, cache: Cache, data: RankingData, budget: Budget, dim: int) -> None:
+    def __init__(self, cache: Cache, data: CompressibleData, budget: Budget, dim: int) -> None:
         self._cache, self._data, self._budget, self._dim = cache, data, budget, dim
         self._graph: csr_array | None = None
         self._clusterings: dict[str, CoClustering] = {}
