@@ -160,8 +160,8 @@ class RunFiles:
         config = self.ranking_config() if self.config_file.exists() else None
         if config is not None:
             raise RunError(
-                f"{self.directory} is a run with task: {config.task}, which scores events and ranks no catalogue; recommend,"
-                f" export and compare take retrieval runs, and the paired tests of this one are in {self.report_file}"
+                f"{self.directory} is a run with task: {config.task}, which scores events and ranks no catalogue;"
+                f" recommend, export and compare take retrieval runs, and the paired tests of this one are in {self.report_file}"
             )
 
     def config(self) -> Experiment:

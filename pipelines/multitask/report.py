@@ -97,8 +97,8 @@ def verdicts(groups: figures.Groups, tests: list[Json]) -> list[str]:
         sure = "" if test["p_holm"] < 0.05 else ", which the paired test does not tell from 0"
         bounds = words.interval((test["low"], test["high"]))
         found.append(
-            f"{test['task']}: {test['a']} is {'worse' if worse else 'better'} than {test['b']} by"
-            f" {abs(test['difference']):.4f} {_TITLES[test['metric']]} {bounds}{sure} ({words.p_value(test['p_holm'])})."
+            f"{test['task']}: {test['a']} is {'worse' if worse else 'better'} than {test['b']}, {_TITLES[test['metric']]}"
+            f" {words.difference(test['difference'])} {bounds}{sure} ({words.p_value(test['p_holm'])})."
         )
     return found
 

@@ -146,6 +146,7 @@ class Follower:
         self._seen: set[int] = set()
 
     def __call__(self, record: EpochRecord) -> None:
+        """Tell the reader and the tracker of an epoch that this process ran."""
         note = ", ".join([f"loss {record.loss:.4f}", *(f"{k} {v:.4f}" for k, v in record.metrics.items())])
         self._report.log(f"{self._name} epoch {record.epoch}: {note}, {record.triples_per_second:,.0f} events/s")
         self._report(f"train {self._name}", record.epoch, self._epochs, note)
