@@ -161,7 +161,8 @@ class RunFiles:
         if config is not None:
             raise RunError(
                 f"{self.directory} is a run with task: {config.task}, which scores events and ranks no catalogue;"
-                f" recommend, export and compare take retrieval runs, and the paired tests of this one are in {self.report_file}"
+                " recommend, export and compare take retrieval runs, and the paired tests of this one are in"
+                f" {self.report_file}"
             )
 
     def config(self) -> Experiment:

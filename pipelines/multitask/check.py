@@ -28,10 +28,8 @@ def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
             yield ("tasks", index, "name"), f"{name!r} is the name of two tasks"
     names = [variant.name for variant in experiment.variants]
     if experiment.reference is not None and experiment.reference not in names:
-        yield (
-            ("reference",),
-            f"there is no variant {experiment.reference!r}; {did_you_mean(experiment.reference, names)}",
-        )
+        hint = did_you_mean(experiment.reference, names)
+        yield ("reference",), f"there is no variant {experiment.reference!r}; {hint}"
     selections = ["neg_loss", *(f"{task.name}/auc" for task in experiment.tasks if task.label != "value")]
     for index, variant in enumerate(experiment.variants):
         if variant.name in names[:index]:

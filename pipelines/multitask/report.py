@@ -93,13 +93,11 @@ def verdicts(groups: figures.Groups, tests: list[Json]) -> list[str]:
         best = (max if metric == "auc" else min)(means, key=lambda name: means[name])
         found.append(f"{task}: best is {best} with a mean test {_TITLES[metric]} of {means[best]:.4f}.")
     for test in tests:
-        worse = (test["difference"] > 0) == (test["metric"] == "rmse")
+        verb = "loses to" if (test["difference"] > 0) == (test["metric"] == "rmse") else "beats"
+        bounds, p = words.interval((test["low"], test["high"])), words.p_value(test["p_holm"])
         sure = "" if test["p_holm"] < 0.05 else ", which the paired test does not tell from 0"
-        bounds = words.interval((test["low"], test["high"]))
-        found.append(
-            f"{test['task']}: {test['a']} is {'worse' if worse else 'better'} than {test['b']}, {_TITLES[test['metric']]}"
-            f" {words.difference(test['difference'])} {bounds}{sure} ({words.p_value(test['p_holm'])})."
-        )
+        by = f"{_TITLES[test['metric']]} {words.difference(test['difference'])} {bounds}"
+        found.append(f"{test['task']}: {test['a']} {verb} {test['b']}; {by}{sure} ({p}).")
     return found
 
 
