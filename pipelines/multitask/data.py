@@ -178,9 +178,13 @@ def draw_negatives(
 
 
 def _split(count: int, config: TaskData, kind: str) -> npt.NDArray[np.uint8]:
-    """Exact shares of interactions and of negatives, which is stratified by them."""
-    place = generator(config.seed, "task split", kind).permutation(count) / max(count, 1)
-    return np.searchsorted([1 - config.valid - config.test, 1 - config.test], place, side="right").astype(np.uint8)
+    """Uint8 [count]: the split of each; interactions and negatives are split alike, which is stratified."""
+    order = generator(config.seed, "task split", kind).permutation(count)
+    valid, test = round(config.valid * count), round(config.test * count)
+    splits = np.zeros(count, np.uint8)
+    splits[order[:valid]] = 1
+    splits[order[valid : valid + test]] = 2
+    return splits
 
 
 def _write(positives: _Pairs, negatives: _Pairs, shape: tuple[int, int], directory: Path) -> list[IntArray]:

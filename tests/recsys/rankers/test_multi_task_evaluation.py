@@ -34,7 +34,7 @@ def test_a_binary_task_is_evaluated_on_its_known_labels() -> None:
     probabilities = 1 / (1 + np.exp(-scores[known].astype(np.float64)))
     assert found["metrics"]["log_loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-6)
     seen = {row["label"]: row["events"] for row in found["slices"]["train events of the user"]}
-    assert seen == {"20 or more": known.sum()}
+    assert seen == {"20 to 99": known.sum()}
     assert headline(WATCH) == "auc"
 
 
