@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -56,7 +57,7 @@ def build_multitask_report(run_dir: Path) -> Path:
         panels = [
             figures.by_seed(groups, task, metric),
             figures.shares(groups, {name: found[task] for name, found in usage.items()}, task),
-            learning(histories, f"{task}/{metric}"),
+            dataclasses.replace(learning(histories, f"{task}/{metric}"), key=f"learning-{task}"),
         ]
         sections.append({"task": task, "panels": panels, **_leaderboard(groups, task, metric)})
     write_plots(files.plots, [panel for section in sections for panel in section["panels"]])
