@@ -24,7 +24,7 @@ from recsys.rankers.multi_task_checkpoint import load_multi_task
 CONFIG = """\
 task: multitask
 experiment: tiny-multitask
-dataset: {{name: tiny, source: {source}, valid: 0.2, test: 0.2}}
+dataset: {{name: tiny, source: {source}, negatives: 0.8, valid: 0.2, test: 0.2}}
 tasks:
   - {{name: watch, label: seen, weight: 0.5}}
   - {{name: rating, label: value, known_from: 1, weight: 0.5}}
