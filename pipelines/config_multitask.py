@@ -24,6 +24,8 @@ class TaskLabel(Section):
     def _is_whole(self) -> Self:
         if (self.label == "at_least") != (self.at_least is not None):
             raise ValueError("label at_least needs the value `at_least`, and no other label has one")
+        if self.label == "seen" and self.model_fields_set & {"column", "known_from"}:
+            raise ValueError("label seen reads no column; remove column and known_from, or take value or at_least")
         return self
 
 

@@ -19,12 +19,12 @@ from pipelines.cache import Cache, content_hash
 from pipelines.config_multitask import TaskData, TaskLabel
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.source import base_path
+from pipelines.ranking.sources import SPLITS, scan_files
 from pipelines.stages.versions import versions
 from recsys.rng import generator
 from recsys.task_events import TaskEvents
 
 VERSION = 1
-SPLITS = ("train", "valid", "test")
 IntArray = npt.NDArray[np.int64]
 
 
@@ -121,20 +121,23 @@ def _build(config: TaskData, tasks: Sequence[TaskLabel], directory: Path) -> Non
 
 def _read(config: TaskData, tasks: Sequence[TaskLabel]) -> pl.DataFrame:
     files = files_of(config)
-    csv = files[0].suffix in (".csv", ".tsv")
-    frame = (
-        pl.read_csv(files[0], separator="\t" if files[0].suffix == ".tsv" else ",") if csv else pl.read_parquet(files)
-    )
+    frame = scan_files(files)
     columns = [config.user, config.item, *{task.column: None for task in tasks if task.label != "seen"}]
+    known = frame.collect_schema().names()
     for name in columns:
-        if name not in frame.columns:
-            raise DataError(f"{files[0].name} has no column {name!r}; {did_you_mean(name, frame.columns)}")
-    frame = frame.select(columns)
-    empty = [name for name in columns[:2] if frame[name].null_count()]
+        if name not in known:
+            raise DataError(f"{files[0].name} has no column {name!r}; {did_you_mean(name, known)}")
+    return _selected(frame.select(columns).collect(), config)
+
+
+def _selected(frame: pl.DataFrame, config: TaskData) -> pl.DataFrame:
+    """Each pair of user and item once, its last row, of so many users as are wanted."""
+    columns = [config.user, config.item]
+    empty = [name for name in columns if frame[name].null_count()]
     if empty:
         row = int(frame[empty[0]].is_null().arg_true()[0])
         raise DataError(f"column {empty[0]!r} has no value in row {row}; every interaction needs a user and an item")
-    frame = frame.unique(subset=columns[:2], keep="last", maintain_order=True)
+    frame = frame.unique(subset=columns, keep="last", maintain_order=True)
     users = frame[config.user].unique().sort()
     if config.max_users is not None and config.max_users < len(users):
         kept = generator(config.seed, "users").permutation(len(users))[: config.max_users]
@@ -148,7 +151,12 @@ def _labels(frame: pl.DataFrame, task: TaskLabel) -> npt.NDArray[np.float32]:
     """Float32 [E] of interactions, NaN where unknown."""
     if task.label == "seen":
         return np.ones(len(frame), np.float32)
-    values = frame[task.column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    numbers = frame[task.column].cast(pl.Float64, strict=False)
+    wrong = numbers.is_null() & frame[task.column].is_not_null()
+    if wrong.any():
+        value = frame[task.column].filter(wrong)[0]
+        raise DataError(f"column {task.column!r} must hold numbers, but has {value!r}; correct it, or leave it empty")
+    values = numbers.fill_null(float("nan")).to_numpy()
     known = ~np.isnan(values) if task.known_from is None else values >= task.known_from
     labels = values if task.at_least is None else (values >= task.at_least).astype(np.float64)
     return np.where(known, labels, np.nan).astype(np.float32)

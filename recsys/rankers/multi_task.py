@@ -93,6 +93,8 @@ class MultiTaskRanker(FieldModel):
         ValueError: There is no task, two have one name, or the spec does not fit.
     """
 
+    diversified: Tensor
+
     def __init__(self, tables: TableCollection, spec: MultiTaskSpec) -> None:
         super().__init__(tables, 0)
         names = [task.name for task in spec.tasks]

@@ -134,6 +134,9 @@ def test_mistakes_are_told(source: Path) -> None:
     frame.head(5).write_parquet(source / "few.parquet")
     with pytest.raises(DataError, match="has 5 interactions; a split needs at least 10"):
         prepared(source, events="few.parquet")
+    frame.with_columns(rating=pl.lit("good")).write_parquet(source / "words.parquet")
+    with pytest.raises(DataError, match="column 'rating' must hold numbers, but has 'good'; correct it, or leave it"):
+        prepared(source, events="words.parquet")
     frame.with_columns(item_id=pl.when(pl.col("rating") > 9).then(None).otherwise("item_id")).write_parquet(
         source / "holes.parquet"
     )

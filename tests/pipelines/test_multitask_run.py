@@ -112,6 +112,8 @@ def test_validate_tells_the_plan(
     told = printed(capsys, monkeypatch, "validate", str(config))
     assert "tasks: watch (weight 0.5), rating (weight 0.5)" in told
     assert told.endswith("  small: top_k gate, 4 experts")
+    listed = printed(capsys, monkeypatch, "ls", "gates")
+    assert all(name in listed for name in ("comet", "dense_to_sparse", "softmax"))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,7 @@ def test_validate_tells_the_plan(
         ("dataset.test=0.9", r"valid \(0.2\) \+ test \(0.9\) leave nothing for training"),
         ("dataset.negatives=0", "negatives must be above 0 or all, got 0"),
         ("tasks=[{name: a, label: seen, at_least: 3}]", "label at_least needs the value `at_least`, and no other"),
+        ("tasks=[{name: a, label: seen, known_from: 1}]", "label seen reads no column; remove column and known_from"),
         ("tasks=[{name: a, label: seen}, {name: a, label: seen}]", "'a' is the name of two tasks"),
         ("seeds=[1, 1]", "a seed occurs twice"),
         ("reference=comet", "there is no variant 'comet'; did you mean comet-plus"),
