@@ -40,10 +40,10 @@ def load_multi_task(directory: Path) -> MultiTaskRanker:
 def _spec(facts: dict[str, Any]) -> MultiTaskSpec:
     gate = facts["gate"]
     annealing, search = gate["annealing"], gate["search"]
+    pairs = {name: tuple(search[name]) for name in ("tau", "iterations")} if search else {}
     nested = {
         "annealing": Annealing(**annealing | {"tau": tuple(annealing["tau"])}),
-        "search": search
-        and PermutationSearch(**{k: tuple(v) if isinstance(v, list) else v for k, v in search.items()}),
+        "search": PermutationSearch(**search | pairs) if search else None,
     }
     built = {
         "tasks": tuple(Task(**task) for task in facts["tasks"]),
