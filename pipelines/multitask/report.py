@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def verdicts(groups: figures.Groups, tests: list[Json]) -> list[str]:
     return found
 
 
-def _mean(results: figures.Sequence[VariantResult], task: str, metric: str) -> float:
+def _mean(results: Sequence[VariantResult], task: str, metric: str) -> float:
     return statistics.fmean(result.metrics[f"test/{task}/{metric}"] for result in results)
 
 
@@ -136,7 +137,7 @@ def _test(test: Json) -> list[str]:
     return [*head, words.p_value(test["p_holm"]), *over]
 
 
-def _size(results: figures.Sequence[VariantResult]) -> list[str]:
+def _size(results: Sequence[VariantResult]) -> list[str]:
     first = results[0]
     seconds = statistics.fmean(result.seconds["train"] for result in results)
     memory = f"{first.peak_rss_mib:,.0f} MiB" if first.peak_rss_mib else "–"

@@ -154,8 +154,8 @@ def gate_spec(config: GateConfig) -> GateSpec:
         case HashGate():
             return GateSpec(config.name, config.k, search=search)
         case DSelectKGate():
-            smooth = {"gamma": config.gamma, "entropy_weight": config.entropy}
-            return GateSpec(config.name, config.k, **smooth, per_example=config.per_example, search=search)
+            spec = GateSpec(config.name, config.k, gamma=config.gamma, entropy_weight=config.entropy, search=search)
+            return dataclasses.replace(spec, per_example=config.per_example)
         case CometGate():
             return GateSpec(config.name, config.k, gamma=config.gamma, entropy_weight=config.entropy, search=search)
         case DenseToSparseGate():
