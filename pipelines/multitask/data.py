@@ -218,18 +218,29 @@ def _counts(directory: Path, tasks: Sequence[TaskLabel]) -> dict[str, Any]:
     """Events of each split, and of each task its known labels by split and their mean and deviation in train.
 
     Raises:
-        DataError: A task has no known label in a split, or one value only in train.
+        DataError: A task has no known label in a split, too few of a class, or one value only in train.
     """
     by_split = {split: load_file(directory / f"{split}.safetensors")["labels"] for split in SPLITS}
     found = {}
     for place, task in enumerate(tasks):
         known = {split: int((~np.isnan(labels[:, place])).sum()) for split, labels in by_split.items()}
-        missing = [split for split, count in known.items() if not count]
-        if missing:
-            raise DataError(f"task {task.name!r} has no known label in {missing[0]}; check column and known_from")
+        for split, labels in by_split.items():
+            _require(task, split, labels[:, place])
         train = by_split["train"][:, place].astype(np.float64)
         mean, deviation = float(np.nanmean(train)), float(np.nanstd(train))
         if not deviation:
             raise DataError(f"every label of task {task.name!r} in train is {mean:g}; there is nothing to learn")
         found[task.name] = {"known": known, "mean": mean, "deviation": deviation}
     return {"counts": {split: len(labels) for split, labels in by_split.items()}, "labels": found}
+
+
+def _require(task: TaskLabel, split: str, labels: npt.NDArray[np.float32]) -> None:
+    """Labels that the evaluation of a split can do with: DeLong's variance needs two of each class."""
+    if np.isnan(labels).all():
+        raise DataError(f"task {task.name!r} has no known label in {split}; check column and known_from")
+    zeros, ones = int((labels == 0).sum()), int((labels == 1).sum())
+    if task.label != "value" and min(zeros, ones) < 2:
+        raise DataError(
+            f"task {task.name!r} needs two labels of each class in {split}, got {zeros:,} zeros and {ones:,} ones;"
+            " change at_least or the split"
+        )

@@ -95,7 +95,7 @@ def verdicts(groups: figures.Groups, tests: list[Json]) -> list[str]:
         best = (max if metric == "auc" else min)(means, key=lambda name: means[name])
         found.append(f"{task}: best is {best} with a mean test {_TITLES[metric]} of {means[best]:.4f}.")
     for test in tests:
-        verb = "loses to" if (test["difference"] > 0) == (test["metric"] == "rmse") else "beats"
+        verb = "is behind" if (test["difference"] > 0) == (test["metric"] == "rmse") else "is ahead of"
         bounds, p = words.interval((test["low"], test["high"])), words.p_value(test["p_holm"])
         sure = "" if test["p_holm"] < 0.05 else ", which the paired test does not tell from 0"
         by = f"{_TITLES[test['metric']]} {words.difference(test['difference'])} {bounds}"

@@ -14,10 +14,10 @@ from pipelines.config_loader import config_hash
 from pipelines.config_multitask import MultiTaskExperiment, TaskVariant
 from pipelines.multitask.data import MultiTaskData, prepare_tasks
 from pipelines.multitask.report import build_multitask_report
-from pipelines.multitask.stages import EvaluatedRanker, TrainedRanker, evaluate_stage, tasks_of, train_stage
+from pipelines.multitask.stages import EvaluatedRanker, evaluate_stage, tasks_of, train_stage
 from pipelines.progress import Reporter, duration
 from pipelines.ranking.runner import Follower
-from pipelines.ranking.stages import FieldMaps
+from pipelines.ranking.stages import FieldMaps, TrainedRanker
 from pipelines.run_directory import cache_root
 from pipelines.run_files import DatasetFacts, RunFiles, VariantResult
 from pipelines.runner import copy_tree, finished_metrics

@@ -32,6 +32,7 @@ from pipelines.config_multitask import (
     TopKGate,
 )
 from pipelines.multitask.data import MultiTaskData
+from pipelines.ranking.stages import TrainedRanker
 from pipelines.stages.versions import versions
 from recsys.rankers.gates.build import GateSpec
 from recsys.rankers.gates.dense_to_sparse import Annealing
@@ -47,16 +48,6 @@ from recsys.settings import EpochRecord, Selection
 
 VERSION = 1
 Maps = tuple[dict[str, IdMap], Path | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedRanker:
-    """A trained multi-task ranker in the cache: ``checkpoint/``, ``history.json``, ``facts.json``; ``key`` made it."""
-
-    entry: Path
-    key: dict[str, Any]
-    history: list[dict[str, Any]]
-    facts: dict[str, Any]
 
 
 def train_stage(
@@ -94,7 +85,6 @@ def train_stage(
             "table_rows": sum(field.id_map.num_rows for field in ranker.tables.fields),
             "table_bytes": size.weights,
             "optimizer_bytes": size.optimizer,
-            "layer_parameters": sum(p.numel() for n, p in ranker.named_parameters() if not n.startswith("tables.")),
             "epochs": result.best_epoch,
             "seconds": result.seconds,
             "peak_rss_mib": max(record.rss_mib for record in result.history),

@@ -128,9 +128,14 @@ def test_mistakes_are_told(source: Path) -> None:
         prepared(source, TaskLabel(name="rating", label="value", column="rate"))
     with pytest.raises(DataError, match="task 'rating' has no known label in train; check column and known_from"):
         prepared(source, TaskLabel(name="rating", label="value", known_from=99))
-    with pytest.raises(DataError, match="every label of task 'liked' in train is 0; there is nothing to learn"):
+    with pytest.raises(
+        DataError, match="task 'liked' needs two labels of each class in train, got 2.. zeros and 0 ones"
+    ):
         prepared(source, TaskLabel(name="liked", label="at_least", at_least=99))
     frame = pl.read_parquet(source / "interactions.parquet")
+    frame.with_columns(rating=pl.lit(3)).write_parquet(source / "threes.parquet")
+    with pytest.raises(DataError, match="every label of task 'rating' in train is 3; there is nothing to learn"):
+        prepared(source, VALUE, events="threes.parquet")
     frame.head(5).write_parquet(source / "few.parquet")
     with pytest.raises(DataError, match="has 5 interactions; a split needs at least 10"):
         prepared(source, events="few.parquet")

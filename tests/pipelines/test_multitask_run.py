@@ -169,7 +169,7 @@ def test_the_verdict_knows_which_way_is_better() -> None:
     assert [sentence.replace("\xa0", " ") for sentence in verdicts(groups, tests)] == [
         "watch: best is ours with a mean test AUC of 0.9000.",
         "rating: best is theirs with a mean test RMSE of 1.0000.",
-        "watch: ours beats theirs; AUC +0.1000 [0.0500, 0.1500] (p = .001).",
-        "rating: ours loses to theirs; RMSE +0.1000 [0.0500, 0.1500], which the paired test does not tell from 0"
+        "watch: ours is ahead of theirs; AUC +0.1000 [0.0500, 0.1500] (p = .001).",
+        "rating: ours is behind theirs; RMSE +0.1000 [0.0500, 0.1500], which the paired test does not tell from 0"
         " (p = .200).",
     ]
