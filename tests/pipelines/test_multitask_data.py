@@ -129,7 +129,7 @@ def test_mistakes_are_told(source: Path) -> None:
     with pytest.raises(DataError, match="task 'rating' has no known label in train; check column and known_from"):
         prepared(source, TaskLabel(name="rating", label="value", known_from=99))
     with pytest.raises(
-        DataError, match="task 'liked' needs two labels of each class in train, got 2.. zeros and 0 ones"
+        DataError, match=r"task 'liked' needs two labels of each class in train, got 2.. zeros and 0 ones"
     ):
         prepared(source, TaskLabel(name="liked", label="at_least", at_least=99))
     frame = pl.read_parquet(source / "interactions.parquet")
