@@ -15,7 +15,7 @@ class TaskLabel(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     label: Literal["seen", "value", "at_least"]
-    column: str = "rating"
+    column: str | None = None
     at_least: float | None = None
     known_from: float | None = Field(default=None, description="a smaller value of the column is an unknown label")
     weight: float = Field(default=1.0, gt=0, description="of the task's mean loss")
@@ -24,8 +24,8 @@ class TaskLabel(Section):
     def _is_whole(self) -> Self:
         if (self.label == "at_least") != (self.at_least is not None):
             raise ValueError("label at_least needs the value `at_least`, and no other label has one")
-        if self.label == "seen" and self.model_fields_set & {"column", "known_from"}:
-            raise ValueError("label seen reads no column; remove column and known_from, or take value or at_least")
+        if (self.label == "seen") != (self.column is None) or (self.label == "seen" and self.known_from is not None):
+            raise ValueError("labels value and at_least read `column`; label seen has neither column nor known_from")
         return self
 
 

@@ -122,7 +122,7 @@ def _build(config: TaskData, tasks: Sequence[TaskLabel], directory: Path) -> Non
 def _read(config: TaskData, tasks: Sequence[TaskLabel]) -> pl.DataFrame:
     files = files_of(config)
     frame = scan_files(files)
-    columns = [config.user, config.item, *{task.column: None for task in tasks if task.label != "seen"}]
+    columns = [config.user, config.item, *{task.column: None for task in tasks if task.column is not None}]
     known = frame.collect_schema().names()
     for name in columns:
         if name not in known:
@@ -149,7 +149,7 @@ def _selected(frame: pl.DataFrame, config: TaskData) -> pl.DataFrame:
 
 def _labels(frame: pl.DataFrame, task: TaskLabel) -> npt.NDArray[np.float32]:
     """Float32 [E] of interactions, NaN where unknown."""
-    if task.label == "seen":
+    if task.column is None:
         return np.ones(len(frame), np.float32)
     numbers = frame[task.column].cast(pl.Float64, strict=False)
     wrong = numbers.is_null() & frame[task.column].is_not_null()

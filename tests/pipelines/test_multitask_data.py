@@ -15,8 +15,8 @@ from pipelines.errors import DataError
 from pipelines.multitask.data import SPLITS, MultiTaskData, draw_negatives, prepare_tasks
 
 SEEN = TaskLabel(name="watch", label="seen")
-VALUE = TaskLabel(name="rating", label="value", known_from=1)
-LIKED = TaskLabel(name="liked", label="at_least", at_least=7, known_from=1)
+VALUE = TaskLabel(name="rating", label="value", column="rating", known_from=1)
+LIKED = TaskLabel(name="liked", label="at_least", column="rating", at_least=7, known_from=1)
 
 
 @pytest.fixture
@@ -127,11 +127,11 @@ def test_mistakes_are_told(source: Path) -> None:
     with pytest.raises(DataError, match=r"interactions\.parquet has no column 'rate'; did you mean rating"):
         prepared(source, TaskLabel(name="rating", label="value", column="rate"))
     with pytest.raises(DataError, match="task 'rating' has no known label in train; check column and known_from"):
-        prepared(source, TaskLabel(name="rating", label="value", known_from=99))
+        prepared(source, TaskLabel(name="rating", label="value", column="rating", known_from=99))
     with pytest.raises(
         DataError, match=r"task 'liked' needs two labels of each class in train, got 2.. zeros and 0 ones"
     ):
-        prepared(source, TaskLabel(name="liked", label="at_least", at_least=99))
+        prepared(source, TaskLabel(name="liked", label="at_least", column="rating", at_least=99))
     frame = pl.read_parquet(source / "interactions.parquet")
     frame.with_columns(rating=pl.lit(3)).write_parquet(source / "threes.parquet")
     with pytest.raises(DataError, match="every label of task 'rating' in train is 3; there is nothing to learn"):
