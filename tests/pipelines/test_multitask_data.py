@@ -115,10 +115,10 @@ def test_negatives_are_free_pairs_each_once() -> None:
 
 
 def test_fewer_users_are_the_same_users_every_time(source: Path) -> None:
-    data = prepared(source, max_users=10)
+    data = prepared(source, SEEN, VALUE, max_users=10)
     assert data.sizes["user_id"] == 10
-    assert prepared(source, max_users=10).hash == data.hash
-    assert prepared(source, max_users=10, seed=1).hash != data.hash
+    assert prepared(source, SEEN, VALUE, max_users=10).hash == data.hash
+    assert prepared(source, SEEN, VALUE, max_users=10, seed=1).hash != data.hash
 
 
 def test_mistakes_are_told(source: Path) -> None:
@@ -129,7 +129,7 @@ def test_mistakes_are_told(source: Path) -> None:
     with pytest.raises(DataError, match="task 'rating' has no known label in train; check column and known_from"):
         prepared(source, TaskLabel(name="rating", label="value", column="rating", known_from=99))
     with pytest.raises(
-        DataError, match=r"task 'liked' needs two labels of each class in train, got 2.. zeros and 0 ones"
+        DataError, match=r"task 'liked' needs two labels of each class in train, got 320 zeros and 0 ones"
     ):
         prepared(source, TaskLabel(name="liked", label="at_least", column="rating", at_least=99))
     frame = pl.read_parquet(source / "interactions.parquet")
