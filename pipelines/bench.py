@@ -23,6 +23,7 @@ NAMES = (
     "sparse_bytes",
     "sparse_step",
     "time_to_quality",
+    "experts",
 )
 
 

@@ -55,6 +55,7 @@ def run(
     A rerun does only what changed; a killed run goes on where it was. The last line of stdout is the run directory.
     """
     from pipelines.config_loader import load_experiment
+    from pipelines.config_multitask import MultiTaskExperiment
     from pipelines.config_ranking import RankingExperiment
 
     experiment = load_experiment(config, overrides or [])
@@ -62,6 +63,11 @@ def run(
         from pipelines.ranking.runner import run_ranking
 
         typer.echo(run_ranking(experiment, command=_command(), quiet=quiet))
+        return
+    if isinstance(experiment, MultiTaskExperiment):
+        from pipelines.multitask.runner import run_multitask
+
+        typer.echo(run_multitask(experiment, command=_command(), quiet=quiet))
         return
     from pipelines.runner import run_experiment  # after the check, for it takes seconds
 
@@ -101,6 +107,7 @@ def sweep(
 def validate(config: Config, overrides: Overrides = None) -> None:
     """Check an experiment without running it: every mistake at once, the data, and the memory that it will need."""
     from pipelines.config_loader import load_experiment
+    from pipelines.config_multitask import MultiTaskExperiment
     from pipelines.config_ranking import RankingExperiment
 
     experiment = load_experiment(config, overrides or [])
@@ -108,6 +115,11 @@ def validate(config: Config, overrides: Overrides = None) -> None:
         from pipelines.ranking.check import describe_ranking
 
         typer.echo(describe_ranking(experiment))
+        return
+    if isinstance(experiment, MultiTaskExperiment):
+        from pipelines.multitask.check import describe_multitask
+
+        typer.echo(describe_multitask(experiment))
         return
     from pipelines.validate import describe
 
@@ -171,10 +183,13 @@ def report(run: Run) -> None:
     from pipelines.run_files import RunFiles
 
     directory = find_run(run)
-    if RunFiles(directory).ranking_config() is not None:
+    config = RunFiles(directory).ranking_config()
+    if config is not None:
+        from pipelines.multitask.report import build_multitask_report
         from pipelines.ranking.report import build_ranking_report
 
-        typer.echo(build_ranking_report(directory))
+        build = build_ranking_report if config.task == "ctr" else build_multitask_report
+        typer.echo(build(directory))
         return
     typer.echo(build_report(directory, open_dataset(directory)))
 

@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,10 +16,13 @@ from pydantic import BaseModel, ValidationError
 from pipelines.config import Dataset, Experiment
 from pipelines.config_budgets import crossed
 from pipelines.config_checks import Finding, check, check_source
+from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.config_problems import ConfigError, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
 from pipelines.config_ranking import RankingExperiment
 
+AnyExperiment = Experiment | RankingExperiment | MultiTaskExperiment
+E = TypeVar("E", RankingExperiment, MultiTaskExperiment)
 _DEFAULTS = ("model", "train")
 """Sections at the top of a file that are merged into every variant."""
 
@@ -63,8 +66,8 @@ def find_config(name: str, kind: str = "experiments", beside: Path | None = None
     )
 
 
-def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment | RankingExperiment:
-    """Read, merge and check an experiment; ``task: ctr`` makes it a ranking experiment.
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
+    """Read, merge and check an experiment; ``task: ctr`` makes it a ranking, ``task: multitask`` a multi-task one.
 
     Args:
         name: Path of a YAML file or name of a packaged experiment.
@@ -81,8 +84,15 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment | Ra
     no_base = _merge_base(values, origins, path)
     problems += no_base
     merged = _merge_variants(values)
-    if values.get("task") == "ctr":
-        return _ranking(merged, problems, values, origins, path)
+    match values.get("task"):
+        case "ctr":
+            from pipelines.ranking.check import check_ranking
+
+            return _checked(RankingExperiment, check_ranking, merged, problems, (values, origins, path))
+        case "multitask":
+            from pipelines.multitask.check import check_multitask
+
+            return _checked(MultiTaskExperiment, check_multitask, merged, problems, (values, origins, path))
     experiment: Experiment | None = None
     findings: list[Finding] = []
     try:
@@ -101,24 +111,27 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment | Ra
     return crossed(experiment)
 
 
-def _ranking(
-    merged: dict[str, Any], problems: list[Problem], values: dict[str, Any], origins: dict[KeyPath, str], path: Path
-) -> RankingExperiment:
-    from pipelines.ranking.check import check_ranking
-
-    experiment: RankingExperiment | None = None
+def _checked(
+    kind: type[E],
+    check_rules: Callable[[E], Iterable[Finding]],
+    merged: dict[str, Any],
+    problems: list[Problem],
+    told: tuple[dict[str, Any], dict[KeyPath, str], Path],
+) -> E:
+    """An experiment of a task of its own, without mistakes; ``told`` is what :func:`_at` needs to locate them."""
+    experiment: E | None = None
     try:
-        experiment = RankingExperiment.model_validate(merged)
-        problems += [_at(key, message, values, origins, path) for key, message in check_ranking(experiment)]
+        experiment = kind.model_validate(merged)
+        problems += [_at(key, message, *told) for key, message in check_rules(experiment)]
     except ValidationError as invalid:
         errors = [e for e in invalid.errors() if e["type"] != "too_short" or not e["input"]]
-        problems += [_located(error, values, origins, path, RankingExperiment) for error in errors]
+        problems += [_located(error, *told, kind) for error in errors]
     if problems or experiment is None:
         raise ConfigError(problems)
     return experiment
 
 
-def config_hash(experiment: Experiment | RankingExperiment) -> str:
+def config_hash(experiment: AnyExperiment) -> str:
     """Eight hex digits of what determines the results: all but description, tracking, output and search."""
     facts = experiment.model_dump(mode="json", exclude={"description", "tracking", "output", "search", "dataset"})
     facts["dataset"] = experiment.dataset.model_dump(mode="json", exclude_unset=True)
@@ -313,7 +326,7 @@ def _located(
     values: dict[str, Any],
     origins: dict[KeyPath, str],
     path: Path,
-    root: type[Experiment | RankingExperiment] = Experiment,
+    root: type[AnyExperiment] = Experiment,
 ) -> Problem:
     key, owner, annotation = section_at(root, error["loc"])
     added: dict[type[BaseModel], tuple[str, ...]] = {root: _DEFAULTS, Dataset: ("base",)}

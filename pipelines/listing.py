@@ -7,7 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from pipelines import config, config_models, config_ranking, config_section, config_sequence, config_two_tower
+from pipelines import (
+    config,
+    config_models,
+    config_multitask,
+    config_ranking,
+    config_section,
+    config_sequence,
+    config_two_tower,
+)
 from pipelines.atomic import write_bytes
 from pipelines.config_checks import METRICS
 from pipelines.config_loader import find_config, list_configs, read_yaml
@@ -67,6 +75,7 @@ def _kinds() -> dict[str, _Kind]:
         "models": _Kind("models (model.name)", lambda: _sections(variant["model"].annotation)),
         "compressors": _Kind("compressors (compressor.name)", lambda: _literals(config.Compressor, "name")),
         "rankers": _Kind("models with task: ctr (model.name)", lambda: _sections(config_ranking.RankerModel)),
+        "gates": _Kind("gates with task: multitask (model.gate.name)", lambda: _sections(config_multitask.GateConfig)),
         "losses": _Kind("losses (model.loss.name)", lambda: _sections(mf["loss"].annotation)),
         "sequence_losses": _Kind(
             "losses of sasrec and hstu (model.loss.name)", lambda: _sections(sequence["loss"].annotation)

@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from pipelines.atomic import finite, write_bytes, write_json, write_text
 from pipelines.config import Experiment
+from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError
 from pipelines.run_schema import (
@@ -64,7 +65,13 @@ def _parse(path: Path, schema: type[Schema], payload: Any) -> Schema:
         ) from error
 
 
-def resolved(config: Experiment | RankingExperiment) -> str:
+_FOR_EVENTS = {
+    "ctr": "recsys score gives this one's probabilities of events",
+    "multitask": "the report of this one has its paired tests",
+}
+
+
+def resolved(config: Experiment | RankingExperiment | MultiTaskExperiment) -> str:
     """An experiment as YAML that ``recsys run`` takes, every default written out.
 
     Of the dataset only what was set: a column that is null when set is another thing than one that is guessed.
@@ -105,7 +112,7 @@ class RunFiles:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def write_config(self, config: Experiment | RankingExperiment) -> None:
+    def write_config(self, config: Experiment | RankingExperiment | MultiTaskExperiment) -> None:
         """Write the resolved configuration as YAML; ``recsys run`` takes it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         write_text(self.config_file, resolved(config))
@@ -179,10 +186,11 @@ class RunFiles:
 
     def refuse_ranking(self) -> None:
         """Raise RunError if the run is a ranking experiment, for the commands that rank the catalogue for users."""
-        if self.config_file.exists() and self.ranking_config() is not None:
+        config = self.ranking_config() if self.config_file.exists() else None
+        if config is not None:
             raise RunError(
-                f"{self.directory} is a run with task: ctr, which scores events and ranks no catalogue; recommend"
-                f" and export take retrieval runs, and recsys score gives this one's probabilities of events"
+                f"{self.directory} is a run with task: {config.task}, which scores events and ranks no catalogue; recommend"
+                f" and export take retrieval runs, and {_FOR_EVENTS[config.task]}"
             )
 
     def config(self) -> Experiment:
@@ -190,12 +198,16 @@ class RunFiles:
         self.refuse_ranking()
         return _parse(self.config_file, Experiment, self._yaml(self.config_file))
 
-    def ranking_config(self) -> RankingExperiment | None:
-        """The resolved configuration of a ranking experiment, None if the run is of another kind."""
+    def ranking_config(self) -> RankingExperiment | MultiTaskExperiment | None:
+        """The resolved configuration of a ranking or multi-task experiment, None if the run is of another kind."""
         payload = self._yaml(self.config_file)
-        if not isinstance(payload, dict) or payload.get("task") != "ctr":
-            return None
-        return _parse(self.config_file, RankingExperiment, payload)
+        match payload.get("task") if isinstance(payload, dict) else None:
+            case "ctr":
+                return _parse(self.config_file, RankingExperiment, payload)
+            case "multitask":
+                return _parse(self.config_file, MultiTaskExperiment, payload)
+            case _:
+                return None
 
     def _yaml(self, path: Path) -> Any:
         text = self._bytes(path).decode()

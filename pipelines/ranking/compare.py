@@ -43,8 +43,11 @@ def compare_ranking(runs: list[Path], metric: str = "auc", out: Path | None = No
         raise DataError(f"rankers are compared by {', '.join(known)}, got {metric!r}; {did_you_mean(metric, known)}")
     loaded = [RunFiles(run) for run in runs]
     for files in loaded:
-        if files.ranking_config() is None:
+        config = files.ranking_config()
+        if config is None:
             raise DataError(f"{files.directory} ranks a catalogue, the other runs score events; compare runs of a kind")
+        if config.task != "ctr":
+            raise DataError(f"{files.directory} is a run with task: {config.task}; its report has its paired tests")
     check_same_data([(files.directory, files.metrics().dataset) for files in loaded])
     labels, users = loaded[0].test_events()
     scores = [_scores(files) for files in loaded]

@@ -102,7 +102,7 @@ class _RankingRun:
             if dim not in self.maps:
                 self.maps[dim] = FieldMaps(self.cache, data, self.experiment.budget, dim, codes)
             fields = self.maps[dim].maps(variant.compressor, self.experiment.seeds[0])
-            follower = _Follower(name, variant, self.report, tracked)
+            follower = Follower(name, variant.train.epochs, self.report, tracked)
             trained = train_stage(self.cache, data, variant, fields, seed, follower)
             for record in trained.history:
                 follower.track(EpochRecord(**record))
@@ -156,20 +156,22 @@ class _RankingRun:
         self.files.write_metrics(finished_metrics(self.experiment.experiment, facts, results, self.command))
 
 
-class _Follower:
+class Follower:
     """Follows the training of a variant: progress for the reader, metrics by epoch for the tracker, each once."""
 
-    def __init__(self, name: str, variant: RankingVariant, report: Reporter, tracked: TrackedRun) -> None:
-        self._name, self._epochs, self._report, self._tracked = name, variant.train.epochs, report, tracked
+    def __init__(self, name: str, epochs: int, report: Reporter, tracked: TrackedRun) -> None:
+        self._name, self._epochs, self._report, self._tracked = name, epochs, report, tracked
         self._seen: set[int] = set()
 
     def __call__(self, record: EpochRecord) -> None:
+        """Tell the reader and the tracker of an epoch that this process ran."""
         note = ", ".join([f"loss {record.loss:.4f}", *(f"{k} {v:.4f}" for k, v in record.metrics.items())])
         self._report.log(f"{self._name} epoch {record.epoch}: {note}, {record.triples_per_second:,.0f} events/s")
         self._report(f"train {self._name}", record.epoch, self._epochs, note)
         self.track(record)
 
     def track(self, record: EpochRecord) -> None:
+        """Send an epoch to the tracker, unless it was sent before."""
         if record.epoch not in self._seen:
             self._seen.add(record.epoch)
             values = {"select/loss": record.loss, "select/events_per_second": record.triples_per_second}

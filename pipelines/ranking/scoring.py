@@ -51,8 +51,11 @@ class Scorer:
             DataError: The run is of another kind, or has no such variant.
         """
         files = RunFiles(find_run(run))
-        if files.ranking_config() is None:
+        config = files.ranking_config()
+        if config is None:
             raise DataError(f"{files.directory} ranks a catalogue and scores no rows; use recsys recommend")
+        if config.task != "ctr":
+            raise DataError(f"{files.directory} is a run with task: {config.task}; score takes those with task: ctr")
         found = _find(files, variant)
         return cls.load(files.checkpoint_dir(found.name, found.seed), files.directory / "fields", files.config_file)
 

@@ -170,7 +170,7 @@ def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
 
 def _table(config: TableData, files: list[Path]) -> Source:
     joined = {base_path(config.source) / join.source for join in config.joins}
-    frame = _scan([path for path in files if path not in joined])
+    frame = scan_files([path for path in files if path not in joined])
     for join in config.joins:
         other = pl.scan_parquet(base_path(config.source) / join.source)
         _require(other, (join.key, *join.columns), join.source)
@@ -189,7 +189,12 @@ def _table(config: TableData, files: list[Path]) -> Source:
     return Source(frame, splits, config.fields, numeric_kinds(config), config.split.model_dump(mode="json"))
 
 
-def _scan(files: list[Path]) -> pl.LazyFrame:
+def scan_files(files: list[Path]) -> pl.LazyFrame:
+    """Parquet, CSV or TSV files of one layout, one after the other.
+
+    Raises:
+        DataError: They are of another format.
+    """
     suffix = files[0].suffix
     if suffix in (".parquet", ".pq"):
         return pl.scan_parquet(files)

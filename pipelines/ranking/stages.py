@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,19 @@ FEW_VALUES = 12
 """A field of at most so many values is a slice of the evaluation."""
 
 
+class CompressibleData(Protocol):
+    """What the compression of the fields of events reads."""
+
+    hash: str
+    sizes: dict[str, int]
+    user: str
+    item: str
+
+    def graph(self) -> csr_array:
+        """Float32 [users, items]: ones at the pairs of positive train events."""
+        ...
+
+
 class FieldMaps:
     """The id maps of every field: the user's and the item's compressed, each other value with a row of its own.
 
@@ -63,7 +76,7 @@ class FieldMaps:
     """
 
     def __init__(
-        self, cache: Cache, data: RankingData, budget: Budget, dim: int, codes: SemanticCodes | None = None
+        self, cache: Cache, data: CompressibleData, budget: Budget, dim: int, codes: SemanticCodes | None = None
     ) -> None:
         self._cache, self._data, self._budget, self._dim, self._codes = cache, data, budget, dim, codes
         self._graph: csr_array | None = None

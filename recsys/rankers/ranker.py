@@ -31,8 +31,8 @@ class Tower:
     batch_norm: bool = False
 
 
-class Ranker(nn.Module, abc.ABC):
-    """Log-odds of the label 1 from the vectors of an event's fields and its numbers.
+class FieldModel(nn.Module):
+    """Tables of categorical fields, and the noise of the layers above them.
 
     Args:
         tables: one for each categorical field.
@@ -52,6 +52,10 @@ class Ranker(nn.Module, abc.ABC):
     def width(self) -> int:
         """Numbers of all vectors and the numeric fields, one after the other."""
         return sum(self.tables.dims) + self.num_dense
+
+
+class Ranker(FieldModel, abc.ABC):
+    """Log-odds of the label 1 from the vectors of an event's fields and its numbers."""
 
     def logits(self, batch: EventBatch) -> Tensor:
         """Log-odds float32 [B].

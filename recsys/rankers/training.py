@@ -17,9 +17,11 @@ from torch.nn import functional
 from recsys.event_batch import Events, join
 from recsys.loop import run_task
 from recsys.metrics.auc import roc_auc
-from recsys.rankers.ranker import Ranker
+from recsys.rankers.ranker import FieldModel, Ranker
 from recsys.rng import generator, torch_generator
 from recsys.settings import EpochRecord, FitResult, Phase, Selection
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +97,21 @@ class _Ranking:
         self.validates = valid is not None
         self._train, self._valid = train, valid
         self._settings, self._seed = settings, seed
-        self._steps: _Steps | None = None
+        self._steps: LayerSteps | None = None
 
     def identity(self) -> list[object]:
         splits = [split for split in (self._train, self._valid) if split is not None]
         return [part for split in splits for part in (list(split.fields), *_digests(split))]
 
-    def start(self, phase: Phase) -> _Steps:
+    def start(self, phase: Phase) -> LayerSteps:
         both = phase == "refit" and self._valid is not None
         events = join([self._train, self._valid]) if both and self._valid is not None else self._train
-        self._steps = _Steps(self.model, events, self._settings, self._seed)
+
+        def loss(rows: Rows, epochs: float) -> Tensor:
+            batch = events.batch(rows)
+            return functional.binary_cross_entropy_with_logits(self.model.logits(batch), batch.labels)
+
+        self._steps = LayerSteps(self.model, len(events), loss, self._settings, self._seed)
         return self._steps
 
     def show(self, phase: Phase) -> None:
@@ -121,31 +128,42 @@ class _Ranking:
         return found
 
 
-class _Steps:
-    """The :class:`recsys.loop.Steps` of a phase: shuffled batches, Adam for the layers, the tables' own optimizer."""
+class LayerSteps:
+    """The :class:`recsys.loop.Steps` of a phase: shuffled batches, Adam for the layers, the tables' own optimizer.
 
-    def __init__(self, ranker: Ranker, events: Events, settings: RankingSettings, seed: int) -> None:
-        self.count = len(events)
-        self.steps_per_epoch = -(-len(events) // settings.batch_size)
-        self._ranker, self._events, self._settings, self._seed = ranker, events, settings, seed
-        self._parameters = [p for name, p in ranker.named_parameters() if not name.startswith("tables.")]
+    Args:
+        model: trained in place.
+        count: events.
+        loss: from the rows of a batch, int64 [B], and the epochs since the training began, to the loss [].
+        settings: of the training.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, model: FieldModel, count: int, loss: Callable[[Rows, float], Tensor], settings: RankingSettings, seed: int
+    ) -> None:
+        self.count = count
+        self.steps_per_epoch = -(-count // settings.batch_size)
+        self._model, self._loss, self._settings, self._seed = model, loss, settings, seed
+        self._parameters = [p for name, p in model.named_parameters() if not name.startswith("tables.")]
         self._adam = torch.optim.Adam(self._parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self._scale, self._best = 1.0, float("-inf")
         self._set_lr()
 
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
+        """See :meth:`recsys.loop.Steps.steps`."""
         order = generator(self._seed, "shuffle", phase, epoch).permutation(self.count)
-        size, ranker = self._settings.batch_size, self._ranker
-        ranker.train()
+        size, model = self._settings.batch_size, self._model
+        model.train()
         for step in range(first_step, self.steps_per_epoch):
-            batch = self._events.batch(order[step * size : (step + 1) * size])
-            ranker.noise.manual_seed(torch_generator(self._seed, "dropout", phase, epoch, step).initial_seed())
-            loss = functional.binary_cross_entropy_with_logits(ranker.logits(batch), batch.labels)
+            rows = order[step * size : (step + 1) * size]
+            model.noise.manual_seed(torch_generator(self._seed, "dropout", phase, epoch, step).initial_seed())
+            loss = self._loss(rows, epoch + step / self.steps_per_epoch)
             self._adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self._adam.step()
-            ranker.tables.step()
-            yield step, len(batch.labels), loss.item()
+            model.tables.step()
+            yield step, len(rows), loss.item()
 
     def schedule(self, value: float) -> None:
         """Lower the learning rates after a validation that was no better than the best before it."""
@@ -156,11 +174,13 @@ class _Steps:
             self._set_lr()
 
     def state(self) -> dict[str, Tensor]:
+        """See :meth:`recsys.loop.Steps.state`."""
         states = self._adam.state_dict()["state"]
         tensors = {f"adam.{place}.{name}": value for place, parts in states.items() for name, value in parts.items()}
         return tensors | {"schedule": torch.tensor([self._scale, self._best], dtype=torch.float64)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """See :meth:`recsys.loop.Steps.load_state`."""
         self._scale, self._best = state["schedule"].tolist()
         self._set_lr()
         parts: dict[int, dict[str, Tensor]] = {}
@@ -173,7 +193,7 @@ class _Steps:
     def _set_lr(self) -> None:
         for group in self._adam.param_groups:
             group["lr"] = self._settings.lr * self._scale
-        self._ranker.tables.set_lr(self._settings.table_lr * self._scale)
+        self._model.tables.set_lr(self._settings.table_lr * self._scale)
 
 
 def _digests(events: Events) -> list[str]:

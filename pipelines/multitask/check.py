@@ -1,0 +1,65 @@
+"""Rules of a multi-task experiment that no single field can tell, and what ``recsys validate`` says of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.config_checks import Finding, check_budget, check_levels
+from pipelines.config_loader import config_hash
+from pipelines.config_multitask import MultiTaskExperiment, SparseGate, TaskVariant
+from pipelines.errors import DataError, did_you_mean
+
+
+def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
+    """Yield the key and the message of every rule that ``experiment`` breaks."""
+    from pipelines.multitask.data import files_of  # imports polars
+
+    yield from check_budget(experiment.budget)
+    try:
+        files_of(experiment.dataset)
+    except DataError as error:
+        yield ("dataset", "source"), str(error)
+    if len(set(experiment.seeds)) != len(experiment.seeds):
+        yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
+    tasks = [task.name for task in experiment.tasks]
+    for index, name in enumerate(tasks):
+        if name in tasks[:index]:
+            yield ("tasks", index, "name"), f"{name!r} is the name of two tasks"
+    names = [variant.name for variant in experiment.variants]
+    if experiment.reference is not None and experiment.reference not in names:
+        hint = did_you_mean(experiment.reference, names)
+        yield ("reference",), f"there is no variant {experiment.reference!r}; {hint}"
+    selections = ["neg_loss", *(f"{task.name}/auc" for task in experiment.tasks if task.label != "value")]
+    for index, variant in enumerate(experiment.variants):
+        if variant.name in names[:index]:
+            yield ("variants", index, "name"), f"{variant.name!r} is the name of two variants"
+        for key, message in _check_variant(variant, selections):
+            yield ("variants", index, *key), message
+
+
+def _check_variant(variant: TaskVariant, selections: list[str]) -> Iterator[Finding]:
+    model, chosen = variant.model, variant.train.selection
+    if chosen not in selections:
+        yield ("train", "selection"), f"must be one of {', '.join(selections)}, got {chosen!r}"
+    seen = model.experts + model.private
+    if isinstance(model.gate, SparseGate) and model.gate.k > seen:
+        yield ("model", "gate", "k"), f"a gate chooses among {seen} experts, got {model.gate.k}"
+    if model.backend != "torch" and model.optimizer.name == "adam":
+        message = f"the {model.backend} back end has no adam; use backend: torch, or rowwise_adagrad"
+        yield ("model", "optimizer", "name"), message
+    for key, message in check_levels(variant.compressor):
+        yield key, message
+    if variant.compressor.semantic is not None:
+        yield ("compressor", "semantic"), "codes of such an experiment are made from the graph, n-grams have one code"
+
+
+def describe_multitask(experiment: MultiTaskExperiment) -> str:
+    """The plan of a multi-task experiment without mistakes."""
+    lines = [f"{experiment.experiment}: no mistakes found"]
+    lines.append(f"run directory: {Path(experiment.output) / f'{experiment.experiment}-{config_hash(experiment)}'}")
+    lines.append(f"source: {experiment.dataset.source}")
+    lines.append(f"tasks: {', '.join(f'{task.name} (weight {task.weight:g})' for task in experiment.tasks)}")
+    lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
+    lines += [f"  {v.name}: {v.model.gate.name} gate, {v.model.experts} experts" for v in experiment.variants]
+    return "\n".join(lines)
