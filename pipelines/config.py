@@ -90,6 +90,8 @@ class LevelShares(Section):
     ratio: float = Field(default=3.0, ge=1, description="rows of a level over those of the coarser one")
     head_share: float = Field(default=0.2, ge=0, lt=1, description="rows of the most frequent ids, one each")
     hash_share: float = Field(default=0.0, ge=0, lt=1, description="rows that the other ids share at random")
+    neighbour_share: float = Field(default=0.0, ge=0, lt=1, description="rows that are clusters of an id's neighbours")
+    neighbours: int = Field(default=8, ge=1, description="clusters of neighbours that an id sums")
     weights: tuple[float, ...] | None = Field(default=None, description="of the levels, coarse first; none: 1 each")
 
 
