@@ -15,7 +15,7 @@ class Levels:
     """How ``multi_graphhash`` and ``residual_codes`` spend their rows.
 
     Attributes:
-        count: clustering levels, >= 1.
+        count: clustering levels of the ids of a table, >= 0; without any, clusters of neighbours take what is left.
         ratio: each level has this many times the rows of the one before, >= 1.
         head_share: share of the rows that belong to the most frequent ids, one each, in [0, 1).
         hash_share: share of the rows that the other ids share at random, to tell members of a cluster apart, in [0, 1).
@@ -40,9 +40,9 @@ class Levels:
 
     def __post_init__(self) -> None:
         """Refuse what no table can have."""
-        if self.count < 1 or not self.ratio >= 1 or self.neighbours < 1:
+        if self.count < 0 or not self.ratio >= 1 or self.neighbours < 1:
             raise ValueError(
-                "levels need count, ratio and neighbours >= 1, "
+                "levels need count >= 0, ratio and neighbours >= 1, "
                 f"got count={self.count}, ratio={self.ratio}, neighbours={self.neighbours}"
             )
         shares = (self.head_share, self.hash_share, self.neighbour_share)
@@ -79,8 +79,11 @@ def divide(rows: int, seen: int, others: int, levels: Levels) -> Division:
     if rows >= seen:
         return Division(seen, 0, ())
     head, hashed = int(levels.head_share * rows), int(levels.hash_share * rows)
-    neighbours = min(int(levels.neighbour_share * rows), others)
+    wanted = int(levels.neighbour_share * rows) if levels.count else rows - head - hashed
+    neighbours = min(wanted, others)
     left = rows - head - hashed - neighbours
+    if not levels.count:
+        return Division(head + left, hashed, (), neighbours)
     powers = np.power(levels.ratio, np.arange(levels.count))
     shares = np.floor(left * powers / powers.sum()).astype(int)
     shares[-1] += left - shares.sum()

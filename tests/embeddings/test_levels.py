@@ -30,7 +30,7 @@ def planted(blocks: int, per_user: int, per_item: int) -> tuple[sparse.csr_array
 @given(
     rows=st.integers(1, 500),
     seen=st.integers(1, 900),
-    count=st.integers(1, 5),
+    count=st.integers(0, 5),
     ratio=st.floats(1, 9),
     head=st.floats(0, 0.6),
     hashed=st.floats(0, 0.2),
@@ -49,8 +49,10 @@ def test_every_row_is_spent_once(
 
 
 def test_levels_errors_say_what_is_needed() -> None:
-    with pytest.raises(ValueError, match=r"count, ratio and neighbours >= 1, got count=0, ratio=3.0, neighbours=8"):
-        Levels(count=0)
+    with pytest.raises(
+        ValueError, match=r"count >= 0, ratio and neighbours >= 1, got count=-1, ratio=3.0, neighbours=8"
+    ):
+        Levels(count=-1)
     with pytest.raises(ValueError, match=r"together below 1, got 0.5, 0.5 and 0.0"):
         Levels(head_share=0.5, hash_share=0.5)
     with pytest.raises(ValueError, match=r"one weight for each of 3 levels, got \(1.0, 2.0\)"):
