@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from embeddings.id_map import FloatArray, IdMap
+from embeddings.id_map import IdMap
 
 STEPS = 30
 _SMALLEST = 1e-30
@@ -22,7 +22,7 @@ def weights_of(id_map: IdMap) -> csr_array:
     return matrix
 
 
-def fit_rows(matrix: csr_array, vectors: FloatArray, steps: int = STEPS) -> npt.NDArray[np.float64]:
+def nearest_table(matrix: csr_array, vectors: npt.NDArray[np.floating], steps: int = STEPS) -> npt.NDArray[np.float64]:
     """The table T that minimises ``|matrix T - vectors|^2``, by conjugate gradients from zero (CGLS, Hestenes 1952).
 
     Where several tables do, the smallest. Each column is a problem of its own, and all take their steps together.

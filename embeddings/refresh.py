@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embeddings.id_map import FloatArray, IdMap, IntArray
-from embeddings.least_squares import fit_rows, weights_of
+from embeddings.least_squares import nearest_table, weights_of
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -59,7 +59,7 @@ def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDA
     vectors = np.einsum("nh,nhd->nd", old.lookup_weights(ids), weight[old.rows])
     matrix = weights_of(new)[: old.num_ids]
     lacking = vectors - matrix[:, np.flatnonzero(kept)] @ table[kept]
-    table[fitted] = fit_rows(matrix[:, np.flatnonzero(fitted)], lacking)
+    table[fitted] = nearest_table(matrix[:, np.flatnonzero(fitted)], lacking)
     first = old.rows[who, np.minimum(place, old.rows_per_id - 1)]
     fresh = {
         name: array.copy() if not array.ndim else _carried_state(array, source, fitted, rows, first)

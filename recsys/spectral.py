@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
-from embeddings.least_squares import fit_rows, weights_of
+from embeddings.least_squares import nearest_table, weights_of
 from embeddings.tables import Table
 from recsys.truncated_svd import leading_item_vectors
 
@@ -54,7 +54,7 @@ def start_from(table: Table, id_map: IdMap, vectors: Floats, std: float) -> None
     size = float(np.sqrt(np.mean(np.square(vectors, dtype=np.float64)))) if vectors.size else 0.0
     if size == 0.0:
         return
-    fitted = fit_rows(weights_of(id_map), vectors * np.float32(std / size)).astype(np.float32)
+    fitted = nearest_table(weights_of(id_map), vectors * np.float32(std / size)).astype(np.float32)
     filled = np.flatnonzero(np.abs(fitted).sum(axis=1))
     with torch.no_grad():
         table.weight()[torch.from_numpy(filled), : fitted.shape[1]] = torch.from_numpy(fitted[filled])
