@@ -71,6 +71,21 @@ def test_a_new_id_with_the_interactions_of_an_old_one_gets_its_rows() -> None:
     assert carried.fitted == 0
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_tiny_graphs(count: int) -> None:
+    """One user, one item, an item of everybody, ids without interactions, and more rows than the other side has ids."""
+    levels = Levels(count=count, head_share=0.2, neighbour_share=0.6)
+    for shape, rows in (((1, 1), (1, 1)), ((6, 1), (3, 1)), ((2, 30), (1, 9)), ((30, 20), (7, 5))):
+        graph = random_graph(*shape, seed=4) if shape == (30, 20) else sparse.csr_array(np.ones(shape, np.float32))
+        for one, wanted, counts in zip(
+            compress("multi_graphhash", graph, *rows, levels=levels), rows, degrees(canonical(graph)), strict=True
+        ):
+            assert one.num_rows == wanted + 1
+            assert ((one.rows == one.unseen_row).all(axis=1) == (counts == 0)).all()
+            assert (one.rows[counts > 0] < one.unseen_row).all()
+            assert (np.abs(one.lookup_weights(np.arange(one.num_ids))).sum(axis=1) > 0).all()
+
+
 def dict_of(id_map: IdMap, ids: np.ndarray) -> list[dict[int, float]]:
     """For each id its rows among the clusters of neighbours, with their weights."""
     rows, weights = id_map.rows[ids][:, 2:], id_map.lookup_weights(ids)[:, 2:]
