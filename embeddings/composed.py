@@ -43,8 +43,8 @@ def compress_composed(
     if name == "baco":
         return _balanced(graph, user_rows, item_rows)
     sides = degrees(graph)
-    seen = [int((side > 0).sum()) for side in sides]
-    divisions = (divide(user_rows, *seen, levels), divide(item_rows, *seen[::-1], levels))
+    users, items = (int((side > 0).sum()) for side in sides)
+    divisions = (divide(user_rows, users, items, levels), divide(item_rows, items, users, levels))
     if name == "multi_graphhash":
         codes = cluster_levels(graph, divisions, levels)
     else:
