@@ -7,17 +7,19 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 
-from embeddings.graph import canonical
-from embeddings.id_map import IdMap
+from embeddings.graph import canonical, degrees
+from embeddings.id_map import FloatArray, IdMap, IntArray
 from embeddings.majority import home_buckets, majority
+from embeddings.neighbour_buckets import neighbour_buckets
 
 
 def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdMap:
     """Append ids to a map that was made from the graph's clusters.
 
     Each neighbour has a home, the bucket that most of its own neighbours in ``graph`` are in; a new id gets the home of
-    most of its neighbours. This is done once for each place that holds clusters. Places of head, hashed or missing
-    codes get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
+    most of its neighbours. This is done once for each place that holds clusters. Where ids sum the clusters of their
+    neighbours, a neighbour is in the one that most of its own neighbours have. Places of head, hashed or missing codes
+    get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
 
     Args:
         new: interactions of the new ids [n, M], columns as in ``graph``.
@@ -48,6 +50,7 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
         found = majority(new, home_buckets(graph.T, buckets))
         rows[found >= 0, place] = found[found >= 0]
         weights[found >= 0, place] = scale
+    _add_neighbours(rows, weights, new, graph, id_map)
     weights[(weights == 0).all(axis=1), 0] = 1.0
     both = np.concatenate([known, weights])
     return dataclasses.replace(
@@ -69,9 +72,31 @@ def cluster_places(id_map: IdMap) -> range:
         case "baco":
             return range(id_map.rows_per_id)
         case "multi_graphhash" | "residual_codes":
-            return range(1, id_map.rows_per_id)
+            return range(1, neighbour_places(id_map).start)
         case other:
             raise ValueError(
                 f"{other!r} has no clusters that a new id could join; use graphhash, double_graphhash, baco, "
                 "multi_graphhash or residual_codes"
             )
+
+
+def neighbour_places(id_map: IdMap) -> range:
+    """The places of a map that hold clusters of an id's neighbours, see :class:`embeddings.levels.Levels`."""
+    some = id_map.info.get("division", {}).get("neighbours", 0)
+    count = int(id_map.info["levels"]["neighbours"]) if some else 0
+    return range(id_map.rows_per_id - count, id_map.rows_per_id)
+
+
+def _add_neighbours(
+    rows: IntArray, weights: FloatArray, new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap
+) -> None:
+    """Write the clusters of the neighbours of new ids into their places."""
+    places = neighbour_places(id_map)
+    if not places:
+        return
+    known = id_map.lookup_weights(np.arange(id_map.num_ids, dtype=np.int64))
+    voting = np.where(known > 0, id_map.rows, -1)[:, places.start :]
+    buckets = majority(sparse.hstack([graph.T.tocsr()] * len(places), format="csr"), voting.T.ravel())
+    found, scales = neighbour_buckets(new, buckets, degrees(graph)[1], len(places))
+    rows[:, places.start :] = np.where(found >= 0, found, id_map.unseen_row)
+    weights[:, places.start :] = scales

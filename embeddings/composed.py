@@ -10,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from embeddings.clustering import search_resolution
 from embeddings.graph import degrees
 from embeddings.hashing import UniversalHash
 from embeddings.id_map import FloatArray, IdMap, IntArray
 from embeddings.label_propagation import balanced_clusters
-from embeddings.levels import Levels, compose, divide
-from embeddings.multi_graphhash import cluster_levels
-from embeddings.residual_codes import residual_codes, spectral_vectors
+from embeddings.levels import Division, Levels, compose, divide
+from embeddings.multi_graphhash import LEVEL_TOLERANCE, cluster_levels
+from embeddings.neighbour_buckets import neighbour_buckets
+from embeddings.rebalance import fit_rows
+from embeddings.semantic_id.residual import fit_residual
+from embeddings.spectral import spectral_vectors
 
 Composed = Literal["baco", "multi_graphhash", "residual_codes"]
 RANK = 32
@@ -39,32 +43,55 @@ def compress_composed(
     if name == "baco":
         return _balanced(graph, user_rows, item_rows)
     sides = degrees(graph)
-    seen = [side > 0 for side in sides]
-    divisions = (
-        divide(user_rows, int(seen[0].sum()), levels),
-        divide(item_rows, int(seen[1].sum()), levels),
-    )
+    users, items = (int((side > 0).sum()) for side in sides)
+    divisions = (divide(user_rows, users, items, levels), divide(item_rows, items, users, levels))
     if name == "multi_graphhash":
         codes = cluster_levels(graph, divisions, levels)
-    elif any(division.levels for division in divisions):
-        vectors = spectral_vectors(graph, RANK, _generator(seed, 2))
-        users, items = (
-            residual_codes(vector, mask, division.levels)
-            for vector, mask, division in zip(vectors, seen, divisions, strict=True)
-        )
-        codes = (users, items)
     else:
-        codes = ([], [])
+        codes = _residual_codes(graph, divisions, seed)
+    neighbours = _neighbours(graph, divisions, levels)
     maps = []
     for side, rows in enumerate((user_rows, item_rows)):
         division, ids = divisions[side], np.arange(sides[side].size, dtype=np.int64)
         hashed = None
         if division.hashed:
             hashed = UniversalHash.draw(division.hashed, _generator(seed, side))(ids)
-        places, weights = compose(division, sides[side], codes[side], hashed, levels.weights)
+        places, weights = compose(division, sides[side], codes[side], hashed, neighbours[side], levels.weights)
         info = json.loads(json.dumps({"levels": dataclasses.asdict(levels), "division": dataclasses.asdict(division)}))
-        maps.append(_id_map(name, places, weights, seen[side], rows, info))
+        maps.append(_id_map(name, places, weights, sides[side] > 0, rows, info))
     return maps[0], maps[1]
+
+
+def _residual_codes(
+    graph: sparse.csr_array, divisions: tuple[Division, Division], seed: int
+) -> tuple[list[IntArray], list[IntArray]]:
+    """For each level of a side the codes int64 [N] of RQ-KMeans on spectral vectors; -1 for unseen ids."""
+    codes: tuple[list[IntArray], list[IntArray]] = ([], [])
+    if not any(division.levels for division in divisions):
+        return codes
+    vectors = spectral_vectors(graph, RANK, _generator(seed, 2))
+    for side, (division, counts) in enumerate(zip(divisions, degrees(graph), strict=True)):
+        if division.levels:
+            found = np.full((counts.size, len(division.levels)), -1, dtype=np.int64)
+            found[counts > 0] = fit_residual(vectors[side][counts > 0], division.levels, _generator(seed, 3, side))[1]
+            codes[side].extend(found.T)
+    return codes
+
+
+def _neighbours(
+    graph: sparse.csr_array, divisions: tuple[Division, Division], levels: Levels
+) -> list[tuple[IntArray, FloatArray] | None]:
+    """Of each side the clusters of its neighbours, from one co-clustering whose items are the buckets of users."""
+    rows = [division.neighbours for division in divisions]
+    if not any(rows):
+        return [None, None]
+    found = search_resolution(graph, max(2, sum(rows)), levels.algorithm, LEVEL_TOLERANCE)
+    user_degrees, item_degrees = degrees(graph)
+    sides = ((graph, found.item_labels, item_degrees), (graph.T.tocsr(), found.user_labels, user_degrees))
+    return [
+        neighbour_buckets(one, fit_rows(labels, labels, count), popularity, levels.neighbours) if count else None
+        for (one, labels, popularity), count in zip(sides, rows, strict=True)
+    ]
 
 
 def _balanced(graph: sparse.csr_array, user_rows: int, item_rows: int) -> tuple[IdMap, IdMap]:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embeddings.id_map import FloatArray, IdMap, IntArray
+from embeddings.least_squares import nearest_table, weights_of
 
-SWEEPS = 5
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -34,9 +34,9 @@ def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDA
     """Carry a trained table over to another map of the same ids, and of ids that are new.
 
     A row whose known ids had one row of the old table to themselves, in the same place, is copied with its state, and
-    so is the unseen row. The others are fitted by least squares, ``SWEEPS`` sweeps of coordinate descent from zero: a
-    row becomes the mean over its known ids of what their old vectors lack, with the weights of the map. Their state is
-    the mean of the old rows of their ids. A row without a known id is a copy of the unseen row, without state.
+    so is the unseen row. The others are fitted to what the old vectors of the known ids then lack, by least squares.
+    Their state is the mean of the old rows of their ids. A row without a known id is a copy of the unseen row, without
+    state.
 
     Args:
         old: map of the trained table.
@@ -50,15 +50,16 @@ def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDA
     _check(old, new, weight, state)
     ids = np.arange(old.num_ids, dtype=np.int64)
     who, place = np.nonzero(new.lookup_weights(ids))
-    rows, scales = new.rows[who, place], new.lookup_weights(ids)[who, place]
+    rows = new.rows[who, place]
     source = _same_rows(old, new, who, place)
     kept = source >= 0
     table = np.repeat(weight[old.unseen_row][None], new.num_rows, axis=0)
     table[kept] = weight[source[kept]]
     fitted = ~kept & (np.bincount(rows, minlength=new.num_rows) > 0)
     vectors = np.einsum("nh,nhd->nd", old.lookup_weights(ids), weight[old.rows])
-    table[fitted] = 0.0
-    _fit(table, fitted, (who, place, rows, scales), vectors)
+    matrix = weights_of(new)[: old.num_ids]
+    lacking = vectors - matrix[:, np.flatnonzero(kept)] @ table[kept]
+    table[fitted] = nearest_table(matrix[:, np.flatnonzero(fitted)], lacking)
     first = old.rows[who, np.minimum(place, old.rows_per_id - 1)]
     fresh = {
         name: array.copy() if not array.ndim else _carried_state(array, source, fitted, rows, first)
@@ -86,25 +87,6 @@ def _same_rows(old: IdMap, new: IdMap, who: IntArray, place: IntArray) -> IntArr
     source = np.where(one, highest, -1)
     source[new.unseen_row] = old.unseen_row
     return source
-
-
-def _fit(
-    table: FloatArray, fitted: BoolArray, entries: tuple[IntArray, IntArray, IntArray, FloatArray], vectors: FloatArray
-) -> None:
-    """Coordinate descent over places: row r of place h becomes sum_i w_ih (v_i - rest_i) / sum_i w_ih^2."""
-    who, place, rows, scales = entries
-    left = vectors.astype(np.float64)
-    np.subtract.at(left, who, scales[:, None] * table[rows])
-    for _ in range(SWEEPS):
-        for h in range(int(place.max(initial=-1)) + 1):
-            at = (place == h) & fitted[rows]
-            i, r, w = who[at], rows[at], scales[at].astype(np.float64)
-            square = np.bincount(r, weights=w * w, minlength=len(table))
-            change = np.zeros(table.shape)
-            np.add.at(change, r, w[:, None] * left[i])
-            change /= np.maximum(square, 1e-30)[:, None]
-            table += change.astype(np.float32)
-            left[i] -= w[:, None] * change[r]
 
 
 def _carried_state(

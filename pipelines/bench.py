@@ -24,6 +24,7 @@ NAMES = (
     "sparse_step",
     "time_to_quality",
     "experts",
+    "refresh",
 )
 
 

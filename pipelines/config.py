@@ -87,10 +87,12 @@ class Dataset(Section):
 class LevelShares(Section):
     """How ``multi_graphhash`` and ``residual_codes`` divide their rows between levels, own and hashed rows."""
 
-    count: int = Field(default=3, ge=1, description="clustering levels")
+    count: int = Field(default=3, ge=0, description="clustering levels")
     ratio: float = Field(default=3.0, ge=1, description="rows of a level over those of the coarser one")
     head_share: float = Field(default=0.2, ge=0, lt=1, description="rows of the most frequent ids, one each")
     hash_share: float = Field(default=0.0, ge=0, lt=1, description="rows that the other ids share at random")
+    neighbour_share: float = Field(default=0.0, ge=0, lt=1, description="rows that are clusters of an id's neighbours")
+    neighbours: int = Field(default=8, ge=1, description="clusters of neighbours that an id sums")
     weights: tuple[float, ...] | None = Field(default=None, description="of the levels, coarse first; none: 1 each")
 
 

@@ -259,8 +259,8 @@ def check_levels(compressor: Compressor) -> Iterator[Finding]:
         return
     if compressor.name not in ("multi_graphhash", "residual_codes"):
         yield where, f"only multi_graphhash and residual_codes have levels, not {compressor.name}; remove `levels`"
-    if levels.head_share + levels.hash_share >= 1:
-        given = f"{levels.head_share} and {levels.hash_share}"
-        yield where, f"head_share and hash_share must be below 1 together, got {given}"
+    if levels.head_share + levels.hash_share + levels.neighbour_share >= 1:
+        given = f"{levels.head_share}, {levels.hash_share} and {levels.neighbour_share}"
+        yield where, f"head_share, hash_share and neighbour_share must be below 1 together, got {given}"
     if levels.weights is not None and len(levels.weights) != levels.count:
         yield (*where, "weights"), f"got {len(levels.weights)} weights for {levels.count} levels; give one for each"

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import polars as pl
 from scipy.sparse import csr_array, diags_array
 
-from embeddings.residual_codes import spectral_vectors
 from embeddings.semantic_id.collaborative import fast_rp
+from embeddings.spectral import spectral_vectors
 from pipelines.config_semantic import (
     CollaborativeFeatures,
     Features,

@@ -189,8 +189,8 @@ class RunFiles:
         config = self.ranking_config() if self.config_file.exists() else None
         if config is not None:
             raise RunError(
-                f"{self.directory} is a run with task: {config.task}, which scores events and ranks no catalogue; recommend"
-                f" and export take retrieval runs, and {_FOR_EVENTS[config.task]}"
+                f"{self.directory} is a run with task: {config.task}, which scores events and ranks no catalogue;"
+                f" recommend and export take retrieval runs, and {_FOR_EVENTS[config.task]}"
             )
 
     def config(self) -> Experiment:

@@ -8,6 +8,7 @@ import torch
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
+from embeddings.least_squares import nearest_table, weights_of
 from embeddings.tables import Table
 from recsys.truncated_svd import leading_item_vectors
 
@@ -39,10 +40,10 @@ def spectral_vectors(train: csr_array, dim: int, *, seed: int = 0) -> tuple[Floa
 
 
 def start_from(table: Table, id_map: IdMap, vectors: Floats, std: float) -> None:
-    """Write ``vectors`` into a table: each row is the mean of its members' vectors.
+    """Write ``vectors`` into a table: the rows whose weighted sums come nearest to them, by least squares.
 
-    Where an id has several rows, those of one place after the other fit what the places before have left, by least
-    squares. Rows without a member that has a vector, and columns beyond r, keep their random draw.
+    Where an id has one row, that is the mean of its members' vectors. Rows without a member that has a vector, and
+    columns beyond r, keep their random draw.
 
     Args:
         table: changed in place.
@@ -53,15 +54,7 @@ def start_from(table: Table, id_map: IdMap, vectors: Floats, std: float) -> None
     size = float(np.sqrt(np.mean(np.square(vectors, dtype=np.float64)))) if vectors.size else 0.0
     if size == 0.0:
         return
-    rest = vectors * np.float32(std / size)
-    weight = table.weight()
-    for place in range(id_map.rows_per_id):
-        rows = id_map.rows[:, place]
-        shares = np.ones(len(rows), np.float32) if id_map.weights is None else id_map.weights[:, place]
-        members = csr_array((shares, (rows, np.arange(len(rows)))), shape=(id_map.num_rows, len(rows)))
-        squares: Floats = np.asarray(members.multiply(members).sum(axis=1)).ravel()
-        fitted = (members @ rest) / np.maximum(squares, 1e-12)[:, None].astype(np.float32)
-        rest = rest - shares[:, None] * fitted[rows]
-        filled = np.flatnonzero(np.abs(fitted).sum(axis=1))
-        with torch.no_grad():
-            weight[torch.from_numpy(filled), : rest.shape[1]] = torch.from_numpy(fitted[filled].astype(np.float32))
+    fitted = nearest_table(weights_of(id_map), vectors * np.float32(std / size)).astype(np.float32)
+    filled = np.flatnonzero(np.abs(fitted).sum(axis=1))
+    with torch.no_grad():
+        table.weight()[torch.from_numpy(filled), : fitted.shape[1]] = torch.from_numpy(fitted[filled])

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from embeddings.graph import canonical, degrees
-from embeddings.residual_codes import Matrix
+from embeddings.spectral import Matrix
 
 WEIGHTS = (1.0, 1.0, 1.0)
 """Of the powers of the two-step walk."""

@@ -11,10 +11,10 @@ from scipy import sparse
 
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap, IntArray
-from embeddings.residual_codes import spectral_vectors
 from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.semantic_id.residual import fit_residual
 from embeddings.semantic_id.rows import Places, ngram_rows, piece_rows
+from embeddings.spectral import spectral_vectors
 
 SemanticName = Literal["semantic_ngram", "semantic_spm"]
 RANK = 64

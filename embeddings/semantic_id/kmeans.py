@@ -11,7 +11,7 @@ from scipy import sparse
 
 from embeddings.id_map import IntArray
 from embeddings.one_thread import one_thread
-from embeddings.residual_codes import Matrix
+from embeddings.spectral import Matrix
 
 BLOCK = 4096
 """Points of one matrix product, however many threads there are, so that the bits are the same."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from embeddings.residual_codes import Matrix
 from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.spectral import Matrix
 
 PAIRS = 20_000
 """Pairs of items sampled for each length of a shared prefix."""

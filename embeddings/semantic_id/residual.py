@@ -11,9 +11,9 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from embeddings import atomic
-from embeddings.residual_codes import Matrix
 from embeddings.semantic_id.codes import Codes
 from embeddings.semantic_id.kmeans import balanced_kmeans, distances, kmeans, nearest
+from embeddings.spectral import Matrix
 
 
 @dataclasses.dataclass(frozen=True)

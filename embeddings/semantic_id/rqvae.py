@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from embeddings import atomic
 from embeddings.one_thread import one_thread
-from embeddings.residual_codes import Matrix
 from embeddings.semantic_id.codes import Codes
 from embeddings.semantic_id.residual import ResidualQuantiser, fit_residual
 from embeddings.semantic_id.sinkhorn import balanced_assignment
+from embeddings.spectral import Matrix
 
 
 @dataclasses.dataclass(frozen=True)

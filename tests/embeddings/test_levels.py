@@ -15,7 +15,7 @@ from embeddings.label_propagation import balanced_clusters, propagate
 from embeddings.levels import Levels, divide
 from embeddings.majority import majority
 from embeddings.rebalance import fit_rows
-from embeddings.residual_codes import kmeans, residual_codes, spectral_vectors
+from embeddings.spectral import spectral_vectors
 
 
 def planted(blocks: int, per_user: int, per_item: int) -> tuple[sparse.csr_array, np.ndarray, np.ndarray]:
@@ -30,22 +30,30 @@ def planted(blocks: int, per_user: int, per_item: int) -> tuple[sparse.csr_array
 @given(
     rows=st.integers(1, 500),
     seen=st.integers(1, 900),
-    count=st.integers(1, 5),
+    count=st.integers(0, 5),
     ratio=st.floats(1, 9),
     head=st.floats(0, 0.6),
-    hashed=st.floats(0, 0.3),
+    hashed=st.floats(0, 0.2),
+    near=st.floats(0, 0.19),
+    others=st.integers(1, 50),
 )
-def test_every_row_is_spent_once(rows: int, seen: int, count: int, ratio: float, head: float, hashed: float) -> None:
-    division = divide(rows, seen, Levels(count=count, ratio=ratio, head_share=head, hash_share=hashed))
-    assert division.head + division.hashed + sum(division.levels) == min(rows, seen)
+def test_every_row_is_spent_once(
+    rows: int, seen: int, count: int, ratio: float, head: float, hashed: float, near: float, others: int
+) -> None:
+    levels = Levels(count=count, ratio=ratio, head_share=head, hash_share=hashed, neighbour_share=near)
+    division = divide(rows, seen, others, levels)
+    assert division.head + division.hashed + division.neighbours + sum(division.levels) == min(rows, seen)
+    assert division.neighbours <= others
     assert all(level >= 1 for level in division.levels)
     assert list(division.levels) == sorted(division.levels)
 
 
 def test_levels_errors_say_what_is_needed() -> None:
-    with pytest.raises(ValueError, match="count >= 1 and ratio >= 1, got count=0, ratio=3"):
-        Levels(count=0)
-    with pytest.raises(ValueError, match=r"together below 1, got 0.5 and 0.5"):
+    with pytest.raises(
+        ValueError, match=r"count >= 0, ratio and neighbours >= 1, got count=-1, ratio=3.0, neighbours=8"
+    ):
+        Levels(count=-1)
+    with pytest.raises(ValueError, match=r"together below 1, got 0.5, 0.5 and 0.0"):
         Levels(head_share=0.5, hash_share=0.5)
     with pytest.raises(ValueError, match=r"one weight for each of 3 levels, got \(1.0, 2.0\)"):
         Levels(weights=(1.0, 2.0))
@@ -79,10 +87,10 @@ def test_planted_clusters_are_a_level_of_multi_graphhash() -> None:
 
 def test_planted_clusters_are_found_by_residual_codes() -> None:
     graph, users, items = planted(6, 60, 40)
-    user_vectors, item_vectors = spectral_vectors(graph, 6, np.random.default_rng(0))
-    for vectors, blocks in ((user_vectors, users), (item_vectors, items)):
-        codes = residual_codes(vectors, np.ones(len(vectors), dtype=bool), (24, 24))
-        majority_block = [np.bincount(blocks[codes[0] == code]).max() for code in np.unique(codes[0])]
+    levels = Levels(count=2, ratio=1.0, head_share=0.0)
+    for one, blocks in zip(compress("residual_codes", graph, 48, 48, levels=levels), (users, items), strict=True):
+        codes = one.rows[:, 1]
+        majority_block = [np.bincount(blocks[codes == code]).max() for code in np.unique(codes)]
         assert sum(majority_block) >= 0.95 * len(blocks)
 
 
@@ -142,16 +150,6 @@ def test_fit_rows_halves_and_joins_to_the_exact_number() -> None:
     labels = np.array([0, 0, 0, 0, 1, -1])
     assert np.unique(fit_rows(labels, labels, 3)).tolist() == [-1, 0, 1, 2]
     assert fit_rows(labels, labels, 1).tolist() == [0, 0, 0, 0, 0, -1]
-
-
-def test_kmeans_is_lloyds_algorithm() -> None:
-    points = np.random.default_rng(2).standard_normal((200, 5)).astype(np.float32)
-    code = kmeans(points, 7, iterations=50)
-    centres = np.stack([points[code == k].mean(axis=0) for k in range(7)])
-    distances = ((points[:, None].astype(np.float64) - centres[None]) ** 2).sum(axis=2)
-    np.testing.assert_array_equal(distances.argmin(axis=1), code)
-    with pytest.raises(ValueError, match="k-means of 3 clusters needs as many points, got 2"):
-        kmeans(points[:2], 3)
 
 
 def test_spectral_vectors_are_the_singular_space_up_to_a_rotation() -> None:
