@@ -33,14 +33,16 @@ from recsys.models.popularity import Popularity
 from recsys.models.sequence_model import SequenceModel
 from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
+from recsys.models.tiger import Tiger
 from recsys.models.two_tower import TwoTower
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
+from recsys.tiger_checkpoint import tiger_contents, tiger_model
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Closed
+Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Tiger | Closed
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -98,6 +100,8 @@ def load_model(directory: Path) -> Model:
                 return CLOSED[name].from_state(tensors)
             case "sequence":
                 return sequence_model(facts, tensors, _table(directory / "item_map.safetensors", tensors["items"]))
+            case "tiger":
+                return tiger_model(facts, tensors)
             case "lightgcn" | "ngcf":
                 return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":
@@ -121,6 +125,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return backbone_contents(model)
         case SequenceModel():
             return sequence_contents(model)
+        case Tiger():
+            return tiger_contents(model)
         case MatrixFactorization():
             return {"model": "mf", "similarity": model.similarity}, _table_tensors(model)
         case TwoTower():
