@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import write_text
 from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
@@ -77,6 +78,7 @@ class _Run:
         self.command = command
         self.cache = Cache(cache_root(), on_wait=report.say)
         self.checks: list[Check] = []
+        self.codes: SemanticCodes | None = None
 
     def execute(self) -> None:
         started = time.perf_counter()
@@ -93,8 +95,8 @@ class _Run:
         self._forget_other_data(dataset)
         self._write_dataset(dataset)
         tokenised = self._semantic_ids(dataset)
-        codes = tokenised.codes if tokenised else None
-        compression = CompressionStages(self.cache, self.experiment, graph, dataset.manifest.train_hash, codes)
+        self.codes = tokenised.codes if tokenised else None
+        compression = CompressionStages(self.cache, self.experiment, graph, dataset.manifest.train_hash, self.codes)
         self.checks += [audit_artifact(name, found, dataset) for name, found in compression.graphs().items()]
         self._write_compression(compression, dataset)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
@@ -162,7 +164,7 @@ class _Run:
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
             maps = compression.maps(variant) if isinstance(variant.model, TableModel) else None
             follow = _Follower(name, variant, self.report, tracked)
-            trained = train_stage(self.cache, dataset, variant, maps, seed, follow)
+            trained = train_stage(self.cache, dataset, variant, maps, seed, follow, self.codes)
             follow.rest(trained)
             self._audit(dataset, variant, trained)
             evaluated = evaluate_stage(self.cache, dataset, trained, self.experiment.evaluate, seed)

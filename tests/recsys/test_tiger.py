@@ -44,7 +44,7 @@ def test_items_that_share_their_codes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_relative_positions_are_exact_when_near_and_logarithmic_when_far(causal: bool) -> None:  # noqa: FBT001
+def test_relative_positions_are_exact_when_near_and_logarithmic_when_far(causal: bool) -> None:
     distance = torch.arange(-200, 201)
     expected = [bucket(int(d), causal=causal) for d in distance]
     assert relative_buckets(distance, causal=causal).tolist() == expected

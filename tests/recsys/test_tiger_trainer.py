@@ -17,8 +17,8 @@ from recsys.settings import EpochRecord, Selection
 from recsys.tiger_trainer import NextCodes, TigerSettings, fit_tiger
 from tests.recsys.tiger_fixture import codes
 
-USERS, ITEMS, EVENTS = 40, 12, 5
-SETTINGS = TigerSettings(lr=0.01, warmup_steps=20, batch_size=32, epochs=6, selection=Selection("recall@1", 2, 3))
+USERS, ITEMS, EVENTS = 24, 6, 5
+SETTINGS = TigerSettings(lr=0.02, warmup_steps=10, batch_size=96, epochs=60, selection=Selection("recall@1", 60, 3))
 
 
 def walks(length: int) -> Sequences:
@@ -78,7 +78,7 @@ def test_the_loss_is_the_mean_negative_log_probability_of_the_codes() -> None:
     assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a signal that ends the process after an epoch's checkpoint."""
 
 
@@ -92,9 +92,9 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     def kill_at(epoch: int, phase: str) -> None:
         def on_epoch(record: EpochRecord) -> None:
             if (record.epoch, record.phase) == (epoch, phase):
-                raise Killed
+                raise KilledError
 
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fit_tiger(fresh(), data(), settings, seed=0, checkpoint_dir=tmp_path, on_epoch=on_epoch)
 
     kill_at(2, "select")
@@ -107,14 +107,14 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_resume_in_the_middle_of_an_epoch_gives_the_same_bits() -> None:
-    whole, half = fresh(), fresh()
-    steps = NextCodes(whole, walks(EVENTS), SETTINGS, seed=0)
+    whole, half, settings = fresh(), fresh(), TigerSettings(batch_size=25)
+    steps = NextCodes(whole, walks(EVENTS), settings, seed=0)
     losses = [loss for _, _, loss in steps.steps("select", 0, 0)]
-    first = NextCodes(half, walks(EVENTS), SETTINGS, seed=0)
+    first = NextCodes(half, walks(EVENTS), settings, seed=0)
     running = first.steps("select", 0, 0)
     for _ in range(2):
         next(running)
-    second = NextCodes(half, walks(EVENTS), SETTINGS, seed=0)
+    second = NextCodes(half, walks(EVENTS), settings, seed=0)
     second.load_state(first.state())
     assert [loss for _, _, loss in second.steps("select", 0, 2)] == losses[2:]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True))
@@ -134,10 +134,10 @@ def test_some_of_the_users_can_select() -> None:
 
 
 def test_data_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="train must have the model's 40 users, got 2"):
+    with pytest.raises(ValueError, match="train must have the model's 24 users, got 2"):
         few = Sequences.of_events(np.array([0]), np.array([0]), 2)
         fit_tiger(fresh(), SequenceData(few, None, few), SETTINGS, seed=0)
-    with pytest.raises(ValueError, match="TIGER learns from users with at least 2 events, but none of 40 has"):
+    with pytest.raises(ValueError, match="TIGER learns from users with at least 2 events, but none of 24 has"):
         fit_tiger(fresh(), SequenceData(walks(1), None, walks(1)), SETTINGS, seed=0)
 
 

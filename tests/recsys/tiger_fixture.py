@@ -37,7 +37,7 @@ def tiger(*, beam: int = ITEMS, reading: Reading | None = None, dropout: float =
 
 
 def plain_logits(model: T5, read: Tensor, written: Tensor) -> Tensor:
-    """T5 by its equations, for one sequence of tokens [S] and one [L]: logits [L, V], token by token and head by head."""
+    """T5 by its equations, logits [L, V] for tokens [S] and [L], token by token and head by head."""
     p, shape = dict(model.named_parameters()), model.shape
     memory = p["embedding"][read]
     for layer in range(shape.layers):
