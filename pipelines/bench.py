@@ -21,6 +21,7 @@ NAMES = (
     "rqkmeans",
     "sparse_bytes",
     "time_to_quality",
+    "beam",
 )
 
 

@@ -88,9 +88,7 @@ def train_stage(
     codes: SemanticCodes | None = None,
 ) -> Trained:  # fmt: skip
     """Train a variant with one seed, or find it trained; ``codes`` are for generative retrievers."""
-    key = _key(dataset, variant, maps, seed)
-    if isinstance(variant.model, Tiger) and codes is not None:
-        key["codes"] = codes.version
+    key = _key(dataset, variant, maps, seed, codes)
     encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
     if encoded:
         key["features"] = {side: part.digest for side, part in encoded.items()}
@@ -146,7 +144,9 @@ def train_stage(
     return Trained(entry, key, history, facts, facts.get("seconds", build_seconds(entry)), trained_on, negatives)
 
 
-def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> dict[str, Any]:
+def _key(
+    dataset: Dataset, variant: Variant, maps: Maps | None, seed: int, codes: SemanticCodes | None
+) -> dict[str, Any]:
     model = variant.model.model_dump(mode="json")
     train = variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"})
     libraries = ["torch", "numpy", "scipy", "numba"]
@@ -164,6 +164,7 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
         "maps": maps and content_hash(maps.directory / "user_map.safetensors", maps.directory / "item_map.safetensors"),
         "seed": seed,
         "libraries": versions(libraries),
+        **({"codes": codes.version} if isinstance(variant.model, Tiger) and codes is not None else {}),
     }
 
 

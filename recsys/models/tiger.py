@@ -64,6 +64,9 @@ class Tiger(nn.Module):
         dropout: share of the numbers that a training step drops.
         generator: draws the parameters.
 
+    Attributes:
+        paths: int64 [N, L], the tokens of each item.
+
     Raises:
         ValueError: Two items share their codes, or ``beam`` is below 1.
     """
@@ -79,7 +82,7 @@ class Tiger(nn.Module):
         self.beam, self.dropout = beam, dropout
         self._trie = CodeTrie.of(codes)
         self._starts = 1 + np.concatenate([[0], np.cumsum(codes.widths)]).astype(np.int64)
-        self._paths = codes.codes.astype(np.int64) + self._starts[:-1]
+        self.paths = codes.codes.astype(np.int64) + self._starts[:-1]
         self._hash = UniversalHash.draw(reading.user_tokens, named_generator(0, "tiger", "users"))
         self.transformer = T5(int(self._starts[-1]) + reading.user_tokens, shape, generator)
 
@@ -98,6 +101,17 @@ class Tiger(nn.Module):
         """Where it computes."""
         return self.transformer.embedding.device
 
+    def tokens(self, batch: Batch) -> tuple[Ints, Ints]:
+        """What B histories are read as: int64 [T] tokens one after the other, first the user's, and int64 [B] lengths."""
+        lengths = 1 + batch.lengths * self.codes.levels
+        tokens = np.empty(int(lengths.sum()), dtype=np.int64)
+        first = np.cumsum(lengths) - lengths
+        inner = np.ones(len(tokens), dtype=np.bool_)
+        inner[first] = False
+        tokens[first] = self._starts[-1] + self._hash(batch.users)
+        tokens[inner] = self.paths[batch.items].reshape(-1)
+        return tokens, lengths
+
     def encode(self, batch: Batch, dropout: Dropout = OFF) -> Iterator[tuple[slice, Memory]]:
         """Read histories, block by block, so that little is spent on padding.
 
@@ -108,13 +122,7 @@ class Tiger(nn.Module):
         Yields:
             The rows of the batch, and what the decoder reads of them.
         """
-        lengths = 1 + batch.lengths * self.codes.levels
-        tokens = np.empty(int(lengths.sum()), dtype=np.int64)
-        first = np.cumsum(lengths) - lengths
-        inner = np.ones(len(tokens), dtype=np.bool_)
-        inner[first] = False
-        tokens[first] = self._starts[-1] + self._hash(batch.users)
-        tokens[inner] = self._paths[batch.items].reshape(-1)
+        tokens, lengths = self.tokens(batch)
         # A GPU takes one large block sooner than several small ones.
         parts = blocks(lengths, shortest=8 if self.device.type == "cpu" else int(lengths.max()))
         row = 0
@@ -125,7 +133,7 @@ class Tiger(nn.Module):
 
     def path_logits(self, memory: Memory, items: Ints, dropout: Dropout = OFF) -> tuple[Tensor, Tensor]:
         """Logits float [B, L, V] of each code of the items after the right codes before it, and the codes' tokens."""
-        paths = torch.from_numpy(self._paths[items]).to(self.device)
+        paths = torch.from_numpy(self.paths[items]).to(self.device)
         written = torch.cat([torch.full_like(paths[:, :1], _START), paths[:, :-1]], dim=1)
         return self.transformer.decode(written, memory, dropout), paths
 

@@ -99,5 +99,5 @@ def test_settings_that_a_generator_cannot_follow_are_refused(
 def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert device("auto").type == "cpu"
-    with pytest.raises(DataError, match="model.device is cuda, but torch finds no GPU; set it to auto or cpu"):
+    with pytest.raises(DataError, match=r"model\.device is cuda, but torch finds no GPU; set it to auto or cpu"):
         device("cuda")
