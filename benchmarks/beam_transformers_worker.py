@@ -1,6 +1,6 @@
 """The beam search of ``transformers``, in its own environment.
 
-Arguments: a .safetensors with weights, ``tokens`` int64 [users, S] (0 pads) and ``paths`` int64 [items, L], then the sizes.
+Arguments: a .safetensors with weights, ``tokens`` int64 [users, S] (0 pads), ``paths`` int64 [items, L]; the sizes.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import write_text
 from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
+from pipelines.code_paths import path_accuracy
 from pipelines.config import Experiment, Variant
 from pipelines.config_loader import config_hash
 from pipelines.config_models import ItemKnn, Popularity, is_searched
@@ -206,6 +207,9 @@ class _Run:
         raw_ids = [ids[user] for user in evaluation.users]
         files.write_per_user(variant.name, seed, evaluation.users, raw_ids, evaluation.per_user)
         files.write_top_items(variant.name, seed, evaluation.users, evaluation.top_items)
+        if self.codes is not None and self.codes.unique:
+            relevant = dataset.matrix("test")[evaluation.users]
+            files.write_code_paths(variant.name, seed, path_accuracy(self.codes, evaluation.top_items, relevant))
 
     def _write_metrics(self, dataset: Dataset, results: list[VariantResult]) -> None:
         manifest = dataset.manifest

@@ -102,7 +102,7 @@ class Tiger(nn.Module):
         return self.transformer.embedding.device
 
     def tokens(self, batch: Batch) -> tuple[Ints, Ints]:
-        """What B histories are read as: int64 [T] tokens one after the other, first the user's, and int64 [B] lengths."""
+        """What B histories are read as: their tokens int64 [T], each user's own first, and lengths int64 [B]."""
         lengths = 1 + batch.lengths * self.codes.levels
         tokens = np.empty(int(lengths.sum()), dtype=np.int64)
         first = np.cumsum(lengths) - lengths

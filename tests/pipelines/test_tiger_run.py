@@ -4,9 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from tiny_experiment import recsys
 
+from embeddings.semantic_id.codes import SemanticCodes
+from pipelines.code_paths import path_accuracy
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
 from pipelines.errors import DataError
@@ -15,6 +19,7 @@ from recsys.checkpoint import load_model
 from recsys.models.tiger import Tiger
 
 USERS, ITEMS, EVENTS = 48, 12, 7
+KINDS = ("soap", "brush", "cream")
 
 CONFIG = """\
 experiment: walks
@@ -41,8 +46,7 @@ def write_walks(directory: Path) -> Path:
     directory.mkdir()
     lines = [f"u{user},i{(user + step) % ITEMS},{3600 * step}" for user in range(USERS) for step in range(EVENTS)]
     (directory / "interactions.csv").write_text("user,item,timestamp\n" + "\n".join(lines) + "\n")
-    kinds = ("soap", "brush", "cream")
-    items = [f"i{item},Fine {kinds[item // 4]} no {item},{kinds[item // 4]}" for item in range(ITEMS)]
+    items = [f"i{item},Fine {KINDS[item // 4]} no {item},{KINDS[item // 4]}" for item in range(ITEMS)]
     (directory / "items.csv").write_text("item,title,kind\n" + "\n".join(items) + "\n")
     return directory
 
@@ -75,6 +79,45 @@ def test_the_leak_audit_knows_what_was_trained_on(run: Path) -> None:
     checks = {check["name"]: check for check in json.loads((run / "dataset.json").read_bytes())["leak_audit"]}
     ours = {name: check["passed"] for name, check in checks.items() if "tiger" in name}
     assert {"training data of tiger, select", "training data of tiger, refit"} <= set(ours) and all(ours.values())
+
+
+def test_a_recommendation_is_explained_by_the_codes_that_were_written(run: Path) -> None:
+    asked = ("recommend", str(run), "--user", "u3", "--variant", "tiger", "--explain", "--k", "3")
+    shown = recsys(run.parent.parent, *asked)
+    assert shown.returncode == 0, shown.stderr
+    stored = json.loads(recsys(run.parent.parent, *asked, "--json").stdout)
+    for item in stored["items"]:
+        kind, own = item["because"]
+        name = item["title"].split()[1]
+        assert (kind["items"], own["items"]) == (4, 1) and kind["codes"] == own["codes"][:1]
+        assert {f"kind={name}", name} <= set(kind["common"]) and own["common"] == []
+        # u3 went from i3 to i8; i9 is the test item
+        expected = [f"Fine {name} no {place}" for place in range(8, 2, -1) if KINDS[place // 4] == name]
+        assert kind["seen"] == expected[:3] and own["seen"] == []
+        assert 0 < own["weight"] <= kind["weight"] <= 1
+        assert own["weight"] == pytest.approx(np.exp(item["score"]), rel=1e-4)
+        assert f"{kind['codes'][0]}: 4 items; in common: " in shown.stdout
+
+
+def test_the_report_tells_how_far_the_paths_are_right(run: Path) -> None:
+    paths = json.loads((run / "variants" / "tiger-s0" / "code_paths.json").read_bytes())
+    metrics = json.loads((run / "metrics.json").read_bytes())["variants"][1]["metrics"]
+    product = np.prod([level["after_right"] for level in paths["levels"]])
+    assert product == pytest.approx(metrics["test/recall@1"])
+    assert paths["recommended"] == 1.0
+    assert "How far the first item goes the right way" in (run / "report.html").read_text()
+
+
+def test_accuracy_after_right_and_wrong_prefixes_by_hand() -> None:
+    codes = SemanticCodes(np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.int32), (2, 2))
+    lists = np.array([[0, 1], [1, 0], [2, 0], [-1, -1], [1, 0]], dtype=np.int32)
+    relevant = csr_array((np.ones(4), ([0, 1, 2, 3], [0, 0, 0, 0])), shape=(5, 4))
+    found = path_accuracy(codes, lists, relevant)
+    first, second = found["levels"]
+    assert (first["right_users"], first["wrong_users"], first["after_wrong"]) == (3, 0, None)
+    assert first["after_right"] == pytest.approx(2 / 3)
+    assert (second["after_right"], second["after_wrong"], second["wrong_users"]) == (0.5, 1.0, 1)
+    assert found["recommended"] == 0.75
 
 
 @pytest.mark.parametrize(
