@@ -15,6 +15,7 @@ from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.item_features import words
+from pipelines.stages.semantic import catalogue
 from recsys.models.tiger import Tiger
 
 _WORDS, _SEEN = 3, 3
@@ -57,11 +58,10 @@ def prefixes(model: Tiger, dataset: Dataset, user: int, items: list[int]) -> lis
     Raises:
         DataError: The codes of the model are those of another catalogue.
     """
-    if model.num_items != dataset.num_items:
-        raise DataError(
-            f"the model has codes of {model.num_items:,} items, but the dataset has {dataset.num_items:,};"
-            " run the experiment again"
-        )
+    try:
+        model.codes.require(catalogue(dataset), dataset.num_items)
+    except ValueError as error:
+        raise DataError(f"{error}, and run the experiment again") from error
     if not items:
         return []
     chances = model.path_log_probabilities(user, np.array(items)).double().cumsum(1).exp().numpy()
@@ -128,4 +128,4 @@ def path_accuracy(codes: SemanticCodes, lists: npt.NDArray[np.int32], relevant: 
         )
         before = before & right[:, level]
     reached = np.unique(lists[lists >= 0]).size
-    return {"levels": levels, "recommended": reached / codes.num_items, "length": lists.shape[1]}
+    return {"levels": levels, "recommended": reached / codes.num_items}

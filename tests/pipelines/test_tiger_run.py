@@ -10,13 +10,15 @@ from scipy.sparse import csr_array
 from tiny_experiment import recsys
 
 from embeddings.semantic_id.codes import SemanticCodes
-from pipelines.code_paths import path_accuracy
+from pipelines.code_paths import path_accuracy, prefixes
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
 from pipelines.errors import DataError
+from pipelines.run_directory import open_dataset
 from pipelines.stages.generative import device
 from recsys.checkpoint import load_model
 from recsys.models.tiger import Tiger
+from tests.recsys.tiger_fixture import tiger
 
 USERS, ITEMS, EVENTS = 48, 12, 7
 KINDS = ("soap", "brush", "cream")
@@ -97,6 +99,11 @@ def test_a_recommendation_is_explained_by_the_codes_that_were_written(run: Path)
         assert 0 < own["weight"] <= kind["weight"] <= 1
         assert own["weight"] == pytest.approx(np.exp(item["score"]), rel=1e-4)
         assert f"{kind['codes'][0]}: 4 items; in common: " in shown.stdout
+
+
+def test_codes_of_another_catalogue_are_refused(run: Path) -> None:
+    with pytest.raises(DataError, match=r"were made for catalogue '' of 30 items, .*run the experiment again"):
+        prefixes(tiger(), open_dataset(run), 0, [0])
 
 
 def test_the_report_tells_how_far_the_paths_are_right(run: Path) -> None:
