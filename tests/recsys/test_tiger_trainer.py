@@ -78,6 +78,15 @@ def test_the_loss_is_the_mean_negative_log_probability_of_the_codes() -> None:
     assert loss == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+def test_products_in_bfloat16_give_nearly_the_same_loss() -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        settings = TigerSettings(batch_size=10_000, precision=precision)  # type: ignore[arg-type]
+        ((_, _, loss),) = NextCodes(fresh(dropout=0.0), walks(EVENTS), settings, seed=0).steps("select", 0, 0)
+        losses.append(loss)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[0] != losses[1]
+
+
 class KilledError(Exception):
     """Stands for a signal that ends the process after an epoch's checkpoint."""
 
