@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from recsys.models.sasrec import normal
 
 _BUCKETS, _FARTHEST = 32, 128
 _EPS = 1e-6
+OFF = Dropout(0.0, None)
+"""No dropout."""
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each float [N, H, S, d]."""
 
@@ -77,10 +80,10 @@ class T5(nn.Module):
         hidden = dropout(self.embedding[tokens])
         apart = _hide(~mask[:, None, None, :], hidden.dtype)
         bias = self.encoder.bias(tokens.shape[1], causal=False) + apart
-        for layer in self.encoder.layers:
+        for layer in self.encoder.each():
             hidden, _ = layer(hidden, bias, dropout)
         read = dropout(self.encoder.norm(hidden))
-        return Memory([layer.cross.keys_values(read) for layer in self.decoder.layers], apart)
+        return Memory([layer.cross.keys_values(read) for layer in self.decoder.each()], apart)
 
     def decode(self, tokens: Tensor, memory: Memory, dropout: Dropout) -> Tensor:
         """Logits float [B, L, V] of what follows each token, given those before it.
@@ -94,13 +97,13 @@ class T5(nn.Module):
         later = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         bias = self.decoder.bias(length, causal=True) + _hide(later, self.embedding.dtype)
         hidden = dropout(self.embedding[tokens])
-        for layer, read in zip(self.decoder.layers, memory.layers, strict=True):
+        for layer, read in zip(self.decoder.each(), memory.layers, strict=True):
             hidden, _ = layer(hidden, bias, dropout, memory=(read, memory.bias))
         return self.logits(dropout(self.decoder.norm(hidden)))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float [..., D] to [..., V], by the embedding."""
-        return (hidden * self.shape.dim**-0.5) @ self.embedding.T
+        return hidden / math.sqrt(self.shape.dim) @ self.embedding.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Memory:
     bias: Tensor
 
 
-class Steps:
+class Decoding:
     """Decoding one token at a time for several beams of each sequence, which share what was encoded.
 
     Args:
@@ -143,17 +146,13 @@ class Steps:
         """
         bias = self._bias[:, :, self._written : self._written + 1, : self._written + 1]
         hidden = self._model.embedding[tokens][:, None]
-        for place, layer in enumerate(self._model.decoder.layers):
+        for place, layer in enumerate(self._model.decoder.each()):
             past = self._past[place]
             kept = None if past is None else (past[0][parents], past[1][parents])
             read = (self._memory.layers[place], self._memory.bias)
             hidden, self._past[place] = layer(hidden, bias, OFF, memory=read, past=kept)
         self._written += 1
         return self._model.logits(self._model.decoder.norm(hidden[:, 0]))
-
-
-OFF = Dropout(0.0, None)
-"""No dropout."""
 
 
 class _Stack(nn.Module):
@@ -164,6 +163,12 @@ class _Stack(nn.Module):
         self.positions = nn.Parameter(normal((_BUCKETS, shape.heads), shape.dim**-0.5, generator))
         self.layers = nn.ModuleList(_Layer(shape, generator, cross=cross) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.dim, eps=_EPS)
+
+    def each(self) -> Iterator[_Layer]:
+        """The layers, the first one first."""
+        for layer in self.layers:
+            assert isinstance(layer, _Layer)
+            yield layer
 
     def bias(self, length: int, *, causal: bool) -> Tensor:
         """Float [1, H, length, length] by where the column stands from the row."""

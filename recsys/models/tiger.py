@@ -17,7 +17,7 @@ from recsys.beam_search import beam_search, seen_keys
 from recsys.code_trie import CodeTrie
 from recsys.dropout import Dropout
 from recsys.jagged_attention import blocks
-from recsys.models.t5 import OFF, T5, Memory, Steps, T5Shape
+from recsys.models.t5 import OFF, T5, Decoding, Memory, T5Shape
 from recsys.rng import generator as named_generator
 from recsys.sequences import Batch, Sequences
 
@@ -154,9 +154,9 @@ class Tiger(nn.Module):
         for some in np.array_split(order, range(self._at_once(k), len(order), self._at_once(k))):
             batch = self.histories.last(users[some], self.reading.max_items)
             for rows, memory in self.encode(batch) if some.size else ():
-                steps = _Codes(self, memory)
+                decoder = _Codes(self, memory)
                 masked = seen_keys(seen, batch.users[rows], self.device)
-                found, values = beam_search(steps, self._trie_here(), len(some[rows]), max(k, self.beam), masked)
+                found, values = beam_search(decoder, self._trie_here(), len(some[rows]), max(k, self.beam), masked)
                 best_items, best_values = _in_order(found.cpu().numpy(), values.cpu().numpy())
                 width = min(k, best_items.shape[1])
                 items[some[rows], :width], scores[some[rows], :width] = best_items[:, :width], best_values[:, :width]
@@ -188,13 +188,13 @@ class _Codes:
 
     def __init__(self, model: Tiger, memory: Memory) -> None:
         self._starts = model._starts
-        self._steps = Steps(model.transformer, memory, model.codes.levels)
+        self._decoding = Decoding(model.transformer, memory, model.codes.levels)
         self._level = 0
 
     def step(self, codes: Tensor | None, parents: Tensor) -> Tensor:
         """See :class:`recsys.beam_search.Decoder`."""
         tokens = torch.full_like(parents, _START) if codes is None else codes + int(self._starts[self._level - 1])
-        logits = self._steps.write(tokens, parents)
+        logits = self._decoding.write(tokens, parents)
         first, last = self._starts[self._level], self._starts[self._level + 1]
         self._level += 1
         return logits[:, first:last] - logits.logsumexp(1, keepdim=True)
