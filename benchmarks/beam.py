@@ -65,7 +65,7 @@ def run(scale: float = 1.0) -> int:
         with np.load(out, allow_pickle=False) as found:
             paths, scores = found["paths"], found["scores"]
     ours = pairs.ours_last
-    same = model.codes.codes[ours.items] == paths
+    same = model.paths[ours.items] == paths
     row = Row.rate(
         f"amazon_beauty, {len(users)} users, beam {BEAM}, top-{K}, 4+4 layers of d128",
         "transformers 5.23.0",
