@@ -71,7 +71,7 @@ def prefixes(model: Tiger, dataset: Dataset, user: int, items: list[int]) -> lis
 
     def level(path: tuple[int, ...], weight: float) -> CodePrefix:
         under = model.codes.items(path)
-        seen = tuple(titles[item] for item in history if item in set(under.tolist()))[:_SEEN]
+        seen = tuple(titles[item] for item in history if item in under)[:_SEEN]
         return CodePrefix(path, len(under), common.of(under), seen, weight)
 
     found = []
