@@ -25,6 +25,7 @@ NAMES = (
     "time_to_quality",
     "experts",
     "refresh",
+    "beam",
 )
 
 

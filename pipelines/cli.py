@@ -208,7 +208,9 @@ def recommend(
     variant: Variant = None,
     k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="with kgat: the facts that lead to each item")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="with kgat or tiger: the facts or codes that lead to each item")
+    ] = False,
 ) -> None:
     """Show a user's history and what a variant recommends; for an unknown user the most popular items."""
     from pipelines.recommend import recommend as recommend_to

@@ -13,6 +13,7 @@ from pipelines.config_search import Search
 from pipelines.config_section import Section
 from pipelines.config_semantic import SemanticIds, SemanticRows
 from pipelines.config_sequence import SequenceModel
+from pipelines.config_tiger import Tiger
 
 FeatureKind = Literal["categorical", "numeric", "list", "text"]
 
@@ -166,7 +167,7 @@ class Variant(Section):
     """One row of the report. ``model``, ``train`` are merged over the experiment's."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=@%-]*$")
-    model: Model | SequenceModel = Field(discriminator="name")
+    model: Model | SequenceModel | Tiger = Field(discriminator="name")
     compressor: Compressor | None = None
     budget: Budget | None = Field(default=None, description="of the rows; null: the experiment's")
     train: Train = Train()

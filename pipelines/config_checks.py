@@ -9,8 +9,9 @@ from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Var
 from pipelines.config_budgets import budget_of, is_compressed
 from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_problems import did_you_mean
-from pipelines.config_section import TableModel
+from pipelines.config_section import EpochModel, TableModel
 from pipelines.config_sequence import Sasrec
+from pipelines.config_tiger import Tiger, check_tiger
 from pipelines.config_two_tower import TwoTower
 from pipelines.errors import DataError
 from pipelines.sweep.space import check_search
@@ -46,6 +47,9 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     for index, variant in enumerate(experiment.variants):
         if isinstance(variant.model, Kgat) and experiment.dataset.knowledge_graph is None:
             yield ("variants", index, "model", "name"), "kgat needs dataset.knowledge_graph: the files of the triples"
+        if isinstance(variant.model, Tiger):
+            for key, message in check_tiger(experiment, variant):
+                yield ("variants", index, *key), message
         for key, message in _check_variant(variant, tokenised=experiment.semantic_ids is not None):
             yield ("variants", index, *key), message
 
@@ -130,7 +134,7 @@ def _check_selection(experiment: Experiment) -> Iterator[Finding]:
     trained = [
         variant.train.selection
         for variant in experiment.variants
-        if isinstance(variant.model, TableModel) or is_searched(variant.model)
+        if isinstance(variant.model, EpochModel) or is_searched(variant.model)
     ]
     for selection in dict.fromkeys(trained):
         cut, ks = selection.partition("@")[2], experiment.evaluate.k
@@ -155,7 +159,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
             yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
-    if not (isinstance(model, TableModel) or is_searched(model)):
+    if not (isinstance(model, EpochModel) or is_searched(model)):
         return
     name, at, cut = variant.train.selection.partition("@")
     if name not in METRICS or not at or not cut.isdigit() or int(cut) < 1:

@@ -21,7 +21,11 @@ class Optimizer(Section):
     weight_decay: float = Field(default=0.0, ge=0)
 
 
-class TableModel(Section):
+class EpochModel(Section):
+    """A model that is trained in epochs; ``train.selection`` decides on their number."""
+
+
+class TableModel(EpochModel):
     """A model with a table of the users and one of the items, which a compressor can make small."""
 
     dim: int = Field(default=64, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from pipelines.dataset import Dataset
 from pipelines.knowledge import Knowledge
@@ -28,6 +29,12 @@ class Reason:
         """One line."""
         steps = zip(self.relations, self.names[1:], strict=True)
         return "".join([self.names[0], *(f" -[{relation}]-> {name}" for relation, name in steps)])
+
+    def printable(self, clean: Callable[[str], str]) -> Reason:
+        """The same with cleaned names."""
+        return dataclasses.replace(
+            self, names=tuple(map(clean, self.names)), relations=tuple(map(clean, self.relations))
+        )
 
 
 def reasons(

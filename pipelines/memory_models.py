@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, Ials, ItemKnn, LightGcn, Model, Popularity, Slim
 from pipelines.config_section import TableModel
 from pipelines.config_sequence import SequenceModel
+from pipelines.config_tiger import Tiger
 from recsys.models.ease import dense_gib
 from recsys.truncated_svd import OVERSAMPLING
 
@@ -16,13 +17,18 @@ _SLIM_NEIGHBOURS = 200
 _PAIR_BYTES = 12
 """Of an entry of a sparse similarity: index and value, the value twice while rows are cut."""
 
+_TIGER_BATCH, _TIGER_LEVELS = 256, 4
+"""Targets of a step and codes of an item, as usual."""
 
-def fitting_mib(model: Model | SequenceModel, rows: int, users: int, items: int) -> float:
+
+def fitting_mib(model: Model | SequenceModel | Tiger, rows: int, users: int, items: int) -> float:
     """Peak MiB of fitting ``model`` on ``rows`` interactions of so many users and items."""
     match model:
         case TableModel():
             own = _propagation(model, rows, users, items) if isinstance(model, LightGcn) else 0.0
             found = _tables(model, users, items) + own
+        case Tiger():
+            found = _transformer(model)
         case Popularity():
             found = items * 4 / MIB
         case Ials(dim=dim):
@@ -44,6 +50,15 @@ def _tables(model: TableModel, users: int, items: int) -> float:
     """A full table, the largest: weights and optimizer state, thrice (live, initial, best or being written)."""
     weights = (users + items + 2) * model.table_dim * 4
     return 3 * weights * (1 + _STATE_PER_WEIGHT[model.optimizer.name]) / MIB
+
+
+def _transformer(model: Tiger) -> float:
+    """Parameters of both stacks with Adam's moments, thrice, and what a step keeps of its longest sequences."""
+    attention = 4 * model.dim * model.heads * model.head_dim
+    weights = model.layers * (3 * attention + 4 * model.dim * model.inner)
+    tokens = _TIGER_BATCH * model.max_items * _TIGER_LEVELS
+    step = tokens * model.layers * 2 * (model.inner + 6 * model.dim)
+    return (9 * weights + step) * 4 / MIB
 
 
 def _propagation(model: LightGcn, rows: int, users: int, items: int) -> float:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.code_paths import CodePrefix, prefixes
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.explain import Reason, reasons
 from pipelines.knowledge import open_knowledge
 from pipelines.run_directory import find_run, find_variant, open_dataset
 from pipelines.run_files import RunFiles
-from recsys.checkpoint import load_model
+from recsys.checkpoint import Model, load_model
 from recsys.models.kgat import Kgat
 from recsys.models.popularity import Popularity
+from recsys.models.tiger import Tiger
 from recsys.topk import exact_top_k
 
 _SHOWN_HISTORY = 20
@@ -33,7 +35,7 @@ class Item:
     id: str
     title: str
     score: float | None = None
-    because: tuple[Reason, ...] = ()
+    because: tuple[Reason | CodePrefix, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +101,7 @@ def _printable(text: str) -> str:
 
 
 def _printable_item(item: Item) -> Item:
-    because = tuple(
-        dataclasses.replace(
-            reason,
-            names=tuple(map(_printable, reason.names)),
-            relations=tuple(map(_printable, reason.relations)),
-        )
-        for reason in item.because
-    )
+    because = tuple(reason.printable(_printable) for reason in item.because)
     return dataclasses.replace(item, id=_printable(item.id), title=_printable(item.title), because=because)
 
 
@@ -120,17 +115,17 @@ def recommend(
         user: Raw id. An unknown user gets the most popular items, with ``fallback`` set.
         variant: Name of a variant; the best one if None.
         k: How many items.
-        explain: Give the paths of the knowledge graph that lead to each item.
+        explain: Give the paths of the knowledge graph that lead to each item, or the codes that TIGER wrote.
 
     Raises:
         DataError: There is no such run or variant, its dataset is gone, or the variant cannot explain.
     """
     directory = find_run(run)
     chosen = find_variant(directory, variant)
-    if explain and chosen.model != "kgat":
+    if explain and chosen.model not in ("kgat", "tiger"):
         raise DataError(
-            f"variant {chosen.name} is of model {chosen.model}, which has no knowledge graph to explain by;"
-            " give --variant one whose model is kgat"
+            f"variant {chosen.name} is of model {chosen.model}, which has no knowledge graph to explain by and writes"
+            " no codes; give --variant one whose model is kgat or tiger"
         )
     dataset = open_dataset(directory)
     try:
@@ -145,14 +140,23 @@ def recommend(
     note = f"user {user} has no training interactions: a cold user" if cold else ""
     history = _history(dataset, index)
     items = _items(dataset, top.items[0], top.scores[0])
-    if isinstance(model, Kgat) and explain:
-        knowledge, found = open_knowledge(dataset), top.items[0][top.items[0] >= 0].tolist()
-        because = [reasons(model, dataset, knowledge, index, item, _PATHS) for item in found]
+    if explain:
+        because = _explained(model, dataset, index, top.items[0][top.items[0] >= 0].tolist())
         items = tuple(dataclasses.replace(item, because=b) for item, b in zip(items, because, strict=True))
         if not any(because):
             unexplained = "no fact of the knowledge graph connects these items with the user's history"
             note = f"{note}; {unexplained}" if note else unexplained
     return Recommendation(str(directory), chosen.name, user, False, note, history, int(trained_on), items)  # noqa: FBT003
+
+
+def _explained(
+    model: Model, dataset: Dataset, user: int, items: list[int]
+) -> list[tuple[Reason, ...]] | list[tuple[CodePrefix, ...]]:
+    if isinstance(model, Tiger):
+        return prefixes(model, dataset, user, items)
+    assert isinstance(model, Kgat)
+    knowledge = open_knowledge(dataset)
+    return [reasons(model, dataset, knowledge, user, item, _PATHS) for item in items]
 
 
 def _popular(directory: Path, dataset: Dataset, user: str, k: int, note: str) -> Recommendation:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.config_models import is_searched
 from pipelines.config_problems import did_you_mean
-from pipelines.config_section import TableModel
+from pipelines.config_section import EpochModel
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.run_files import RunFiles, VariantResult
@@ -60,7 +60,7 @@ def selection_metric(files: RunFiles) -> str:
     variants = files.metrics().variants
     wanted: Counter[str] = Counter()
     if files.config_file.exists():
-        selected = (v for v in files.config().variants if isinstance(v.model, TableModel) or is_searched(v.model))
+        selected = (v for v in files.config().variants if isinstance(v.model, EpochModel) or is_searched(v.model))
         wanted.update(variant.train.selection for variant in selected)
     names = [name for name, _ in wanted.most_common()] + ["recall@20"]
     names += [name.removeprefix("test/") for variant in variants for name in variant.metrics]

@@ -135,6 +135,15 @@ class RunFiles:
         """``semantic_ids.json``, or None where the experiment has no semantic ids."""
         return self._json(self.semantic_ids_file) if self.semantic_ids_file.exists() else None
 
+    def write_code_paths(self, name: str, seed: int, found: dict[str, Any]) -> None:
+        """Write ``code_paths.json`` of a variant: what :func:`pipelines.code_paths.path_accuracy` found."""
+        write_json(self._variant_file(name, seed, "code_paths.json"), found)
+
+    def code_paths(self, name: str, seed: int) -> dict[str, Any] | None:
+        """``code_paths.json`` of a variant, or None where items have no codes of their own."""
+        path = self.variant_dir(name, seed) / "code_paths.json"
+        return self._json(path) if path.exists() else None
+
     def write_compression(self, compression: Compression) -> None:
         """Write ``compression.json``."""
         self.directory.mkdir(parents=True, exist_ok=True)

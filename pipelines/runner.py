@@ -14,9 +14,11 @@ from typing import Literal
 
 import numpy as np
 
+from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import write_text
 from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
+from pipelines.code_paths import path_accuracy
 from pipelines.config import Experiment, Variant
 from pipelines.config_loader import config_hash
 from pipelines.config_models import ItemKnn, Popularity, is_searched
@@ -77,6 +79,7 @@ class _Run:
         self.command = command
         self.cache = Cache(cache_root(), on_wait=report.say)
         self.checks: list[Check] = []
+        self.codes: SemanticCodes | None = None
 
     def execute(self) -> None:
         started = time.perf_counter()
@@ -93,8 +96,8 @@ class _Run:
         self._forget_other_data(dataset)
         self._write_dataset(dataset)
         tokenised = self._semantic_ids(dataset)
-        codes = tokenised.codes if tokenised else None
-        compression = CompressionStages(self.cache, self.experiment, graph, dataset.manifest.train_hash, codes)
+        self.codes = tokenised.codes if tokenised else None
+        compression = CompressionStages(self.cache, self.experiment, graph, dataset.manifest.train_hash, self.codes)
         self.checks += [audit_artifact(name, found, dataset) for name, found in compression.graphs().items()]
         self._write_compression(compression, dataset)
         with open_tracker(self.experiment.tracking, self.experiment.experiment, self.files.directory) as tracker:
@@ -162,7 +165,7 @@ class _Run:
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
             maps = compression.maps(variant) if isinstance(variant.model, TableModel) else None
             follow = _Follower(name, variant, self.report, tracked)
-            trained = train_stage(self.cache, dataset, variant, maps, seed, follow)
+            trained = train_stage(self.cache, dataset, variant, maps, seed, follow, self.codes)
             follow.rest(trained)
             self._audit(dataset, variant, trained)
             evaluated = evaluate_stage(self.cache, dataset, trained, self.experiment.evaluate, seed)
@@ -204,6 +207,9 @@ class _Run:
         raw_ids = [ids[user] for user in evaluation.users]
         files.write_per_user(variant.name, seed, evaluation.users, raw_ids, evaluation.per_user)
         files.write_top_items(variant.name, seed, evaluation.users, evaluation.top_items)
+        if self.codes is not None and self.codes.unique:
+            relevant = dataset.matrix("test")[evaluation.users]
+            files.write_code_paths(variant.name, seed, path_accuracy(self.codes, evaluation.top_items, relevant))
 
     def _write_metrics(self, dataset: Dataset, results: list[VariantResult]) -> None:
         manifest = dataset.manifest

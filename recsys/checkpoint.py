@@ -32,15 +32,17 @@ from recsys.models.popularity import Popularity
 from recsys.models.sequence_model import SequenceModel
 from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
+from recsys.models.tiger import Tiger
 from recsys.models.two_tower import TwoTower
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.table_tensors import table_tensors
+from recsys.tiger_checkpoint import tiger_contents, tiger_model
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Closed
+Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Tiger | Closed
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -96,8 +98,8 @@ def load_model(directory: Path) -> Model:
                 return MatrixFactorization(*_tables(directory, tensors), similarity=facts["similarity"])
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
-            case "sequence":
-                return sequence_model(facts, tensors, _table(directory / "item_map.safetensors", tensors["items"]))
+            case "sequence" | "tiger":
+                return _reader(directory, facts, tensors)
             case "lightgcn" | "ngcf":
                 return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":
@@ -119,8 +121,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return _graph_facts(model), {**_graph_tensors(model), **mixers}
         case Kgat() | SimpleX() | NeuMf():
             return backbone_contents(model)
-        case SequenceModel():
-            return sequence_contents(model)
+        case SequenceModel() | Tiger():
+            return tiger_contents(model) if isinstance(model, Tiger) else sequence_contents(model)
         case MatrixFactorization():
             return {"model": "mf", "similarity": model.similarity}, _table_tensors(model)
         case TwoTower():
@@ -128,6 +130,13 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return {"model": "two_tower", **facts}, tensors
         case _:
             return {"model": next(name for name, kind in CLOSED.items() if isinstance(model, kind))}, model.state()
+
+
+def _reader(directory: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> SequenceModel | Tiger:
+    """A model that reads the order of histories."""
+    if facts["model"] == "tiger":
+        return tiger_model(facts, tensors)
+    return sequence_model(facts, tensors, _table(directory / "item_map.safetensors", tensors["items"]))
 
 
 def _graph_model(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tuple[Any, Any]) -> LightGcn | Ngcf:

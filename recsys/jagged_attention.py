@@ -47,14 +47,15 @@ class Block:
         return torch.ones(self.length, self.length, dtype=torch.bool).triu_(1)
 
 
-def blocks(lengths: npt.NDArray[np.int64]) -> list[Block]:
+def blocks(lengths: npt.NDArray[np.int64], shortest: int = _SHORTEST) -> list[Block]:
     """Cut sequences into blocks wherever the length passes 8, 16, 32, ...
 
     Args:
         lengths: int64 [B], each at least 1; ascending lengths give the fewest blocks.
+        shortest: no block is cut below this length.
     """
     ends = np.cumsum(lengths)
-    powers = np.ceil(np.log2(np.maximum(lengths, _SHORTEST)))
+    powers = np.ceil(np.log2(np.maximum(lengths, shortest)))
     bounds = [0, *(np.flatnonzero(np.diff(powers)) + 1), len(lengths)]
     found = []
     for first, last in itertools.pairwise(bounds):

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from recsys.selection import Heaps, Masks
@@ -57,5 +58,26 @@ class SelectingRetriever(Retriever, Protocol):
 
         Returns:
             A row with a NaN or infinite score, or -1.
+        """
+        ...
+
+
+@runtime_checkable
+class GeneratingRetriever(Retriever, Protocol):
+    """A retriever that writes its lists, and does not score the whole catalogue for it."""
+
+    def generate(
+        self, users: npt.NDArray[np.int64], k: int, seen: csr_array
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """The best unseen items that its search finds.
+
+        Args:
+            users: int64 [U].
+            k: length of the lists.
+            seen: csr [num_users, num_items] of items to leave out, with sorted indices.
+
+        Returns:
+            Items int32 [U, k] best first, equal scores in the order of the items, -1 where fewer were found, and
+            scores float32 [U, k], -inf there.
         """
         ...

@@ -17,21 +17,13 @@ from recsys.sequences import Sequences
 
 def sequence_contents(model: SequenceModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """JSON-able facts, and the tensors: table, encoder and the histories that the model reads."""
-    histories = {"items": model.histories.items, "offsets": model.histories.offsets}
-    histories |= {} if model.histories.times is None else {"times": model.histories.times}
-    tensors = {"items": model.items.weight()}
+    tensors = {"items": model.items.weight()} | history_tensors(model.histories)
     tensors |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
-    tensors |= {f"histories.{name}": torch.from_numpy(array) for name, array in histories.items()}
     return {"model": "sequence", "similarity": model.similarity, "encoder": model.encoder.facts()}, tensors
 
 
 def sequence_model(facts: dict[str, Any], tensors: dict[str, Tensor], items: Table) -> SequenceModel:
     """The model of :func:`sequence_contents`."""
-    histories = Sequences(
-        tensors["histories.items"].numpy(),
-        tensors["histories.offsets"].numpy(),
-        tensors["histories.times"].numpy() if "histories.times" in tensors else None,
-    )
     parameters = dict(facts["encoder"])
     match parameters.pop("name"):
         case "hstu":
@@ -42,4 +34,20 @@ def sequence_model(facts: dict[str, Any], tensors: dict[str, Tensor], items: Tab
             raise KeyError(f"encoder {other!r}")
     prefix = "encoder."
     encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    return SequenceModel(items, encoder, histories, similarity=facts["similarity"])
+    return SequenceModel(items, encoder, histories_of(tensors), similarity=facts["similarity"])
+
+
+def history_tensors(histories: Sequences) -> dict[str, Tensor]:
+    """The arrays of the histories that a model reads."""
+    arrays = {"items": histories.items, "offsets": histories.offsets}
+    arrays |= {} if histories.times is None else {"times": histories.times}
+    return {f"histories.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def histories_of(tensors: dict[str, Tensor]) -> Sequences:
+    """The histories of :func:`history_tensors`."""
+    return Sequences(
+        tensors["histories.items"].numpy(),
+        tensors["histories.offsets"].numpy(),
+        tensors["histories.times"].numpy() if "histories.times" in tensors else None,
+    )

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from embeddings.atomic import write_bytes
+from recsys.adam_state import adam_state, load_adam_state
 from recsys.evaluator import quick_metrics
 from recsys.loop import run_task
 from recsys.losses import Negatives
@@ -73,6 +74,29 @@ class SequenceData:
     valid: csr_array | None
     known: Sequences
 
+    def identity(self) -> list[object]:
+        """Arrays that tell these data from any other, see :class:`recsys.loop.Task`."""
+        parts = [part for s in (self.train, self.known) for part in (s.items, s.offsets, s.times)]
+        held_out = [] if self.valid is None else [self.valid.indptr, self.valid.indices]
+        return [part for part in [*parts, *held_out] if part is not None]
+
+    def check(self, num_users: int, num_items: int) -> None:
+        """Refuse data of other users or items than a model's.
+
+        Raises:
+            ValueError: Users or items do not fit.
+        """
+        for name, sequences in (("train", self.train), ("known", self.known)):
+            if sequences.num_users != num_users:
+                raise ValueError(f"{name} must have the model's {num_users} users, got {sequences.num_users}")
+            if sequences.items.max(initial=-1) >= num_items:
+                raise ValueError(
+                    f"{name} must have items in [0, {num_items}), the model's, got {sequences.items.max()}"
+                )
+        expected = (num_users, num_items)
+        if self.valid is not None and self.valid.shape != expected:
+            raise ValueError(f"valid must have the model's shape {expected} (users, items), got {self.valid.shape}")
+
 
 def fit_sequences(
     model: SequenceModel,
@@ -102,7 +126,7 @@ def fit_sequences(
         CheckpointError: ``checkpoint_dir`` holds the state of another training, or a damaged file.
         ValueError: Users or items do not fit the model, or no sequence has two events.
     """
-    _check(model, data)
+    data.check(model.num_users, model.num_items)
     task = _SequenceTask(model, data, settings, seed=seed, directory=checkpoint_dir)
     return run_task(task, settings, seed=seed, checkpoint_dir=checkpoint_dir, on_epoch=on_epoch)
 
@@ -121,10 +145,7 @@ class _SequenceTask:
         self._directory = directory
 
     def identity(self) -> list[object]:
-        valid = self._data.valid
-        parts = [part for s in (self._data.train, self._data.known) for part in (s.items, s.offsets, s.times)]
-        held_out = [] if valid is None else [valid.indptr, valid.indices]
-        return [part for part in [*parts, *held_out] if part is not None]
+        return self._data.identity()
 
     def start(self, phase: Phase) -> NextItem:
         sequences = self._data.train if phase == "select" else self._data.known
@@ -179,17 +200,11 @@ class NextItem:
 
     def state(self) -> dict[str, Tensor]:
         """Adam's state of the encoder, by parameter."""
-        return {
-            f"{name}.{key}": value
-            for name, parameter in self._parameters.items()
-            for key, value in self._adam.state[parameter].items()
-        }
+        return adam_state(self._adam, self._parameters)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a :meth:`state`."""
-        for name, parameter in self._parameters.items():
-            own = {key: state[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in state}
-            self._adam.state[parameter] = own
+        load_adam_state(self._adam, self._parameters, state)
 
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
         """See :class:`recsys.loop.Steps`."""
@@ -233,16 +248,3 @@ class NextItem:
             return draw.items, (torch.from_numpy(draw.hits[0]), torch.from_numpy(draw.hits[1]))
         drawn = torch.from_numpy(draw.items)
         return draw.items, targets_among(asked, drawn if drawn.ndim == 2 else drawn[None, :])
-
-
-def _check(model: SequenceModel, data: SequenceData) -> None:
-    for name, sequences in (("train", data.train), ("known", data.known)):
-        if sequences.num_users != model.num_users:
-            raise ValueError(f"{name} must have the model's {model.num_users} users, got {sequences.num_users}")
-        if sequences.items.max(initial=-1) >= model.num_items:
-            raise ValueError(
-                f"{name} must have items in [0, {model.num_items}), the model's, got {sequences.items.max()}"
-            )
-    expected = (model.num_users, model.num_items)
-    if data.valid is not None and data.valid.shape != expected:
-        raise ValueError(f"valid must have the model's shape {expected} (users, items), got {data.valid.shape}")

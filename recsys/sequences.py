@@ -85,7 +85,7 @@ class Sequences:
         if self.items.max(initial=-1) >= num_items:
             raise ValueError(f"items must lie in [0, {num_items}), got {self.items.max()}; give the catalogue's size")
         ones = np.ones(len(self.items), dtype=np.float32)
-        matrix = csr_array((ones, self.items.copy(), self.offsets), shape=(self.num_users, num_items))
+        matrix = csr_array((ones, self.items.copy(), self.offsets.copy()), shape=(self.num_users, num_items))
         matrix.sum_duplicates()
         matrix.data[:] = 1.0
         return matrix
@@ -97,11 +97,21 @@ class Sequences:
             users: int64 [B].
             length: at least 1; older events are left out.
         """
-        lengths = np.minimum(self.lengths[users], length)
+        return self.before(users, self.offsets[users + 1], length)
+
+    def before(self, users: Ints, places: Ints, length: int) -> Batch:
+        """The last ``length`` events of each of the users before a place.
+
+        Args:
+            users: int64 [B].
+            places: int64 [B], among all n events; from ``offsets[u]``, no event, to ``offsets[u + 1]``, all.
+            length: at least 1; older events are left out.
+        """
+        lengths = np.minimum(places - self.offsets[users], length)
         starts = np.cumsum(lengths) - lengths
-        places = np.repeat(self.offsets[users + 1] - lengths - starts, lengths) + np.arange(lengths.sum())
-        times = None if self.times is None else self.times[places]
-        return Batch(users, self.items[places].astype(np.int64), lengths, times)
+        chosen = np.repeat(places - lengths - starts, lengths) + np.arange(lengths.sum())
+        times = None if self.times is None else self.times[chosen]
+        return Batch(users, self.items[chosen].astype(np.int64), lengths, times)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 
 from recsys.microkernel import pack
-from recsys.retriever import Retriever, SelectingRetriever, VectorRetriever
+from recsys.retriever import GeneratingRetriever, Retriever, SelectingRetriever, VectorRetriever
 from recsys.selection import Catalogue, Heaps, Masks, best_first, empty_heaps, select_from_scores, select_from_vectors
 
 Users = npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) 
 
     A :class:`VectorRetriever` or :class:`SelectingRetriever` never gets a score matrix; of others, blocks of at most
     64 MiB of scores are taken. The result does not depend on the number of users asked for, on blocks, or on threads
-    (``torch.get_num_threads``).
+    (``torch.get_num_threads``). A :class:`GeneratingRetriever` gives the best that its search finds.
 
     Args:
         model: the retriever.
@@ -55,6 +55,8 @@ def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) 
     """
     users = np.asarray(users, dtype=np.int64)
     seen = _checked(model, users, k, seen)
+    if isinstance(model, GeneratingRetriever):
+        return _generated(model, users, k, seen)
     heaps = empty_heaps(len(users), k)
     if isinstance(model, VectorRetriever):
         _from_vectors(model, users, seen, heaps)
@@ -63,6 +65,14 @@ def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) 
     else:
         _from_scores(model, users, seen, heaps)
     return TopK(*best_first(heaps))
+
+
+def _generated(model: GeneratingRetriever, users: Users, k: int, seen: csr_array) -> TopK:
+    found = TopK(*model.generate(users, k, seen))
+    bad = np.flatnonzero(np.isnan(found.scores).any(axis=1))
+    if bad.size:
+        raise ValueError(_not_finite(int(users[bad[0]])))
+    return found
 
 
 def _checked(model: Retriever, users: Users, k: int, seen: csr_array | None) -> csr_array:

@@ -62,7 +62,7 @@ def build_report(run_dir: Path, dataset: Dataset | None = None) -> Path:
         | {"banners": leak_banner(manifest) + banners(run, pairs)}
         | _results(run, pairs)
         | _compression(run.files.compression())
-        | _semantic(run.files.semantic_ids())
+        | _semantic(run)
         | _data(run, manifest, dataset)
         | {"explorer": explorer(run, dataset), "samples": samples(run, dataset)}
     )
@@ -156,7 +156,9 @@ def _compression(found: Compression | None) -> Context:
     }
 
 
-def _semantic(quality: Json | None) -> Context:
+def _semantic(run: Run) -> Context:
+    quality = run.files.semantic_ids()
+    paths = {v.name: run.files.code_paths(v.name, v.first.seed) for v in run.variants}
     return {
         "semantic": quality,
         "semantic_facts": semantic.facts(quality) if quality else [],
@@ -164,6 +166,8 @@ def _semantic(quality: Json | None) -> Context:
         "level_rows": semantic.level_rows(quality) if quality else [],
         "hierarchy_columns": semantic.HIERARCHY_COLUMNS,
         "hierarchy_rows": semantic.hierarchy_rows(quality) if quality else [],
+        "path_columns": semantic.PATH_COLUMNS,
+        "path_rows": semantic.path_rows({name: found for name, found in paths.items() if found is not None}),
     }
 
 

@@ -8,6 +8,7 @@ from pipelines.report import words
 
 LEVEL_COLUMNS = ("level", "codes", "used", "usage", "entropy, bits", "of the most possible", "items of the largest")
 COLLISIONS = {"keep": "kept", "digit": "resolved by a digit", "reassign": "resolved by reassignment"}
+PATH_COLUMNS = ("variant", "level", "users with a right prefix", "right after it", "after a wrong one", "in any list")
 HIERARCHY_COLUMNS = ("codes in common", "pairs", "mean cosine")
 
 
@@ -45,3 +46,23 @@ def level_rows(quality: dict[str, Any]) -> list[list[str]]:
 def hierarchy_rows(quality: dict[str, Any]) -> list[list[str]]:
     """One row for each length of a shared prefix, in the order of ``HIERARCHY_COLUMNS``."""
     return [[str(e["shared"]), f"{e['pairs']:,}", f"{e['cosine']:.3f}"] for e in quality["hierarchy"]]
+
+
+def path_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """One row for each variant and level, in the order of ``PATH_COLUMNS``; ``found`` is by variant."""
+    return [
+        [
+            name,
+            str(number),
+            f"{level['right_users']:,}",
+            _share(level["after_right"]),
+            _share(level["after_wrong"]),
+            words.percent(paths["recommended"]) if number == 1 else "",
+        ]
+        for name, paths in found.items()
+        for number, level in enumerate(paths["levels"], start=1)
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else words.percent(value)

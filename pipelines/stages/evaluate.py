@@ -14,9 +14,11 @@ from pipelines.atomic import finite, write_json
 from pipelines.cache import Cache, build_seconds
 from pipelines.config import Evaluate
 from pipelines.dataset import Dataset
+from pipelines.stages.generative import device
 from pipelines.stages.train import Trained
-from recsys.checkpoint import load_model
+from recsys.checkpoint import Model, load_model
 from recsys.evaluator import Evaluation, evaluate
+from recsys.models.tiger import Tiger
 
 VERSION = 3
 
@@ -42,7 +44,7 @@ def evaluate_stage(cache: Cache, dataset: Dataset, trained: Trained, config: Eva
     def build(directory: Path) -> None:
         train = dataset.matrix("train")
         found = evaluate(
-            load_model(trained.entry / "checkpoint"),
+            _served(trained),
             relevant=dataset.matrix("test"),
             seen=dataset.matrix("train", "valid"),
             train=train,
@@ -61,6 +63,12 @@ def evaluate_stage(cache: Cache, dataset: Dataset, trained: Trained, config: Eva
 
     entry = cache.stage("evaluate", key, build)
     return Evaluated(_read(entry), build_seconds(entry))
+
+
+def _served(trained: Trained) -> Model:
+    """The model where it was trained, as far as this machine has that device."""
+    model = load_model(trained.entry / "checkpoint")
+    return model.to(device(trained.key["model"]["device"])) if isinstance(model, Tiger) else model
 
 
 def _read(entry: Path) -> Evaluation:

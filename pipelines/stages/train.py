@@ -14,6 +14,8 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
+from embeddings.id_map import IdMap
+from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
@@ -30,12 +32,13 @@ from pipelines.config_models import (
     Slim,
     is_searched,
 )
-from pipelines.config_section import TableModel
+from pipelines.config_section import EpochModel, TableModel
 from pipelines.config_sequence import Sasrec
+from pipelines.config_tiger import Tiger
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.knowledge import open_knowledge
-from pipelines.stages import closed_form, sequence, two_tower
+from pipelines.stages import closed_form, generative, sequence, two_tower
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import dim_search, prune_tables
@@ -45,6 +48,8 @@ from recsys.mixed_dims import search_dims
 from recsys.models import ials, popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.models.neumf import NeuMf as NeuMfModel
+from recsys.models.sequence_model import SequenceModel
+from recsys.models.tiger import Tiger as TigerModel
 from recsys.settings import EpochRecord, Phase
 from recsys.trainer import fit, negatives_file
 
@@ -79,10 +84,11 @@ class Trained:
 
 
 def train_stage(
-    cache: Cache, dataset: Dataset, variant: Variant, maps: Maps | None, seed: int, on_epoch: OnEpoch
-) -> Trained:
-    """Train a variant with one seed, or find it trained."""
-    key = _key(dataset, variant, maps, seed)
+    cache: Cache, dataset: Dataset, variant: Variant, maps: Maps | None, seed: int, on_epoch: OnEpoch,
+    codes: SemanticCodes | None = None,
+) -> Trained:  # fmt: skip
+    """Train a variant with one seed, or find it trained; ``codes`` are for generative retrievers."""
+    key = _key(dataset, variant, maps, seed, codes)
     encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
     if encoded:
         key["features"] = {side: part.digest for side, part in encoded.items()}
@@ -103,11 +109,9 @@ def train_stage(
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
                 if chosen is not None:
                     write_json(directory / "checkpoint" / "selection.json", chosen)
-            case Sasrec() as config:
-                assert maps is not None
-                reader, facts, epochs, fitted = sequence.train(
-                    config, variant.train, maps.items, dataset, seed, scratch, on_epoch
-                )
+            case Sasrec() | Tiger():
+                rows = codes if maps is None else maps.items
+                reader, facts, epochs, fitted = _train_reader(variant, rows, dataset, seed, scratch, on_epoch)
                 _save(reader, directory, facts, epochs)
                 _keep_negatives(scratch, directory)
             case Mf():
@@ -140,13 +144,15 @@ def train_stage(
     return Trained(entry, key, history, facts, facts.get("seconds", build_seconds(entry)), trained_on, negatives)
 
 
-def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> dict[str, Any]:
+def _key(
+    dataset: Dataset, variant: Variant, maps: Maps | None, seed: int, codes: SemanticCodes | None
+) -> dict[str, Any]:
     model = variant.model.model_dump(mode="json")
     train = variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"})
     libraries = ["torch", "numpy", "scipy", "numba"]
     if isinstance(variant.model, TableModel):
         libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
-    else:
+    elif not isinstance(variant.model, EpochModel):
         train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
         if is_searched(variant.model):
             train |= {"selection": variant.train.selection, "selected_on": variant.train.selected_on}
@@ -158,7 +164,23 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
         "maps": maps and content_hash(maps.directory / "user_map.safetensors", maps.directory / "item_map.safetensors"),
         "seed": seed,
         "libraries": versions(libraries),
+        **({"codes": codes.version} if isinstance(variant.model, Tiger) and codes is not None else {}),
     }
+
+
+def _train_reader(
+    variant: Variant, rows: IdMap | SemanticCodes | None, dataset: Dataset, seed: int, scratch: Path, on_epoch: OnEpoch
+) -> tuple[SequenceModel | TigerModel, dict[str, Any], list[dict[str, Any]], dict[str, csr_array]]:
+    """A model that reads histories in their order; see :func:`sequence.train` and :func:`generative.train`."""
+    match variant.model:
+        case Tiger() as config:
+            assert isinstance(rows, SemanticCodes)
+            return generative.train(config, variant.train, rows, dataset, seed, scratch, on_epoch)
+        case Sasrec() as config:
+            assert isinstance(rows, IdMap)
+            return sequence.train(config, variant.train, rows, dataset, seed, scratch, on_epoch)
+        case other:
+            raise AssertionError(other.name)
 
 
 def _train_mf(

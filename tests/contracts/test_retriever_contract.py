@@ -12,6 +12,7 @@ import torch
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
+from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.sparsity import Schedule, Sparsity
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.checkpoint import Model, load_model, save_model
@@ -35,6 +36,8 @@ from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.models.simplex import Pooling, SimpleX
 from recsys.models.slim import Slim
+from recsys.models.t5 import T5Shape
+from recsys.models.tiger import Reading, Tiger
 from recsys.models.transr import TransR
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.rng import generator
@@ -44,6 +47,7 @@ from recsys.sequence_losses import SequenceLoss
 from recsys.sequence_trainer import SequenceData, SequenceSettings, fit_sequences
 from recsys.sequences import Sequences
 from recsys.settings import FitSettings
+from recsys.tiger_trainer import TigerSettings, fit_tiger
 from recsys.tower_objective import Candidates, TowerSettings
 from recsys.tower_training import TowerData, fit_two_tower
 from recsys.trainer import fit
@@ -188,6 +192,21 @@ def sequence_model(encoder: Callable[..., Encoder], make_map: Callable[[int], Id
     return model
 
 
+def tiger() -> Model:
+    """The first code of an item is its colour."""
+    train = checkerboard()[0]
+    users = np.repeat(np.arange(USERS), np.diff(train.indptr))
+    order = np.random.default_rng(1).permutation(len(users))
+    sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
+    items = np.arange(ITEMS)
+    codes = SemanticCodes(np.column_stack([items % 2, items // 2]).astype(np.int32), (2, ITEMS // 2))
+    shape = T5Shape(dim=16, layers=1, heads=2, head_dim=8, inner=16)
+    model = Tiger(codes, sequences, shape, Reading(5), dropout=0.0, generator=generator(0, "init"))
+    settings = TigerSettings(lr=0.02, warmup_steps=10, batch_size=200, epochs=30)
+    fit_tiger(model, SequenceData(sequences, None, sequences), settings, seed=0)
+    return model
+
+
 RETRIEVERS: dict[str, Callable[[], Model]] = {
     "item_knn": lambda: ItemKnn.fit(checkerboard()[0]),
     "ease": lambda: Ease.fit(checkerboard()[0], l2=5.0),
@@ -231,6 +250,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "sasrec": lambda: sequence_model(SasRecEncoder),
     "sasrec-compressed": lambda: sequence_model(SasRecEncoder, paired_map),
     "hstu": lambda: sequence_model(HstuEncoder),
+    "tiger": tiger,
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
     "mf-sparse": lambda: mf("sampled_softmax", "cosine", sparsity=Sparsity(0.75, Schedule(5, 400))),
     "lightgcn-sparse": lambda: graph_model("bpr", "cosine", sparsity=Sparsity(0.5, Schedule(5, 200))),
@@ -287,6 +307,7 @@ WITHOUT_VECTORS = {
     "bspm",
     "neumf",
     "neumf-compressed",
+    "tiger",
 }
 
 

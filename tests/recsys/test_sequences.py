@@ -30,6 +30,19 @@ def test_the_matrix_is_binary_and_sorted_and_leaves_the_order_alone() -> None:
     assert found.items.tolist() == [5, 7, 5, 2, 9]
 
 
+def test_the_matrix_of_repeats_leaves_the_sequences_alone() -> None:
+    repeats = Sequences.of_events(np.array([0, 0, 1]), np.array([2, 2, 1]), 2)
+    assert repeats.matrix(3).toarray().tolist() == [[0, 0, 1], [0, 1, 0]]
+    assert repeats.offsets.tolist() == [0, 2, 3]
+
+
+def test_a_batch_has_the_events_before_a_place() -> None:
+    sequences = Sequences.of_events(np.array([0, 0, 0, 1, 1]), np.array([5, 6, 7, 8, 9]), 2)
+    batch = sequences.before(np.array([1, 0, 0]), np.array([4, 3, 0]), 2)
+    assert batch.items.tolist() == [8, 6, 7]
+    assert batch.lengths.tolist() == [1, 2, 0]
+
+
 def test_a_batch_has_the_last_events_of_users_in_any_order() -> None:
     batch = three_users().last(int64(2, 1, 0), 3)
     assert batch.items.tolist() == [9, 7, 5, 2] and batch.lengths.tolist() == [1, 0, 3]

@@ -1,0 +1,56 @@
+"""The generative retriever of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pipelines.config_section import EpochModel, Section
+from pipelines.config_semantic import RqKmeans, RqVae
+
+if TYPE_CHECKING:
+    from pipelines.config import Experiment, Variant
+
+_NEVER_UNIQUE = (RqKmeans, RqVae)
+
+
+class AdamW(Section):
+    """AdamW with a linear warm-up, then a rate that falls as the root of the steps."""
+
+    lr: float = Field(default=1e-3, gt=0, description="at its highest")
+    warmup_steps: int = Field(default=1000, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Tiger(EpochModel):
+    """A T5 that reads and writes ``semantic_ids`` (Rajput et al. 2023); ``batch_size`` counts targets."""
+
+    name: Literal["tiger"] = "tiger"
+    dim: int = Field(default=128, ge=1)
+    layers: int = Field(default=4, ge=1, description="of the encoder, and of the decoder")
+    heads: int = Field(default=6, ge=1)
+    head_dim: int = Field(default=64, ge=1)
+    inner: int = Field(default=1024, ge=1, description="width of the feed-forward networks")
+    max_items: int = Field(default=20, ge=1, description="events that are read; older ones are left out")
+    user_tokens: int = Field(default=1, ge=1, description="tokens that users are hashed to; 1: none of their own")
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    beam: int = Field(default=50, ge=1, description="prefixes that a search keeps; more where longer lists are asked")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    optimizer: AdamW = AdamW()
+    validation_users: int | None = Field(default=None, ge=1, description="that select the epoch, at random; null: all")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
+
+
+def check_tiger(experiment: Experiment, variant: Variant) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the key and the message of every rule that a variant with :class:`Tiger` breaks."""
+    ids = experiment.semantic_ids
+    if ids is None:
+        yield ("model", "name"), "tiger writes semantic ids: add a section `semantic_ids`"
+    elif ids.collisions == "keep" and isinstance(ids.tokeniser, _NEVER_UNIQUE):
+        yield ("model", "name"), "tiger needs one code an item: set semantic_ids.collisions to digit or reassign"
+    if experiment.evaluate.auc:
+        yield ("model", "name"), "tiger does not score the whole catalogue: set evaluate.auc to false"
+    if variant.train.lr_decay != 1:
+        yield ("train", "lr_decay"), f"tiger has a schedule of its own, got {variant.train.lr_decay}; set it to 1"

@@ -1,0 +1,108 @@
+"""The training of a generative retriever, for the training stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from scipy.sparse import csr_array
+
+from embeddings.semantic_id.codes import SemanticCodes
+from pipelines.config import Train
+from pipelines.config_tiger import Tiger as TigerConfig
+from pipelines.dataset import Dataset
+from pipelines.errors import DataError
+from pipelines.stages.sequence import sequence_data
+from recsys.models.t5 import T5Shape
+from recsys.models.tiger import Reading, Tiger
+from recsys.rng import generator
+from recsys.sequences import Sequences
+from recsys.settings import EpochRecord, Selection
+from recsys.tiger_trainer import TigerSettings, fit_tiger
+
+
+def train(
+    config: TigerConfig, settings: Train, codes: SemanticCodes, dataset: Dataset, seed: int, scratch: Path,
+    on_epoch: Callable[[EpochRecord], None],
+) -> tuple[Tiger, dict[str, Any], list[dict[str, Any]], dict[str, csr_array]]:  # fmt: skip
+    """Fit a TIGER.
+
+    Returns:
+        The model on the CPU, facts for the report, the epochs as JSON-able mappings, and the interactions that each
+        phase saw.
+
+    Raises:
+        DataError: Items share their codes, or ``model.device`` is not there.
+    """
+    data = sequence_data(dataset, settings)
+    model = build(config, codes, data.train, seed).to(device(config.device))
+    result = fit_tiger(
+        model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
+    )
+    model.to("cpu")
+    embedding = model.transformer.embedding
+    facts = {
+        "table_rows": len(embedding),
+        "table_bytes": embedding.nbytes,
+        "optimizer_bytes": 2 * embedding.nbytes,
+        "epochs": result.best_epoch,
+        "epochs_run": result.epochs_run,
+        "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),
+        "seconds": result.seconds,
+    }
+    fitted = {"select": data.train.matrix(model.num_items)}
+    if settings.refits:
+        fitted["refit"] = model.histories.matrix(model.num_items)
+    return model, facts, [dataclasses.asdict(record) for record in result.history], fitted
+
+
+def device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Where to compute.
+
+    Raises:
+        DataError: There is no GPU and one is wanted.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise DataError("model.device is cuda, but torch finds no GPU; set it to auto or cpu (see `recsys doctor`)")
+    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+
+
+def build(config: TigerConfig, codes: SemanticCodes, histories: Sequences, seed: int) -> Tiger:
+    """A model with freshly drawn parameters.
+
+    Raises:
+        DataError: Two items share their codes.
+    """
+    try:
+        return Tiger(
+            codes,
+            histories,
+            T5Shape(config.dim, config.layers, config.heads, config.head_dim, config.inner),
+            Reading(config.max_items, config.user_tokens),
+            beam=config.beam,
+            dropout=config.dropout,
+            generator=generator(seed, "init", "tiger"),
+        )
+    except ValueError as error:
+        raise DataError(f"tiger: {error}") from error
+
+
+def fit_settings(config: TigerConfig, train: Train) -> TigerSettings:
+    """The plain arguments of the trainer."""
+    return TigerSettings(
+        **config.optimizer.model_dump(),
+        label_smoothing=config.label_smoothing,
+        batch_size=train.batch_size,
+        epochs=train.epochs,
+        selection=Selection(
+            train.selection, train.eval_every_epochs, train.patience, refit=train.refits, max_minutes=train.max_minutes
+        ),
+        validation_users=config.validation_users,
+        gradient_clip_norm=train.gradient_clip_norm,
+        precision=train.precision,
+        checkpoint_minutes=train.checkpoint_minutes,
+    )
