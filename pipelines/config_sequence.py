@@ -40,6 +40,13 @@ class NegativesSoftmax(Section):
 SequenceLoss = Annotated[Bce | Gbce | Softmax | NegativesSoftmax, Field(discriminator="name")]
 
 
+class Augmentation(Section):
+    """Crops and shuffles of the sequences of a step (the SASRec++ of Lepage et al. 2025)."""
+
+    crop: float = Field(default=0.0, ge=0, le=1, description="share of the sequences of which a random part is read")
+    shuffle: float = Field(default=0.0, ge=0, le=1, description="share with a random part in a random order")
+
+
 class Sasrec(Mf):
     """Causal self-attention over the user's items (Kang and McAuley 2018); ``batch_size`` counts sequences."""
 
@@ -51,6 +58,7 @@ class Sasrec(Mf):
     heads: int = Field(default=1, ge=1, description="must divide dim")
     max_length: int = Field(default=50, ge=1, description="events that are read; older ones are left out")
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    augmentation: Augmentation = Augmentation()
 
 
 class Hstu(Sasrec):

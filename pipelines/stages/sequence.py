@@ -19,6 +19,7 @@ from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
+from recsys.sequence_augmentation import Augmentation
 from recsys.sequence_losses import SequenceLoss
 from recsys.sequence_trainer import SequenceData, SequenceSettings, fit_sequences
 from recsys.sequences import Sequences
@@ -101,4 +102,5 @@ def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:
         ),
         gradient_clip_norm=train.gradient_clip_norm,
         checkpoint_minutes=train.checkpoint_minutes,
+        augmentation=Augmentation(**config.augmentation.model_dump()),
     )
