@@ -19,6 +19,8 @@ NAMES = (
     "ials",
     "lightgcn",
     "rqkmeans",
+    "sasrec",
+    "seqloader",
     "sparse_bytes",
     "time_to_quality",
 )

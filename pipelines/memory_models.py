@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, Ials, ItemKnn, LightGcn, Model, Popularity, Slim
 from pipelines.config_section import TableModel
 from pipelines.config_sequence import SequenceModel
@@ -17,12 +18,14 @@ _PAIR_BYTES = 12
 """Of an entry of a sparse similarity: index and value, the value twice while rows are cut."""
 
 
-def fitting_mib(model: Model | SequenceModel, rows: int, users: int, items: int) -> float:
+def fitting_mib(model: Model | SequenceModel | Ensemble, rows: int, users: int, items: int) -> float:
     """Peak MiB of fitting ``model`` on ``rows`` interactions of so many users and items."""
     match model:
         case TableModel():
             own = _propagation(model, rows, users, items) if isinstance(model, LightGcn) else 0.0
             found = _tables(model, users, items) + own
+        case Ensemble():
+            found = 0.0  # its members are trained before
         case Popularity():
             found = items * 4 / MIB
         case Ials(dim=dim):

@@ -16,10 +16,12 @@ from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from embeddings.tables.sparse_table import SparseTable
+from embeddings.tables.table import Table
 from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
 from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.models.ease import Ease
+from recsys.models.ensemble import Ensemble
 from recsys.models.graph_filter import GraphFilter
 from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials
@@ -40,7 +42,7 @@ from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Closed
+Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Closed | Ensemble
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -51,6 +53,8 @@ CLOSED: dict[str, type[Closed]] = {
     "graph_filter": GraphFilter,
 }
 
+PARTS = ("first", "second")
+"""Directories of the members of an ensemble."""
 _FORMAT = "recsys-model"
 _VERSION = 1
 
@@ -75,13 +79,16 @@ def save_model(model: Model, directory: Path) -> None:
         if isinstance(model, TwoTower):
             for name, table in tower_checkpoint.tables(model).items():
                 table.id_map.save(temporary / f"{name}.map.safetensors")
-        if isinstance(model, SequenceModel):
+        if isinstance(model, SequenceModel) and isinstance(model.items, Table):
             model.items.id_map.save(temporary / "item_map.safetensors")
+        if isinstance(model, Ensemble):
+            for part, member in zip(PARTS, model.members, strict=True):
+                save_model(member, temporary / part)
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
         atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def load_model(directory: Path) -> Model:
+def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind of model
     """Read what :func:`save_model` wrote.
 
     Raises:
@@ -97,7 +104,11 @@ def load_model(directory: Path) -> Model:
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
             case "sequence":
-                return sequence_model(facts, tensors, _table(directory / "item_map.safetensors", tensors["items"]))
+                return sequence_model(
+                    facts, tensors, lambda: _table(directory / "item_map.safetensors", tensors["items"])
+                )
+            case "ensemble":
+                return Ensemble(*(load_model(directory / part) for part in PARTS), weight=facts["weight"])
             case "lightgcn" | "ngcf":
                 return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":
@@ -112,7 +123,7 @@ def load_model(directory: Path) -> Model:
         raise CheckpointError(f"{path} is damaged, or files beside it are missing: {error}; train it again") from error
 
 
-def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:  # noqa: PLR0911 - likewise
     match model:
         case LightGcn() | Ngcf():
             mixers = {"mixers": model.mixers} if isinstance(model, Ngcf) else {}
@@ -121,6 +132,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return backbone_contents(model)
         case SequenceModel():
             return sequence_contents(model)
+        case Ensemble():
+            return {"model": "ensemble", "weight": model.weight}, {}
         case MatrixFactorization():
             return {"model": "mf", "similarity": model.similarity}, _table_tensors(model)
         case TwoTower():

@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
-from embeddings.tables import OptimizerSpec, build_table
+from embeddings.tables import Table, build_table
 from pipelines.config import Train
 from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
+from pipelines.item_features import Matrix, item_features
+from pipelines.stages.sparse import optimizer_spec
+from recsys.mlp import Mlp
+from recsys.models.content_items import ContentItems
 from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
@@ -36,13 +41,16 @@ def train(
         The model, facts for the report, the epochs as JSON-able mappings, and the interactions that each phase saw.
     """
     data = sequence_data(dataset, settings)
-    model = build(config, item_map, data.train, seed)
+    content = None
+    if config.content is not None:
+        content = item_features(dataset, config.content.features, seed, share_empty=True)
+    model = build(config, item_map, data.train, seed, content)
     result = fit_sequences(
         model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
     )
     table = model.items.bytes()
     facts = {
-        "table_rows": item_map.num_rows,
+        "table_rows": model.items.num_rows,
         "table_bytes": table.weights,
         "optimizer_bytes": table.optimizer,
         "epochs": result.best_epoch,
@@ -64,17 +72,23 @@ def sequence_data(dataset: Dataset, settings: Train) -> SequenceData:
     return SequenceData(dataset.sequences("train"), dataset.matrix("valid"), known)
 
 
-def build(config: Sasrec, item_map: IdMap, histories: Sequences, seed: int) -> SequenceModel:
-    """A sequence model with freshly drawn parameters."""
-    optimizer = config.optimizer
-    items = build_table(
-        item_map,
-        config.dim,
-        backend=config.backend,
-        optimizer=OptimizerSpec(name=optimizer.name, lr=optimizer.lr, weight_decay=optimizer.weight_decay),
-        init_std=config.init_std,
-        generator=generator(seed, "init", "items"),
-    )
+def build(
+    config: Sasrec, item_map: IdMap, histories: Sequences, seed: int, content: Matrix | None = None
+) -> SequenceModel:
+    """A sequence model with freshly drawn parameters, over a table, or over ``content`` float32 [items, F]."""
+    draws_items = generator(seed, "init", "items")
+    if config.content is not None and content is not None:
+        network = Mlp((content.shape[1], *config.content.hidden, config.dim), draws_items)
+        items: Table | ContentItems = ContentItems(torch.from_numpy(content), network, lr=config.optimizer.lr)
+    else:
+        items = build_table(
+            item_map,
+            config.dim,
+            backend=config.backend,
+            optimizer=optimizer_spec(config),
+            init_std=config.init_std,
+            generator=draws_items,
+        )
     shape: Any = {"layers": config.layers, "heads": config.heads, "max_length": config.max_length}
     draws: Any = {"init_std": config.init_std, "generator": generator(seed, "init", "encoder")}
     match config:

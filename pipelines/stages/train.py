@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_models import (
     Bspm,
     ChebyCf,
@@ -35,7 +36,7 @@ from pipelines.config_sequence import Sasrec
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.knowledge import open_knowledge
-from pipelines.stages import closed_form, sequence, two_tower
+from pipelines.stages import closed_form, ensemble, sequence, two_tower
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import dim_search, prune_tables
@@ -79,10 +80,16 @@ class Trained:
 
 
 def train_stage(
-    cache: Cache, dataset: Dataset, variant: Variant, maps: Maps | None, seed: int, on_epoch: OnEpoch
+    cache: Cache,
+    dataset: Dataset,
+    variant: Variant,
+    maps: Maps | None,
+    seed: int,
+    on_epoch: OnEpoch,
+    members: tuple[Trained, ...] = (),
 ) -> Trained:
-    """Train a variant with one seed, or find it trained."""
-    key = _key(dataset, variant, maps, seed)
+    """Train a variant with one seed, or find it trained; an ensemble is made of its ``members``."""
+    key = _key(dataset, variant, maps, seed) | ({"members": [member.key for member in members]} if members else {})
     encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
     if encoded:
         key["features"] = {side: part.digest for side, part in encoded.items()}
@@ -103,6 +110,11 @@ def train_stage(
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
                 if chosen is not None:
                     write_json(directory / "checkpoint" / "selection.json", chosen)
+            case Ensemble() as config:
+                fitted = {"fit": union}
+                parts = [(member.entry / "checkpoint", member.facts) for member in members]
+                model, facts = ensemble.combine(config, variant.train, parts, dataset, (train, valid))
+                _save(model, directory, facts)
             case Sasrec() as config:
                 assert maps is not None
                 reader, facts, epochs, fitted = sequence.train(
@@ -130,7 +142,10 @@ def train_stage(
         write_json(directory / TRAINED_ON, {phase: graph_hash(matrix) for phase, matrix in fitted.items()})
 
     scratch = cache.scratch("train", key)
-    entry = cache.stage("train", key, build)
+    return _read(cache.stage("train", key, build), key)
+
+
+def _read(entry: Path, key: dict[str, Any]) -> Trained:
     facts = json.loads((entry / "facts.json").read_bytes())
     history = json.loads((entry / "history.json").read_bytes())
     files = {phase: negatives_file(entry, phase) for phase in PHASES}
