@@ -60,7 +60,7 @@ def run(scale: float = 1.0) -> int:
         save(every, path)
         with Peer(peer_python("recbole", RECBOLE), HERE / "sequence_recbole_worker.py", [str(path)]) as peer:
             pairs = paired(ours, lambda: peer.run("train", **request), repeats=3 if scale == 1.0 else 1)
-    parameters = model.items.weight().numel() + sum(p.numel() for p in model.encoder.parameters())
+    parameters = model.items.bytes().weights // 4 + sum(p.numel() for p in model.encoder.parameters())
     least = flops(train, dim, layers, model.num_items) / (probe(min(1.0, scale)).sgemm_gflop_s * 1e9)
     found = {f"peer_{name}": value for name, value in pairs.theirs_last.quality.items()}
     row = Row.duration(
