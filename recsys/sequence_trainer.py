@@ -215,10 +215,10 @@ class NextItem:
         leaf = looked_up.detach().requires_grad_()
         events = len(targets)
         rng = generator(self._seed, "dropout", *counters)
-        hidden = model.represent(model.encode(leaf[:events], inputs, rng))
-        compared = model.represent(leaf[events:])
-        negatives = Negatives(compared[events:].view(*others.shape, -1), hits=hits)
-        value: Tensor = settings.loss(hidden, compared[:events], negatives, model.num_items)
+        read, target, other = leaf.split([events, events, others.size])
+        hidden = model.represent(model.encode(read, inputs, rng))
+        negatives = Negatives(model.represent(other).view(*others.shape, -1), hits=hits)
+        value: Tensor = settings.loss(hidden, model.represent(target), negatives, model.num_items)
         value.backward()  # type: ignore[no-untyped-call]
         if settings.gradient_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([leaf, *self._parameters.values()], settings.gradient_clip_norm)

@@ -101,7 +101,7 @@ class HstuEncoder(Encoder):
         if not self.timed:
             return steps, None
         assert batch.times is not None
-        times = block.pad(torch.from_numpy(batch.times))
+        times = block.pad(torch.from_numpy(batch.times[block.tokens]))
         elapsed = (times[:, :, None] - times[:, None, :]).clamp(min=1).double()
         buckets = (elapsed.log() / _BUCKET_LOG).long().clamp(max=TIME_BUCKETS - 1)
         return steps, buckets
