@@ -13,6 +13,7 @@ from scipy.sparse import csr_array, diags_array
 
 from embeddings.residual_codes import spectral_vectors
 from embeddings.semantic_id.collaborative import fast_rp
+from pipelines.cache import content_hash
 from pipelines.config_semantic import (
     CollaborativeFeatures,
     Features,
@@ -20,7 +21,7 @@ from pipelines.config_semantic import (
     SentenceFeatures,
     TextFeatures,
 )
-from pipelines.dataset import Dataset
+from pipelines.dataset import ITEMS, Dataset
 from pipelines.errors import DataError, did_you_mean
 from recsys.rng import generator
 from recsys.truncated_svd import leading_gram_vectors
@@ -61,6 +62,12 @@ def item_features(dataset: Dataset, features: tuple[Features, ...], seed: int, *
         spread = float(np.sqrt(np.square(centred, dtype=np.float64).sum() / max(1, len(block))))
         scaled.append(centred / np.float32(max(spread, 1e-12)))
     return np.ascontiguousarray(np.concatenate(scaled, axis=1), dtype=np.float32)
+
+
+def features_hash(dataset: Dataset, features: tuple[Features, ...]) -> str:
+    """Of the items' columns and of the files that features name, for the keys of what is made of them."""
+    sources = [Path(one.source) for one in features if isinstance(one, MatrixFeatures)]
+    return content_hash(dataset.path / ITEMS, *[path for path in sources if path.is_file()])
 
 
 def _block(dataset: Dataset, features: Features, seed: int) -> Matrix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -36,6 +36,7 @@ from recsys.models.sequence_model import SequenceModel
 from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
 from recsys.models.two_tower import TwoTower
+from recsys.retriever import VectorRetriever
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.training_state import CheckpointError
@@ -83,7 +84,7 @@ def save_model(model: Model, directory: Path) -> None:
             model.items.id_map.save(temporary / "item_map.safetensors")
         if isinstance(model, Ensemble):
             for part, member in zip(PARTS, model.members, strict=True):
-                save_model(member, temporary / part)
+                save_model(cast("Model", member), temporary / part)
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
         atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
@@ -108,7 +109,7 @@ def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind o
                     facts, tensors, lambda: _table(directory / "item_map.safetensors", tensors["items"])
                 )
             case "ensemble":
-                return Ensemble(*(load_model(directory / part) for part in PARTS), weight=facts["weight"])
+                return Ensemble(*(load_vectors(directory / part) for part in PARTS), weight=facts["weight"])
             case "lightgcn" | "ngcf":
                 return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":
@@ -121,6 +122,18 @@ def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind o
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
     except (SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged, or files beside it are missing: {error}; train it again") from error
+
+
+def load_vectors(directory: Path) -> VectorRetriever:
+    """As :func:`load_model`, for a model whose scores are inner products.
+
+    Raises:
+        CheckpointError: Also for another model.
+    """
+    model = load_model(directory)
+    if not isinstance(model, VectorRetriever):
+        raise CheckpointError(f"{directory} must be a model with vectors, got {type(model).__name__}; name another one")
+    return model
 
 
 def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:  # noqa: PLR0911 - likewise

@@ -12,11 +12,10 @@ from pipelines.config import Train
 from pipelines.config_ensemble import Ensemble as EnsembleConfig
 from pipelines.dataset import Dataset
 from pipelines.stages.sequence import sequence_data
-from recsys.checkpoint import load_model
+from recsys.checkpoint import load_vectors
 from recsys.evaluator import quick_metrics
 from recsys.models.ensemble import Ensemble
 from recsys.models.sequence_model import SequenceModel
-from recsys.retriever import VectorRetriever
 
 
 def combine(
@@ -35,7 +34,7 @@ def combine(
     Returns:
         The model, and facts for the report: the members' sizes and what the search found.
     """
-    first, second = (_vectors(path) for path, _ in members)
+    first, second = (load_vectors(path) for path, _ in members)
     sizes = ("table_rows", "table_bytes", "optimizer_bytes")
     facts: dict[str, Any] = {name: sum(own[name] for _, own in members) for name in sizes}
     if not config.grid:
@@ -55,9 +54,3 @@ def combine(
     best = max(tried, key=lambda found: found[settings.selection])
     facts["chosen"] = {"metric": settings.selection, "on": settings.selected_on, **best, "tried": tried}
     return Ensemble(first, second, best["parameters"]["weight"]), facts
-
-
-def _vectors(checkpoint: Path) -> VectorRetriever:
-    model = load_model(checkpoint)
-    assert isinstance(model, VectorRetriever)
-    return model

@@ -76,19 +76,7 @@ def build(
     config: Sasrec, item_map: IdMap, histories: Sequences, seed: int, content: Matrix | None = None
 ) -> SequenceModel:
     """A sequence model with freshly drawn parameters, over a table, or over ``content`` float32 [items, F]."""
-    draws_items = generator(seed, "init", "items")
-    if config.content is not None and content is not None:
-        network = Mlp((content.shape[1], *config.content.hidden, config.dim), draws_items)
-        items: Table | ContentItems = ContentItems(torch.from_numpy(content), network, lr=config.optimizer.lr)
-    else:
-        items = build_table(
-            item_map,
-            config.dim,
-            backend=config.backend,
-            optimizer=optimizer_spec(config),
-            init_std=config.init_std,
-            generator=draws_items,
-        )
+    items = _items(config, item_map, seed, content)
     shape: Any = {"layers": config.layers, "heads": config.heads, "max_length": config.max_length}
     draws: Any = {"init_std": config.init_std, "generator": generator(seed, "init", "encoder")}
     match config:
@@ -98,6 +86,22 @@ def build(
         case _:
             encoder = SasRecEncoder(config.dim, **shape, dropout=config.dropout, **draws)
     return SequenceModel(items, encoder, histories, similarity=config.similarity)
+
+
+def _items(config: Sasrec, item_map: IdMap, seed: int, content: Matrix | None) -> Table | ContentItems:
+    draws = generator(seed, "init", "items")
+    if content is not None:
+        assert config.content is not None
+        network = Mlp((content.shape[1], *config.content.hidden, config.dim), draws)
+        return ContentItems(torch.from_numpy(content), network, lr=config.optimizer.lr)
+    return build_table(
+        item_map,
+        config.dim,
+        backend=config.backend,
+        optimizer=optimizer_spec(config),
+        init_std=config.init_std,
+        generator=draws,
+    )
 
 
 def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:

@@ -35,6 +35,7 @@ from pipelines.config_section import TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
+from pipelines.item_features import features_hash
 from pipelines.knowledge import open_knowledge
 from pipelines.stages import closed_form, ensemble, sequence, two_tower
 from pipelines.stages.build import build_mf, fit_settings
@@ -108,8 +109,6 @@ def train_stage(
                 matrices = (train, valid, union)
                 model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices)
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
-                if chosen is not None:
-                    write_json(directory / "checkpoint" / "selection.json", chosen)
             case Ensemble() as config:
                 fitted = {"fit": union}
                 parts = [(member.entry / "checkpoint", member.facts) for member in members]
@@ -165,7 +164,8 @@ def _key(dataset: Dataset, variant: Variant, maps: Maps | None, seed: int) -> di
         train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
         if is_searched(variant.model):
             train |= {"selection": variant.train.selection, "selected_on": variant.train.selected_on}
-    return {
+    content = variant.model.content if isinstance(variant.model, Sasrec) else None
+    return ({} if content is None else {"content": features_hash(dataset, content.features)}) | {
         "version": VERSION,
         "dataset": dataset.content_hash,
         "model": model,
@@ -254,5 +254,7 @@ def _save(
     model: Any, directory: Path, facts: dict[str, Any] | None = None, history: list[dict[str, Any]] | None = None
 ) -> None:
     save_model(model, directory / "checkpoint")
+    if facts and "chosen" in facts:
+        write_json(directory / "checkpoint" / "selection.json", facts["chosen"])
     write_json(directory / "facts.json", facts or {})
     write_json(directory / "history.json", history or [])

@@ -95,6 +95,8 @@ def test_an_ensemble_is_weighed_on_validation_and_serves_the_members_with_all_th
     assert scores[2] >= max(scores[:2])  # 0 and 1 are among the weights
     assert found["sum"]["table_bytes"] == found["sasrec-modulo"]["table_bytes"] + found["content"]["table_bytes"]
     checkpoint = run / "variants" / "sum-s0" / "checkpoint"
+    tried = json.loads((checkpoint / "selection.json").read_bytes())["tried"]
+    assert [one["parameters"]["weight"] for one in tried] == [0.0, 0.5, 1.0]
     model, parts = load_model(checkpoint), [load_model(checkpoint / part) for part in ("first", "second")]
     assert isinstance(model, Ensemble) and all(isinstance(part, SequenceModel) for part in parts)
     users = np.arange(USERS)

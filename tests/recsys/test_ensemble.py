@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
+from recsys.checkpoint import load_vectors, save_model
 from recsys.models.ensemble import Ensemble
+from recsys.models.popularity import Popularity
 from recsys.models.sequence_model import SequenceModel
+from recsys.training_state import CheckpointError
 from tests.recsys.sequence_fixture import hstu, sasrec, toy
 
 
@@ -27,3 +33,9 @@ def test_members_of_other_catalogues_and_foreign_weights_are_refused() -> None:
         Ensemble(first, toy(sasrec(), items=24))
     with pytest.raises(ValueError, match=r"weight is that of the second member and must lie in \[0, 1\], got 1.5"):
         Ensemble(first, second, 1.5)
+
+
+def test_a_model_without_vectors_is_no_member(tmp_path: Path) -> None:
+    save_model(Popularity.fit(csr_array(np.eye(3, dtype=np.float32))), tmp_path / "model")
+    with pytest.raises(CheckpointError, match="must be a model with vectors, got Popularity; name another one"):
+        load_vectors(tmp_path / "model")
