@@ -105,29 +105,25 @@ def test_an_ensemble_is_weighed_on_validation_and_serves_the_members_with_all_th
     assert parts[1].histories.lengths.tolist() == [EVENTS - 1] * USERS  # type: ignore[union-attr]
 
 
-ENSEMBLE = "{name: sum, model: {name: ensemble, members: [%s], grid: {weight: [0, 1]}}}"
+SUM = "{name: sum, model: {name: ensemble, members: [%s], grid: {weight: [0, 1]}}}"
+UNLIKE = "{name: sum, model: {name: ensemble, members: [sasrec, sasrec]}, train: {refit: false}}"
 
 
 @pytest.mark.parametrize(
-    ("members", "message"),
+    ("variant", "message"),
     [
-        ("sasrec, gru", "'gru' is no variant above this one (there are: popularity, sasrec)"),
-        ("sasrec, popularity", "'popularity' is a popularity, whose scores are no inner products"),
-        ("sasrec, sasrec", "the member 'sasrec' is refitted on validation, which the grid chooses by"),
+        (SUM % "sasrec, gru", "'gru' is no variant above this one (there are: popularity, sasrec)"),
+        (SUM % "sasrec, popularity", "'popularity' is a popularity, whose scores are no inner products"),
+        (SUM % "sasrec, sasrec", "the member 'sasrec' is refitted on validation, which the grid chooses by"),
+        (UNLIKE, "refit and selected_on must be those of the member 'sasrec'"),
     ],
 )
-def test_members_that_cannot_be_summed_are_refused(run: Path, members: str, message: str) -> None:
-    variants = f"variants=[popularity, sasrec, {ENSEMBLE % members}]"
+def test_members_that_cannot_be_summed_are_refused(tmp_path: Path, variant: str, message: str) -> None:
+    above = "  - {name: popularity, model: {name: popularity}}\n  - {name: sasrec}\n"
+    config = CONFIG.format(source=write_walks(tmp_path / "data")).split("variants:")[0]
+    (tmp_path / "sum.yaml").write_text(f"{config}variants:\n{above}  - {variant}\n")
     with pytest.raises(ConfigError, match=re.escape(message)):
-        load_experiment(str(run.parent.parent / "walks.yaml"), [variants])
-
-
-def test_members_must_have_learned_from_what_the_ensemble_says(run: Path) -> None:
-    variants = (
-        "variants=[sasrec, {name: sum, model: {name: ensemble, members: [sasrec, sasrec]}, train: {refit: false}}]"
-    )
-    with pytest.raises(ConfigError, match="refit and selected_on must be those of the member 'sasrec'"):
-        load_experiment(str(run.parent.parent / "walks.yaml"), [variants])
+        load_experiment(str(tmp_path / "sum.yaml"))
 
 
 def test_the_leak_audit_knows_what_was_trained_on(run: Path) -> None:

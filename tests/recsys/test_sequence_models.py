@@ -102,7 +102,7 @@ def test_an_hstu_that_knows_times_asks_for_them() -> None:
 
 
 def test_an_encoder_is_abstract() -> None:
-    assert Encoder.__abstractmethods__ == {"facts", "forward"}
+    assert Encoder.__abstractmethods__ == {"forward"}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
