@@ -109,7 +109,8 @@ def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind o
                     facts, tensors, lambda: _table(directory / "item_map.safetensors", tensors["items"])
                 )
             case "ensemble":
-                return Ensemble(*(load_vectors(directory / part) for part in PARTS), weight=facts["weight"])
+                first, second = (load_vectors(directory / part) for part in PARTS)
+                return Ensemble(first, second, facts["weight"])
             case "lightgcn" | "ngcf":
                 return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":

@@ -84,7 +84,7 @@ def attend(
     """
     out = []
     sizes = [len(block.cells) for block in parts]  # the backward of a split is one join, that of slices a sum of zeros
-    for block, *own in zip(parts, *(x.split(sizes) for x in (query, key, value)), strict=True):
+    for block, *own in zip(parts, *(torch.split(x, sizes) for x in (query, key, value)), strict=True):
         q, k, v = (block.pad(x).transpose(1, 2) for x in own)
         out.append(block.unpad((weigh(q @ k.transpose(2, 3), block) @ v).transpose(1, 2)))
     return torch.cat(out)
