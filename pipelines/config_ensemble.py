@@ -32,8 +32,14 @@ def check_ensemble(
             there = ", ".join(known) or "none"
             yield ("model", "members"), f"{name!r} is no variant above this one (there are: {there})"
         elif not isinstance(member.model, Mf) or isinstance(member.model, NeuMf):
-            yield ("model", "members"), f"{name!r} is a {member.model.name}, whose scores are no inner products"
-        elif (member.train.sees_valid, member.train.selected_on) != (variant.train.sees_valid, variant.train.selected_on):
+            yield (
+                ("model", "members"),
+                f"{name!r} is {member.model.name}, must be a model of embeddings, as sasrec or mf",
+            )
+        elif (member.train.sees_valid, member.train.selected_on) != (
+            variant.train.sees_valid,
+            variant.train.selected_on,
+        ):
             yield ("train", "refit"), f"refit and selected_on must be those of the member {name!r}"
         elif model.grid and member.train.refits:
             message = f"the member {name!r} is refitted on validation, which the grid chooses by"

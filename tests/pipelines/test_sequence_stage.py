@@ -113,7 +113,7 @@ UNLIKE = "{name: sum, model: {name: ensemble, members: [sasrec, sasrec]}, train:
     ("variant", "message"),
     [
         (SUM % "sasrec, gru", "'gru' is no variant above this one (there are: popularity, sasrec)"),
-        (SUM % "sasrec, popularity", "'popularity' is a popularity, whose scores are no inner products"),
+        (SUM % "sasrec, popularity", "'popularity' is popularity, must be a model of embeddings, as sasrec or mf"),
         (SUM % "sasrec, sasrec", "the member 'sasrec' is refitted on validation, which the grid chooses by"),
         (UNLIKE, "refit and selected_on must be those of the member 'sasrec'"),
     ],

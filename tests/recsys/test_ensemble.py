@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from recsys.checkpoint import load_vectors, save_model
 from recsys.models.ensemble import Ensemble
-from recsys.models.popularity import Popularity
+from recsys.models.item_knn import ItemKnn
 from recsys.models.sequence_model import SequenceModel
 from recsys.training_state import CheckpointError
 from tests.recsys.sequence_fixture import hstu, sasrec, toy
@@ -36,6 +36,6 @@ def test_members_of_other_catalogues_and_foreign_weights_are_refused() -> None:
 
 
 def test_a_model_without_vectors_is_no_member(tmp_path: Path) -> None:
-    save_model(Popularity.fit(csr_array(np.eye(3, dtype=np.float32))), tmp_path / "model")
-    with pytest.raises(CheckpointError, match="must be a model with vectors, got Popularity; name another one"):
+    save_model(ItemKnn.fit(csr_array(np.ones((3, 3), np.float32))), tmp_path / "model")
+    with pytest.raises(CheckpointError, match="must be a model with vectors, got ItemKnn; name another one"):
         load_vectors(tmp_path / "model")
