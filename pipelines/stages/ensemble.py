@@ -44,7 +44,7 @@ def combine(
     for reader in readers:
         assert data is not None
         reader.histories = data.train
-    tried = []
+    tried: list[dict[str, Any]] = []
     for point in config.points():
         found = quick_metrics(Ensemble(first, second, point.weight), selects[1], selects[0], [settings.selection])
         tried.append({"parameters": {"weight": point.weight}, **found})
