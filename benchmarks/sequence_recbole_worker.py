@@ -6,6 +6,7 @@ The last two events of every user are its validation and test; every other prefi
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -40,6 +41,7 @@ class _Job:
     def __init__(self, path: str, *, length: int, batch_size: int, dim: int, layers: int, dropout: float) -> None:
         torch.set_num_threads(THREADS)
         self.directory = tempfile.TemporaryDirectory()
+        os.chdir(self.directory.name)  # its trainer writes logs where it runs
         _write(path, Path(self.directory.name))
         config = Config(
             model="SASRec",
