@@ -20,6 +20,8 @@ NAMES = (
     "ials",
     "lightgcn",
     "rqkmeans",
+    "sasrec",
+    "seqloader",
     "sparse_bytes",
     "sparse_step",
     "time_to_quality",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_budgets import budget_of, is_compressed
+from pipelines.config_ensemble import Ensemble, check_ensemble
 from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_problems import did_you_mean
 from pipelines.config_section import EpochModel, TableModel
@@ -50,6 +51,9 @@ def check(experiment: Experiment) -> Iterator[Finding]:
         if isinstance(variant.model, Tiger):
             for key, message in check_tiger(experiment, variant):
                 yield ("variants", index, *key), message
+        if isinstance(variant.model, Ensemble):
+            for where, message in check_ensemble(variant.model, variant, experiment.variants[:index]):
+                yield ("variants", index, *where), message
         for key, message in _check_variant(variant, tokenised=experiment.semantic_ids is not None):
             yield ("variants", index, *key), message
 
@@ -152,7 +156,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
         if isinstance(model, NeuMf):
             yield from _check_plain_training(model.name, variant.train)
         if isinstance(model, Sasrec):
-            yield from _check_sequence(model, variant.train)
+            yield from _check_sequence(model, variant)
         if variant.compressor is not None:
             yield from check_levels(variant.compressor)
             yield from _check_algorithm(variant.compressor)
@@ -241,7 +245,10 @@ def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Find
         yield ("compressor", "name"), f"{name} needs codes of the items: {remedy}"
 
 
-def _check_sequence(model: Sasrec, train: Train) -> Iterator[Finding]:
+def _check_sequence(model: Sasrec, variant: Variant) -> Iterator[Finding]:
+    train = variant.train
+    if model.content is not None and variant.compressor is not None:
+        yield ("compressor",), "model.content stands for the item table, so that none is compressed; remove one of them"
     if model.dim % model.heads:
         yield ("model", "heads"), f"heads must divide dim, got {model.heads} heads for dim {model.dim}"
     if train.precision != "float32":

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipelines.config_models import Mf
 from pipelines.config_section import Section
+from pipelines.config_semantic import Features
 
 
 class Bce(Section):
@@ -40,6 +41,20 @@ class NegativesSoftmax(Section):
 SequenceLoss = Annotated[Bce | Gbce | Softmax | NegativesSoftmax, Field(discriminator="name")]
 
 
+class Augmentation(Section):
+    """Crops and shuffles of the sequences of a step (the SASRec++ of Lepage et al. 2025)."""
+
+    crop: float = Field(default=0.0, ge=0, le=1, description="share of the sequences of which a random part is read")
+    shuffle: float = Field(default=0.0, ge=0, le=1, description="share with a random part in a random order")
+
+
+class Content(Section):
+    """Items as their content, projected by a perceptron; ``optimizer.lr`` is that of its Adam."""
+
+    features: tuple[Features, ...] = Field(min_length=1, description="as in semantic_ids")
+    hidden: tuple[int, ...] = Field(default=(), description="widths of the hidden layers")
+
+
 class Sasrec(Mf):
     """Causal self-attention over the user's items (Kang and McAuley 2018); ``batch_size`` counts sequences."""
 
@@ -51,6 +66,8 @@ class Sasrec(Mf):
     heads: int = Field(default=1, ge=1, description="must divide dim")
     max_length: int = Field(default=50, ge=1, description="events that are read; older ones are left out")
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    augmentation: Augmentation = Augmentation()
+    content: Content | None = Field(default=None, description="in place of the item table")
 
 
 class Hstu(Sasrec):

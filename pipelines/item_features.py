@@ -14,6 +14,7 @@ from scipy.sparse import csr_array, diags_array
 
 from embeddings.semantic_id.collaborative import fast_rp
 from embeddings.spectral import spectral_vectors
+from pipelines.cache import content_hash
 from pipelines.config_semantic import (
     CollaborativeFeatures,
     Features,
@@ -21,6 +22,7 @@ from pipelines.config_semantic import (
     SentenceFeatures,
     TextFeatures,
 )
+from pipelines.dataset import ITEMS, Dataset
 from pipelines.errors import DataError, did_you_mean
 from recsys.rng import generator
 from recsys.truncated_svd import leading_gram_vectors
@@ -83,6 +85,12 @@ def item_features(
         spread = float(np.sqrt(np.square(centred, dtype=np.float64).sum() / max(1, len(block))))
         scaled.append(centred / np.float32(max(spread, 1e-12)))
     return np.ascontiguousarray(np.concatenate(scaled, axis=1), dtype=np.float32)
+
+
+def features_hash(dataset: Dataset, features: tuple[Features, ...]) -> str:
+    """Of the items' columns and of the files that features name, for the keys of what is made of them."""
+    sources = [Path(one.source) for one in features if isinstance(one, MatrixFeatures)]
+    return content_hash(dataset.path / ITEMS, *[path for path in sources if path.is_file()])
 
 
 def _block(dataset: Catalogue, features: Features, seed: int) -> Matrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, Ials, ItemKnn, LightGcn, Model, Popularity, Slim
 from pipelines.config_section import TableModel
 from pipelines.config_sequence import SequenceModel
@@ -21,7 +22,7 @@ _TIGER_BATCH, _TIGER_LEVELS = 256, 4
 """Targets of a step and codes of an item, as usual."""
 
 
-def fitting_mib(model: Model | SequenceModel | Tiger, rows: int, users: int, items: int) -> float:
+def fitting_mib(model: Model | SequenceModel | Tiger | Ensemble, rows: int, users: int, items: int) -> float:
     """Peak MiB of fitting ``model`` on ``rows`` interactions of so many users and items."""
     match model:
         case TableModel():
@@ -29,6 +30,8 @@ def fitting_mib(model: Model | SequenceModel | Tiger, rows: int, users: int, ite
             found = _tables(model, users, items) + own
         case Tiger():
             found = _transformer(model)
+        case Ensemble():
+            found = 0.0  # its members are trained before
         case Popularity():
             found = items * 4 / MIB
         case Ials(dim=dim):

@@ -20,6 +20,7 @@ from pipelines.audit import Check, audit_artifact, audit_negatives
 from pipelines.cache import Cache, locked
 from pipelines.code_paths import path_accuracy
 from pipelines.config import Experiment, Variant
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_loader import config_hash
 from pipelines.config_models import ItemKnn, Popularity, is_searched
 from pipelines.config_section import TableModel
@@ -80,6 +81,7 @@ class _Run:
         self.cache = Cache(cache_root(), on_wait=report.say)
         self.checks: list[Check] = []
         self.codes: SemanticCodes | None = None
+        self.trained: dict[tuple[str, int], Trained] = {}
 
     def execute(self) -> None:
         started = time.perf_counter()
@@ -165,7 +167,10 @@ class _Run:
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
             maps = compression.maps(variant) if isinstance(variant.model, TableModel) else None
             follow = _Follower(name, variant, self.report, tracked)
-            trained = train_stage(self.cache, dataset, variant, maps, seed, follow, self.codes)
+            names = variant.model.members if isinstance(variant.model, Ensemble) else ()
+            members = tuple(self.trained[member, seed] for member in names)
+            trained = train_stage(self.cache, dataset, variant, maps, seed, follow, self.codes, members)
+            self.trained[variant.name, seed] = trained
             follow.rest(trained)
             self._audit(dataset, variant, trained)
             evaluated = evaluate_stage(self.cache, dataset, trained, self.experiment.evaluate, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -15,10 +15,12 @@ from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from embeddings.tables.sparse_table import SparseTable
+from embeddings.tables.table import Table
 from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
 from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.models.ease import Ease
+from recsys.models.ensemble import Ensemble
 from recsys.models.graph_filter import GraphFilter
 from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials
@@ -34,6 +36,7 @@ from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
 from recsys.models.tiger import Tiger
 from recsys.models.two_tower import TwoTower
+from recsys.retriever import VectorRetriever
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.table_tensors import table_tensors
@@ -42,7 +45,7 @@ from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Tiger | Closed
+Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Tiger | Closed | Ensemble
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -53,6 +56,8 @@ CLOSED: dict[str, type[Closed]] = {
     "graph_filter": GraphFilter,
 }
 
+PARTS = ("first", "second")
+"""Directories of the members of an ensemble."""
 _FORMAT = "recsys-model"
 _VERSION = 1
 
@@ -77,13 +82,16 @@ def save_model(model: Model, directory: Path) -> None:
         if isinstance(model, TwoTower):
             for name, table in tower_checkpoint.tables(model).items():
                 table.id_map.save(temporary / f"{name}.map.safetensors")
-        if isinstance(model, SequenceModel):
+        if isinstance(model, SequenceModel) and isinstance(model.items, Table):
             model.items.id_map.save(temporary / "item_map.safetensors")
+        if isinstance(model, Ensemble):
+            for part, member in zip(PARTS, model.members, strict=True):
+                save_model(cast("Model", member), temporary / part)
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
         atomic.write_bytes(temporary / "model.json", (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def load_model(directory: Path) -> Model:
+def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind of model
     """Read what :func:`save_model` wrote.
 
     Raises:
@@ -100,6 +108,9 @@ def load_model(directory: Path) -> Model:
                 return CLOSED[name].from_state(tensors)
             case "sequence" | "tiger":
                 return _reader(directory, facts, tensors)
+            case "ensemble":
+                first, second = (load_vectors(directory / part) for part in PARTS)
+                return Ensemble(first, second, facts["weight"])
             case "lightgcn" | "ngcf":
                 return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":
@@ -114,7 +125,19 @@ def load_model(directory: Path) -> Model:
         raise CheckpointError(f"{path} is damaged, or files beside it are missing: {error}; train it again") from error
 
 
-def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_vectors(directory: Path) -> VectorRetriever:
+    """As :func:`load_model`, for a model whose scores are inner products.
+
+    Raises:
+        CheckpointError: Also for another model.
+    """
+    model = load_model(directory)
+    if not isinstance(model, VectorRetriever):
+        raise CheckpointError(f"{directory} must be a model with vectors, got {type(model).__name__}; name another one")
+    return model
+
+
+def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:  # noqa: PLR0911 - likewise
     match model:
         case LightGcn() | Ngcf():
             mixers = {"mixers": model.mixers} if isinstance(model, Ngcf) else {}
@@ -123,6 +146,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return backbone_contents(model)
         case SequenceModel() | Tiger():
             return tiger_contents(model) if isinstance(model, Tiger) else sequence_contents(model)
+        case Ensemble():
+            return {"model": "ensemble", "weight": model.weight}, {}
         case MatrixFactorization():
             return {"model": "mf", "similarity": model.similarity}, _table_tensors(model)
         case TwoTower():
@@ -136,7 +161,7 @@ def _reader(directory: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) 
     """A model that reads the order of histories."""
     if facts["model"] == "tiger":
         return tiger_model(facts, tensors)
-    return sequence_model(facts, tensors, _table(directory / "item_map.safetensors", tensors["items"]))
+    return sequence_model(facts, tensors, lambda: _table(directory / "item_map.safetensors", tensors["items"]))
 
 
 def _graph_model(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tuple[Any, Any]) -> LightGcn | Ngcf:

@@ -33,10 +33,9 @@ class Block:
     length: int
 
     def pad(self, values: Tensor) -> Tensor:
-        """Float [T, ...] of all events to [count, length, ...], zero where there is no event."""
-        part = values[self.tokens]
-        padded = part.new_zeros(self.count * self.length, *part.shape[1:]).index_copy(0, self.cells, part)
-        return padded.view(self.count, self.length, *part.shape[1:])
+        """Float [tokens, ...] of the block's events to [count, length, ...], zero where there is no event."""
+        padded = values.new_zeros(self.count * self.length, *values.shape[1:]).index_copy(0, self.cells, values)
+        return padded.view(self.count, self.length, *values.shape[1:])
 
     def unpad(self, values: Tensor) -> Tensor:
         """[count, length, ...] to the events [tokens, ...] of the block."""
@@ -85,7 +84,8 @@ def attend(
         float [T, H, d'].
     """
     out = []
-    for block in parts:
-        q, k, v = (block.pad(x).transpose(1, 2) for x in (query, key, value))
+    sizes = [len(block.cells) for block in parts]  # the backward of a split is one join, that of slices a sum of zeros
+    for block, *own in zip(parts, *(torch.split(x, sizes) for x in (query, key, value)), strict=True):
+        q, k, v = (block.pad(x).transpose(1, 2) for x in own)
         out.append(block.unpad((weigh(q @ k.transpose(2, 3), block) @ v).transpose(1, 2)))
     return torch.cat(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from embeddings.tables.table import Table
+from recsys.mlp import Mlp
+from recsys.models.content_items import ContentItems
 from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
@@ -16,14 +19,22 @@ from recsys.sequences import Sequences
 
 
 def sequence_contents(model: SequenceModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """JSON-able facts, and the tensors: table, encoder and the histories that the model reads."""
-    tensors = {"items": model.items.weight()} | history_tensors(model.histories)
+    """JSON-able facts, and the tensors: items, encoder and the histories that the model reads."""
+    facts: dict[str, Any] = {"similarity": model.similarity, "encoder": model.encoder.facts()}
+    match model.items:
+        case ContentItems(network=network, content=content):
+            facts["widths"] = list(network.widths)
+            tensors = {"content": content} | {f"network.{name}": p for name, p in network.state_dict().items()}
+        case table:
+            tensors = {"items": table.weight()}
     tensors |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
-    return {"model": "sequence", "similarity": model.similarity, "encoder": model.encoder.facts()}, tensors
+    tensors |= history_tensors(model.histories)
+    return {"model": "sequence", **facts}, tensors
 
 
-def sequence_model(facts: dict[str, Any], tensors: dict[str, Tensor], items: Table) -> SequenceModel:
-    """The model of :func:`sequence_contents`."""
+def sequence_model(facts: dict[str, Any], tensors: dict[str, Tensor], table: Callable[[], Table]) -> SequenceModel:
+    """The model of :func:`sequence_contents`; ``table`` reads the items' where it has one."""
+    items = _content(facts["widths"], tensors) if "content" in tensors else table()
     parameters = dict(facts["encoder"])
     match parameters.pop("name"):
         case "hstu":
@@ -32,9 +43,18 @@ def sequence_model(facts: dict[str, Any], tensors: dict[str, Tensor], items: Tab
             encoder = SasRecEncoder(items.dim, **parameters, generator=np.random.default_rng(0))
         case other:
             raise KeyError(f"encoder {other!r}")
-    prefix = "encoder."
-    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    encoder.load_state_dict(_below("encoder.", tensors))
     return SequenceModel(items, encoder, histories_of(tensors), similarity=facts["similarity"])
+
+
+def _content(widths: list[int], tensors: dict[str, Tensor]) -> ContentItems:
+    network = Mlp(widths, np.random.default_rng(0))
+    network.load_state_dict(_below("network.", tensors))
+    return ContentItems(tensors["content"], network)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def history_tensors(histories: Sequences) -> dict[str, Tensor]:

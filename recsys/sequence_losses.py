@@ -95,5 +95,12 @@ def targets_among(targets_T: Tensor, drawn: Tensor) -> Hits:
         targets_T: int64 [T].
         drawn: int64 [1, M] shared, or [T, M].
     """
-    rows, columns = (targets_T[:, None] == drawn).nonzero(as_tuple=True)
-    return rows, columns
+    if len(drawn) > 1:
+        rows, columns = (targets_T[:, None] == drawn).nonzero(as_tuple=True)
+        return rows, columns
+    ordered, order = drawn[0].sort(stable=True)
+    first = torch.searchsorted(ordered, targets_T)
+    count = torch.searchsorted(ordered, targets_T, right=True) - first
+    rows = torch.arange(len(targets_T)).repeat_interleave(count)
+    within = torch.arange(len(rows)) - (count.cumsum(0) - count)[rows]
+    return rows, order[first[rows] + within]

@@ -22,6 +22,7 @@ from recsys.losses import Negatives
 from recsys.models.sequence_model import SequenceModel
 from recsys.rng import generator
 from recsys.samplers import NegativeSampler, NegativeSampling
+from recsys.sequence_augmentation import Augmentation
 from recsys.sequence_losses import SequenceLoss, targets_among
 from recsys.sequences import Batch, Sequences, epoch_batches
 from recsys.settings import EpochRecord, FitResult, Phase, Selection
@@ -43,6 +44,7 @@ class SequenceSettings:
         selection: early stopping, used when there is validation data.
         gradient_clip_norm: bound on the norm of a step's gradient by looked-up vectors and parameters together.
         checkpoint_minutes: between checkpoints.
+        augmentation: of the sequences of a step.
     """
 
     loss: SequenceLoss = dataclasses.field(default_factory=SequenceLoss)
@@ -53,6 +55,7 @@ class SequenceSettings:
     selection: Selection = dataclasses.field(default_factory=Selection)
     gradient_clip_norm: float | None = None
     checkpoint_minutes: float = 1.0
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
@@ -207,14 +210,16 @@ class NextItem:
         load_adam_state(self._adam, self._parameters, state)
 
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
-        """See :class:`recsys.loop.Steps`."""
+        """See :class:`recsys.loop.Steps`; an example of a step is an event of the sequences before they are varied."""
+        settings = self._settings
         batches = epoch_batches(
-            self._users, self._lengths, self._settings.batch_size,
+            self._users, self._lengths, settings.batch_size,
             seed=self._seed, phase=phase, epoch=epoch, first=first_step,
         )  # fmt: skip
         for step, users in enumerate(batches, first_step):
-            inputs, targets = self._sequences.last(users, self._model.encoder.max_length + 1).shifted()
-            yield step, len(targets), self._step(inputs, targets, phase, epoch, step)
+            batch = self._sequences.last(users, self._model.encoder.max_length + 1)
+            varied = settings.augmentation(batch, generator(self._seed, "augmentation", phase, epoch, step))
+            yield step, len(batch.items) - len(users), self._step(*varied.shifted(), phase, epoch, step)
 
     def _step(self, inputs: Batch, targets: Ints, *counters: str | int) -> float:
         model, settings = self._model, self._settings
@@ -225,10 +230,10 @@ class NextItem:
         leaf = looked_up.detach().requires_grad_()
         events = len(targets)
         rng = generator(self._seed, "dropout", *counters)
-        hidden = model.represent(model.encode(leaf[:events], inputs, rng))
-        compared = model.represent(leaf[events:])
-        negatives = Negatives(compared[events:].view(*others.shape, -1), hits=hits)
-        value: Tensor = settings.loss(hidden, compared[:events], negatives, model.num_items)
+        read, target, other = leaf.split([events, events, others.size])
+        hidden = model.represent(model.encode(read, inputs, rng))
+        negatives = Negatives(model.represent(other).view(*others.shape, -1), hits=hits)
+        value: Tensor = settings.loss(hidden, model.represent(target), negatives, model.num_items)
         value.backward()  # type: ignore[no-untyped-call]
         if settings.gradient_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([leaf, *self._parameters.values()], settings.gradient_clip_norm)

@@ -85,7 +85,8 @@ class Sequences:
         if self.items.max(initial=-1) >= num_items:
             raise ValueError(f"items must lie in [0, {num_items}), got {self.items.max()}; give the catalogue's size")
         ones = np.ones(len(self.items), dtype=np.float32)
-        matrix = csr_array((ones, self.items.copy(), self.offsets.copy()), shape=(self.num_users, num_items))
+        shape = (self.num_users, num_items)
+        matrix = csr_array((ones, self.items.copy(), self.offsets.copy()), shape=shape)  # both change in place
         matrix.sum_duplicates()
         matrix.data[:] = 1.0
         return matrix

@@ -18,10 +18,10 @@ from embeddings.semantic_id.residual import ResidualQuantiser, fit_residual
 from embeddings.semantic_id.rqvae import RqVae, RqVaeSettings, fit_rq_vae
 from pipelines import config_semantic as config
 from pipelines.atomic import finite, write_json
-from pipelines.cache import Cache, content_hash
-from pipelines.dataset import ITEMS, graph_hash
+from pipelines.cache import Cache
+from pipelines.dataset import graph_hash
 from pipelines.errors import DataError
-from pipelines.item_features import Catalogue, item_features
+from pipelines.item_features import Catalogue, features_hash, item_features
 from pipelines.stages.compress import GRAPH
 from pipelines.stages.versions import versions
 from recsys.rng import generator
@@ -63,11 +63,10 @@ def semantic_stage(cache: Cache, dataset: StoredCatalogue, settings: config.Sema
     Raises:
         DataError: The features cannot be made, the tokeniser has too few items, or a quality gate failed.
     """
-    sources = [Path(one.source) for one in settings.features if isinstance(one, config.MatrixFeatures)]
     key = {
         "version": VERSION,
         "dataset": dataset.content_hash,
-        "items": content_hash(dataset.path / ITEMS, *[path for path in sources if path.is_file()]),
+        "items": features_hash(dataset, settings.features),
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
         "libraries": versions(["torch", "numpy", "scipy", "numba"]),

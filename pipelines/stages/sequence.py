@@ -7,18 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
-from embeddings.tables import OptimizerSpec, build_table
+from embeddings.tables import Table, build_table
 from pipelines.config import Train
 from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
+from pipelines.item_features import Matrix, item_features
+from pipelines.stages.sparse import optimizer_spec
+from recsys.mlp import Mlp
+from recsys.models.content_items import ContentItems
 from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.rng import generator
 from recsys.samplers import NegativeSampling
+from recsys.sequence_augmentation import Augmentation
 from recsys.sequence_losses import SequenceLoss
 from recsys.sequence_trainer import SequenceData, SequenceSettings, fit_sequences
 from recsys.sequences import Sequences
@@ -35,13 +41,16 @@ def train(
         The model, facts for the report, the epochs as JSON-able mappings, and the interactions that each phase saw.
     """
     data = sequence_data(dataset, settings)
-    model = build(config, item_map, data.train, seed)
+    content = None
+    if config.content is not None:
+        content = item_features(dataset, config.content.features, seed, share_empty=True)
+    model = build(config, item_map, data.train, seed, content)
     result = fit_sequences(
         model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
     )
     table = model.items.bytes()
     facts = {
-        "table_rows": item_map.num_rows,
+        "table_rows": model.items.num_rows,
         "table_bytes": table.weights,
         "optimizer_bytes": table.optimizer,
         "epochs": result.best_epoch,
@@ -63,17 +72,11 @@ def sequence_data(dataset: Dataset, settings: Train) -> SequenceData:
     return SequenceData(dataset.sequences("train"), dataset.matrix("valid"), known)
 
 
-def build(config: Sasrec, item_map: IdMap, histories: Sequences, seed: int) -> SequenceModel:
-    """A sequence model with freshly drawn parameters."""
-    optimizer = config.optimizer
-    items = build_table(
-        item_map,
-        config.dim,
-        backend=config.backend,
-        optimizer=OptimizerSpec(name=optimizer.name, lr=optimizer.lr, weight_decay=optimizer.weight_decay),
-        init_std=config.init_std,
-        generator=generator(seed, "init", "items"),
-    )
+def build(
+    config: Sasrec, item_map: IdMap, histories: Sequences, seed: int, content: Matrix | None = None
+) -> SequenceModel:
+    """A sequence model with freshly drawn parameters, over a table, or over ``content`` float32 [items, F]."""
+    items = _items(config, item_map, seed, content)
     shape: Any = {"layers": config.layers, "heads": config.heads, "max_length": config.max_length}
     draws: Any = {"init_std": config.init_std, "generator": generator(seed, "init", "encoder")}
     match config:
@@ -83,6 +86,22 @@ def build(config: Sasrec, item_map: IdMap, histories: Sequences, seed: int) -> S
         case _:
             encoder = SasRecEncoder(config.dim, **shape, dropout=config.dropout, **draws)
     return SequenceModel(items, encoder, histories, similarity=config.similarity)
+
+
+def _items(config: Sasrec, item_map: IdMap, seed: int, content: Matrix | None) -> Table | ContentItems:
+    draws = generator(seed, "init", "items")
+    if content is not None:
+        assert config.content is not None
+        network = Mlp((content.shape[1], *config.content.hidden, config.dim), draws)
+        return ContentItems(torch.from_numpy(content), network, lr=config.optimizer.lr)
+    return build_table(
+        item_map,
+        config.dim,
+        backend=config.backend,
+        optimizer=optimizer_spec(config),
+        init_std=config.init_std,
+        generator=draws,
+    )
 
 
 def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:
@@ -101,4 +120,5 @@ def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:
         ),
         gradient_clip_norm=train.gradient_clip_norm,
         checkpoint_minutes=train.checkpoint_minutes,
+        augmentation=Augmentation(**config.augmentation.model_dump()),
     )

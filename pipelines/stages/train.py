@@ -19,6 +19,7 @@ from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_models import (
     Bspm,
     ChebyCf,
@@ -37,8 +38,9 @@ from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
+from pipelines.item_features import features_hash
 from pipelines.knowledge import open_knowledge
-from pipelines.stages import closed_form, generative, sequence, two_tower
+from pipelines.stages import closed_form, ensemble, generative, sequence, two_tower
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import dim_search, prune_tables
@@ -84,11 +86,21 @@ class Trained:
 
 
 def train_stage(
-    cache: Cache, dataset: Dataset, variant: Variant, maps: Maps | None, seed: int, on_epoch: OnEpoch,
+    cache: Cache,
+    dataset: Dataset,
+    variant: Variant,
+    maps: Maps | None,
+    seed: int,
+    on_epoch: OnEpoch,
     codes: SemanticCodes | None = None,
-) -> Trained:  # fmt: skip
-    """Train a variant with one seed, or find it trained; ``codes`` are for generative retrievers."""
+    members: tuple[Trained, ...] = (),
+) -> Trained:
+    """Train a variant with one seed, or find it trained.
+
+    ``codes`` are for generative retrievers; an ensemble is made of its ``members``.
+    """
     key = _key(dataset, variant, maps, seed, codes)
+    key |= {"members": [member.key for member in members]} if members else {}
     encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
     if encoded:
         key["features"] = {side: part.digest for side, part in encoded.items()}
@@ -107,8 +119,11 @@ def train_stage(
                 matrices = (train, valid, union)
                 model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices)
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
-                if chosen is not None:
-                    write_json(directory / "checkpoint" / "selection.json", chosen)
+            case Ensemble() as config:
+                fitted = {"fit": union}
+                parts = [(member.entry / "checkpoint", member.facts) for member in members]
+                model, facts = ensemble.combine(config, variant.train, parts, dataset, (train, valid))
+                _save(model, directory, facts)
             case Sasrec() | Tiger():
                 rows = codes if maps is None else maps.items
                 reader, facts, epochs, fitted = _train_reader(variant, rows, dataset, seed, scratch, on_epoch)
@@ -134,7 +149,10 @@ def train_stage(
         write_json(directory / TRAINED_ON, {phase: graph_hash(matrix) for phase, matrix in fitted.items()})
 
     scratch = cache.scratch("train", key)
-    entry = cache.stage("train", key, build)
+    return _read(cache.stage("train", key, build), key)
+
+
+def _read(entry: Path, key: dict[str, Any]) -> Trained:
     facts = json.loads((entry / "facts.json").read_bytes())
     history = json.loads((entry / "history.json").read_bytes())
     files = {phase: negatives_file(entry, phase) for phase in PHASES}
@@ -156,7 +174,8 @@ def _key(
         train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
         if is_searched(variant.model):
             train |= {"selection": variant.train.selection, "selected_on": variant.train.selected_on}
-    return {
+    content = variant.model.content if isinstance(variant.model, Sasrec) else None
+    return ({} if content is None else {"content": features_hash(dataset, content.features)}) | {
         "version": VERSION,
         "dataset": dataset.content_hash,
         "model": model,
@@ -260,5 +279,7 @@ def _save(
     model: Any, directory: Path, facts: dict[str, Any] | None = None, history: list[dict[str, Any]] | None = None
 ) -> None:
     save_model(model, directory / "checkpoint")
+    if facts and "chosen" in facts:
+        write_json(directory / "checkpoint" / "selection.json", facts["chosen"])
     write_json(directory / "facts.json", facts or {})
     write_json(directory / "history.json", history or [])

@@ -59,12 +59,8 @@ class HstuEncoder(Encoder):
         init_std: float = 0.02,
         generator: np.random.Generator,
     ) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
-        if max_length < 1 or layers < 1:
-            raise ValueError(f"max_length and layers must be at least 1, got {max_length} and {layers}")
-        self.max_length, self.dropout, self.heads, self.timed = max_length, dropout, heads, timed
+        super().__init__(dim, layers=layers, heads=heads, max_length=max_length, dropout=dropout)
+        self.timed = timed
         self.positions = nn.Parameter(normal((max_length, dim), init_std, generator))
         self.position_bias = nn.Parameter(normal((layers, max_length), init_std, generator))
         self.time_bias = nn.Parameter(normal((layers, TIME_BUCKETS if timed else 0), init_std, generator))
@@ -73,8 +69,7 @@ class HstuEncoder(Encoder):
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Encoder`."""
-        shape = {"layers": len(self.layers), "heads": self.heads, "max_length": self.max_length}
-        return {"name": "hstu", **shape, "dropout": self.dropout, "timed": self.timed}
+        return {"name": "hstu", **super().facts(), "timed": self.timed}
 
     def forward(self, items: Tensor, batch: Batch, parts: list[Block], dropout: Dropout) -> Tensor:
         """See :class:`Encoder`.
@@ -106,7 +101,7 @@ class HstuEncoder(Encoder):
         if not self.timed:
             return steps, None
         assert batch.times is not None
-        times = block.pad(torch.from_numpy(batch.times))
+        times = block.pad(torch.from_numpy(batch.times[block.tokens]))
         elapsed = (times[:, :, None] - times[:, None, :]).clamp(min=1).double()
         buckets = (elapsed.log() / _BUCKET_LOG).long().clamp(max=TIME_BUCKETS - 1)
         return steps, buckets

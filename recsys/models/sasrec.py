@@ -49,20 +49,14 @@ class SasRecEncoder(Encoder):
         init_std: float = 0.02,
         generator: np.random.Generator,
     ) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
-        if max_length < 1 or layers < 1:
-            raise ValueError(f"max_length and layers must be at least 1, got {max_length} and {layers}")
-        self.dim, self.heads, self.max_length, self.dropout = dim, heads, max_length, dropout
+        super().__init__(dim, layers=layers, heads=heads, max_length=max_length, dropout=dropout)
         self.positions = nn.Parameter(normal((max_length, dim), init_std, generator))
         self.layers = nn.ModuleList(_Layer(dim, heads, generator) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Encoder`."""
-        shape = {"layers": len(self.layers), "heads": self.heads, "max_length": self.max_length}
-        return {"name": "sasrec", **shape, "dropout": self.dropout}
+        return {"name": "sasrec", **super().facts()}
 
     def forward(self, items: Tensor, batch: Batch, parts: list[Block], dropout: Dropout) -> Tensor:
         """See :class:`Encoder`."""

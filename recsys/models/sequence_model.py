@@ -14,6 +14,7 @@ from torch.nn import functional
 from embeddings.tables.table import Table
 from recsys.dropout import Dropout
 from recsys.jagged_attention import Block, blocks
+from recsys.models.content_items import ContentItems
 from recsys.models.mf import Similarity
 from recsys.sequences import Batch, Sequences
 
@@ -23,17 +24,29 @@ _EVENTS_AT_ONCE = 1 << 15
 class Encoder(nn.Module, abc.ABC):
     """From the vectors of a sequence's items to a vector for what comes after each of them.
 
-    Attributes:
+    Args:
+        dim: D.
+        layers: how many.
+        heads: of the attention; must divide D.
         max_length: events that it reads; older ones are left out.
         dropout: share of the numbers that a training step drops.
+
+    Raises:
+        ValueError: A parameter is out of range.
     """
 
-    max_length: int
-    dropout: float
+    def __init__(self, dim: int, *, layers: int, heads: int, max_length: int, dropout: float) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads must divide dim, got {heads} heads for dim {dim}")
+        if max_length < 1 or layers < 1:
+            raise ValueError(f"max_length and layers must be at least 1, got {max_length} and {layers}")
+        self.heads, self.max_length, self.dropout = heads, max_length, dropout
+        self._shape = {"layers": layers, "heads": heads, "max_length": max_length, "dropout": dropout}
 
-    @abc.abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Its ``name`` and the arguments that shape it, JSON-able."""
+        """The arguments that shape it, JSON-able; a subclass adds its ``name``."""
+        return dict(self._shape)
 
     @abc.abstractmethod
     def forward(self, items: Tensor, batch: Batch, parts: list[Block], dropout: Dropout) -> Tensor:
@@ -57,13 +70,15 @@ class SequenceModel(nn.Module):
     A user without a history has the vector 0, so that all items score alike.
 
     Attributes:
-        items: table of the items.
+        items: table of the items, or their content.
         encoder: reads the sequences; its parameters are dense.
         histories: what each user did, as far as the model may know.
         similarity: "dot", or "cosine": vectors have length one.
     """
 
-    def __init__(self, items: Table, encoder: Encoder, histories: Sequences, *, similarity: Similarity = "dot") -> None:
+    def __init__(
+        self, items: Table | ContentItems, encoder: Encoder, histories: Sequences, *, similarity: Similarity = "dot"
+    ) -> None:
         super().__init__()
         self.items = items
         self.encoder = encoder

@@ -14,13 +14,16 @@ from scipy.sparse import csr_array
 from embeddings.id_map import IdMap
 from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.sparsity import Schedule, Sparsity
-from embeddings.tables import OptimizerSpec, build_table
+from embeddings.tables import OptimizerSpec, Table, build_table
 from recsys.checkpoint import Model, load_model, save_model
 from recsys.knowledge_graph import KnowledgeGraph
 from recsys.losses import Constraints, Loss, LossName
+from recsys.mlp import Mlp
 from recsys.models.bspm import fit_bspm
 from recsys.models.cheby_cf import fit_cheby_cf
+from recsys.models.content_items import ContentItems
 from recsys.models.ease import Ease
+from recsys.models.ensemble import Ensemble
 from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.graph_model import GraphModel
 from recsys.models.hstu import HstuEncoder
@@ -176,14 +179,22 @@ def two_tower(loss: str, make_map: Callable[[int], IdMap] = full_map, history: i
     return model
 
 
-def sequence_model(encoder: Callable[..., Encoder], make_map: Callable[[int], IdMap] = full_map) -> Model:
+def sequence_model(
+    encoder: Callable[..., Encoder], make_map: Callable[[int], IdMap] = full_map, *, content: bool = False
+) -> SequenceModel:
     """The likes of a user in a random order: what comes next has the colour of what came before."""
     train = checkerboard()[0]
     users = np.repeat(np.arange(USERS), np.diff(train.indptr))
     order = np.random.default_rng(1).permutation(len(users))
     sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
     draws = generator(0, "init")
-    items = build_table(make_map(ITEMS), 8, optimizer=OptimizerSpec("adam", lr=0.03), init_std=0.1, generator=draws)
+    items: Table | ContentItems
+    if content:
+        described = np.random.default_rng(2).standard_normal((ITEMS, 6), dtype=np.float32)
+        described[:, 0] = np.arange(ITEMS) % 2
+        items = ContentItems(torch.from_numpy(described), Mlp((6, 8), draws), lr=0.03)
+    else:
+        items = build_table(make_map(ITEMS), 8, optimizer=OptimizerSpec("adam", lr=0.03), init_std=0.1, generator=draws)
     reader = encoder(8, layers=1, max_length=20, dropout=0.4, generator=draws)
     model = SequenceModel(items, reader, sequences, similarity="cosine")
     loss = SequenceLoss("sampled_softmax", 0.3)
@@ -251,6 +262,8 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "sasrec-compressed": lambda: sequence_model(SasRecEncoder, paired_map),
     "hstu": lambda: sequence_model(HstuEncoder),
     "tiger": tiger,
+    "sasrec-content": lambda: sequence_model(SasRecEncoder, content=True),
+    "ensemble": lambda: Ensemble(sequence_model(SasRecEncoder), mf("sampled_softmax", "cosine"), 0.3),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
     "mf-sparse": lambda: mf("sampled_softmax", "cosine", sparsity=Sparsity(0.75, Schedule(5, 400))),
     "lightgcn-sparse": lambda: graph_model("bpr", "cosine", sparsity=Sparsity(0.5, Schedule(5, 200))),

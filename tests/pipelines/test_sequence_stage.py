@@ -17,6 +17,7 @@ from pipelines.ingest import ingest
 from pipelines.runner import run_experiment
 from pipelines.stages import sequence
 from recsys.checkpoint import load_model
+from recsys.models.ensemble import Ensemble
 from recsys.models.sequence_model import SequenceModel
 from recsys.sequence_trainer import SequenceData
 
@@ -37,6 +38,12 @@ variants:
   - name: hstu
     model: {{name: hstu, dim: 8, layers: 1, max_length: 6, loss: {{name: gbce}}, similarity: dot}}
     train: {{epochs: 2}}
+  - name: content
+    model: {{content: {{features: [{{name: spectral, dim: 8}}], hidden: [16]}}, augmentation: {{crop: 0.5}}}}
+    train: {{refit: false}}
+  - name: sum
+    model: {{name: ensemble, members: [sasrec-modulo, content], grid: {{weight: [0, 0.5, 1]}}}}
+    train: {{refit: false}}
 """
 
 
@@ -66,7 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_whole_experiment_runs_and_order_beats_popularity(run: Path) -> None:
     found = {v["name"]: v for v in json.loads((run / "metrics.json").read_bytes())["variants"]}
-    assert list(found) == ["popularity", "sasrec", "sasrec-modulo", "hstu"]
+    assert list(found) == ["popularity", "sasrec", "sasrec-modulo", "hstu", "content", "sum"]
     assert found["sasrec"]["metrics"]["test/recall@5"] > found["popularity"]["metrics"]["test/recall@5"] + 0.2
     for variant in found.values():
         masked, unmasked = (variant["metrics"][f"test/recall{kind}@5"] for kind in ("", "_unmasked"))
@@ -76,10 +83,47 @@ def test_the_whole_experiment_runs_and_order_beats_popularity(run: Path) -> None
 
 
 def test_a_finished_model_reads_train_and_validation_and_never_test(run: Path) -> None:
-    for name in ("sasrec", "sasrec-modulo", "hstu"):
+    for name in ("sasrec", "sasrec-modulo", "hstu", "content"):
         model = load_model(run / "variants" / f"{name}-s0" / "checkpoint")
         assert isinstance(model, SequenceModel)
         assert model.histories.lengths.tolist() == [EVENTS - 1] * USERS
+
+
+def test_an_ensemble_is_weighed_on_validation_and_serves_the_members_with_all_they_may_know(run: Path) -> None:
+    found = {v["name"]: v for v in json.loads((run / "metrics.json").read_bytes())["variants"]}
+    scores = [found[name]["metrics"]["valid/recall@5"] for name in ("sasrec-modulo", "content", "sum")]
+    assert scores[2] >= max(scores[:2])  # 0 and 1 are among the weights
+    assert found["sum"]["table_bytes"] == found["sasrec-modulo"]["table_bytes"] + found["content"]["table_bytes"]
+    checkpoint = run / "variants" / "sum-s0" / "checkpoint"
+    tried = json.loads((checkpoint / "selection.json").read_bytes())["tried"]
+    assert [one["parameters"]["weight"] for one in tried] == [0.0, 0.5, 1.0]
+    model, parts = load_model(checkpoint), [load_model(checkpoint / part) for part in ("first", "second")]
+    assert isinstance(model, Ensemble) and all(isinstance(part, SequenceModel) for part in parts)
+    users = np.arange(USERS)
+    expected = (1 - model.weight) * parts[0].scores(users) + model.weight * parts[1].scores(users)
+    assert np.allclose(model.scores(users), expected, atol=1e-5)
+    assert parts[1].histories.lengths.tolist() == [EVENTS - 1] * USERS  # type: ignore[union-attr]
+
+
+SUM = "{name: sum, model: {name: ensemble, members: [%s], grid: {weight: [0, 1]}}}"
+UNLIKE = "{name: sum, model: {name: ensemble, members: [sasrec, sasrec]}, train: {refit: false}}"
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        (SUM % "sasrec, gru", "'gru' is no variant above this one (there are: popularity, sasrec)"),
+        (SUM % "sasrec, popularity", "'popularity' is popularity, must be a model of embeddings, as sasrec or mf"),
+        (SUM % "sasrec, sasrec", "the member 'sasrec' is refitted on validation, which the grid chooses by"),
+        (UNLIKE, "refit and selected_on must be those of the member 'sasrec'"),
+    ],
+)
+def test_members_that_cannot_be_summed_are_refused(tmp_path: Path, variant: str, message: str) -> None:
+    above = "  - {name: popularity, model: {name: popularity}}\n  - {name: sasrec}\n"
+    config = CONFIG.format(source=write_walks(tmp_path / "data")).split("variants:")[0]
+    (tmp_path / "sum.yaml").write_text(f"{config}variants:\n{above}  - {variant}\n")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_experiment(str(tmp_path / "sum.yaml"))
 
 
 def test_the_leak_audit_knows_what_was_trained_on(run: Path) -> None:
@@ -115,6 +159,7 @@ def test_a_user_is_recommended_to(run: Path) -> None:
     [
         ("model.heads=3", "heads must divide dim, got 3 heads for dim 8"),
         ("train.precision=bfloat16", "sequence models train in float32, got 'bfloat16'"),
+        ("model.content={features: [{name: spectral}]}", "model.content stands for the item table"),
         ("train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
         ("model.loss={name: bpr}", "name is 'bpr', must be one of bce, gbce, softmax, sampled_softmax"),
     ],
@@ -124,8 +169,9 @@ def test_settings_that_a_sequence_model_cannot_follow_are_refused(
 ) -> None:
     directory = run.parent.parent
     monkeypatch.chdir(directory)
+    variant = "sasrec-modulo" if "content" in override else "sasrec"
     with pytest.raises(ConfigError, match=re.escape(message)):
-        load_experiment(str(directory / "walks.yaml"), [override, "variants=[sasrec]"])
+        load_experiment(str(directory / "walks.yaml"), [override, f"variants=[{variant}]"])
 
 
 def open_walks(directory: Path, order: str) -> Dataset:

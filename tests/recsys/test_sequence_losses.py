@@ -69,3 +69,12 @@ def test_gbce_without_calibration_is_bce_and_with_all_of_it_weighs_positives_by_
     assert gbce_power(256, 3417, 0.0) == pytest.approx(1.0)
     assert gbce_power(256, 3417, 1.0) == pytest.approx(256 / 3416)
     assert gbce_power(3416, 3417, 0.5) == pytest.approx(1.0)
+
+
+def test_targets_are_found_among_shared_and_own_draws() -> None:
+    draw = torch.Generator().manual_seed(0)
+    targets, drawn = (torch.randint(0, 9, (count,), generator=draw) for count in (50, 30))
+    expected = [(row, column) for row, t in enumerate(targets) for column, d in enumerate(drawn) if t == d]
+    for shape in (drawn[None, :], drawn.expand(50, 30)):
+        rows, columns = targets_among(targets, shape)
+        assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == expected

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from scipy.sparse import csr_array
 
 from recsys.models.sequence_model import SequenceModel
 from recsys.samplers import NegativeSampling
+from recsys.sequence_augmentation import Augmentation
 from recsys.sequence_losses import SequenceLoss, SequenceLossName
 from recsys.sequence_trainer import NextItem, SequenceData, SequenceSettings, fit_sequences
 from recsys.sequences import Sequences
@@ -114,6 +116,14 @@ def test_the_refit_learns_from_validation_too() -> None:
     assert {record.phase for record in records} == {"select", "refit"}
     steps = [NextItem(model(), walks(length), settings(), seed=0).count for length in (EVENTS, EVENTS + 1)]
     assert steps == [USERS * (EVENTS - 1), USERS * EVENTS]
+
+
+def test_a_step_learns_from_varied_sequences_and_counts_those_it_was_given() -> None:
+    varied = dataclasses.replace(settings(), augmentation=Augmentation(crop=1.0, shuffle=1.0))
+    first, second = (NextItem(model(), walks(EVENTS), s, seed=0).steps("select", 0, 0) for s in (settings(), varied))
+    plain, cropped = list(first), list(second)
+    assert [size for _, size, _ in plain] == [size for _, size, _ in cropped]
+    assert all(a[2] != b[2] for a, b in zip(plain, cropped, strict=True))
 
 
 def test_data_that_do_not_fit_are_refused() -> None:

@@ -27,7 +27,7 @@ def test_the_matrix_is_binary_and_sorted_and_leaves_the_order_alone() -> None:
     found = three_users()
     matrix = found.matrix(10)
     assert matrix.shape == (3, 10) and matrix.indices.tolist() == [2, 5, 7, 9] and (matrix.data == 1).all()
-    assert found.items.tolist() == [5, 7, 5, 2, 9]
+    assert found.items.tolist() == [5, 7, 5, 2, 9] and found.offsets.tolist() == [0, 4, 4, 5]
 
 
 def test_the_matrix_of_repeats_leaves_the_sequences_alone() -> None:

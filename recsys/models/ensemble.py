@@ -1,0 +1,55 @@
+"""Two retrievers whose scores are added, as an id model and a text model in EnsRec (2025, arXiv 2512.17820)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recsys.retriever import VectorRetriever
+
+
+class Ensemble:
+    """``(1 - w) s_first + w s_second``; a sum of inner products is one, of the vectors side by side.
+
+    Args:
+        first: a trained model.
+        second: another, of the same users and items.
+        weight: w, in [0, 1].
+
+    Raises:
+        ValueError: The members have different users or items, or the weight is out of range.
+    """
+
+    def __init__(self, first: VectorRetriever, second: VectorRetriever, weight: float = 0.5) -> None:
+        shapes = [(member.num_users, member.num_items) for member in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"the members must have the same (users, items), got {shapes[0]} and {shapes[1]}")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight is that of the second member and must lie in [0, 1], got {weight}")
+        self.members = (first, second)
+        self.weight = weight
+
+    @property
+    def num_users(self) -> int:
+        """Users of the members."""
+        return self.members[0].num_users
+
+    @property
+    def num_items(self) -> int:
+        """Items of the members."""
+        return self.members[0].num_items
+
+    def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), D_first + D_second], weighted."""
+        first, second = (member.user_vectors(users) for member in self.members)
+        return torch.cat([(1 - self.weight) * first, self.weight * second], 1)
+
+    def item_vectors(self, items: range) -> Tensor:
+        """Float32 [len(items), D_first + D_second]."""
+        return torch.cat([member.item_vectors(items) for member in self.members], 1)
+
+    def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), num_items]."""
+        return self.user_vectors(users) @ self.item_vectors(range(self.num_items)).T
