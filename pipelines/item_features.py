@@ -22,7 +22,7 @@ from pipelines.config_semantic import (
     SentenceFeatures,
     TextFeatures,
 )
-from pipelines.dataset import ITEMS, Dataset
+from pipelines.dataset import ITEMS
 from pipelines.errors import DataError, did_you_mean
 from recsys.rng import generator
 from recsys.truncated_svd import leading_gram_vectors
@@ -87,10 +87,10 @@ def item_features(
     return np.ascontiguousarray(np.concatenate(scaled, axis=1), dtype=np.float32)
 
 
-def features_hash(dataset: Dataset, features: tuple[Features, ...]) -> str:
-    """Of the items' columns and of the files that features name, for the keys of what is made of them."""
+def features_hash(directory: Path, features: tuple[Features, ...]) -> str:
+    """Of the items in ``directory`` and of the files that features name, for the keys of what is made of them."""
     sources = [Path(one.source) for one in features if isinstance(one, MatrixFeatures)]
-    return content_hash(dataset.path / ITEMS, *[path for path in sources if path.is_file()])
+    return content_hash(directory / ITEMS, *[path for path in sources if path.is_file()])
 
 
 def _block(dataset: Catalogue, features: Features, seed: int) -> Matrix:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_format
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def recommend(
 
 def _explained(
     model: Model, dataset: Dataset, user: int, items: list[int]
-) -> list[tuple[Reason, ...]] | list[tuple[CodePrefix, ...]]:
+) -> Sequence[tuple[Reason | CodePrefix, ...]]:
     if isinstance(model, Tiger):
         return prefixes(model, dataset, user, items)
     assert isinstance(model, Kgat)

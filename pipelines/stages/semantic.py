@@ -66,7 +66,7 @@ def semantic_stage(cache: Cache, dataset: StoredCatalogue, settings: config.Sema
     key = {
         "version": VERSION,
         "dataset": dataset.content_hash,
-        "items": features_hash(dataset, settings.features),
+        "items": features_hash(dataset.path, settings.features),
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
         "libraries": versions(["torch", "numpy", "scipy", "numba"]),

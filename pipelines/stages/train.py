@@ -175,7 +175,7 @@ def _key(
         if is_searched(variant.model):
             train |= {"selection": variant.train.selection, "selected_on": variant.train.selected_on}
     content = variant.model.content if isinstance(variant.model, Sasrec) else None
-    return ({} if content is None else {"content": features_hash(dataset, content.features)}) | {
+    return ({} if content is None else {"content": features_hash(dataset.path, content.features)}) | {
         "version": VERSION,
         "dataset": dataset.content_hash,
         "model": model,

@@ -167,7 +167,8 @@ class Tiger(nn.Module):
 
         It decodes every prefix of the catalogue for every user, so it is for small catalogues and for tests.
         """
-        nothing = csr_array((self.num_users, self.num_items), dtype=np.float32)
+        shape = (self.num_users, self.num_items)
+        nothing = csr_array((np.empty(0, np.float32), np.empty((2, 0), np.int64)), shape=shape)
         items, values = self.generate(users, self.num_items, nothing)
         whole = torch.empty(len(items), self.num_items)
         return whole.scatter_(1, torch.from_numpy(items).long(), torch.from_numpy(values))
