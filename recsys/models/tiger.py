@@ -127,7 +127,8 @@ class Tiger(nn.Module):
         parts = blocks(lengths, shortest=8 if self.device.type == "cpu" else int(lengths.max()))
         row = 0
         for block in parts:
-            padded = block.pad(torch.from_numpy(tokens[block.tokens])).to(self.device)  # the start token is read by nobody: padding
+            events = torch.from_numpy(tokens[block.tokens])
+            padded = block.pad(events).to(self.device)  # the start token is read by nobody: padding
             yield slice(row, row + block.count), self.transformer.encode(padded, padded != _START, dropout)
             row += block.count
 
