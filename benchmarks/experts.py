@@ -47,10 +47,10 @@ def _row(tasks: int, steps: int) -> Row:
             losses[name] = loss.detach()
             experts.zero_grad()
 
-    pairs = paired(lambda: job("sparse"), lambda: job("dense"), repeats=5 if steps == STEPS else 2)
+    pairs = paired(lambda: job("sparse"), lambda: job("dense"), repeats=7 if steps == STEPS else 2)
     met = torch.stack([gate(inputs, keys).weights for gate in gates]).ne(0).any(dim=0).sum(dim=1)
     return Row.rate(
-        f"{tasks} gates, {EXPERTS} experts of {WIDTH} x {HIDDEN}, k = {K}, batch {BATCH}",
+        f"{tasks} {'gate' if tasks == 1 else 'gates'}, {EXPERTS} experts of {WIDTH} x {HIDDEN}, k = {K}, batch {BATCH}",
         f"all experts, torch {torch.__version__}",
         pairs,
         work=float(steps * BATCH),

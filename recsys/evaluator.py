@@ -115,15 +115,8 @@ def evaluate(
         metrics[f"coverage@{length}"] = coverage(items[:, :length], model.num_items)
         metrics[f"gini@{length}"] = gini(items[:, :length], model.num_items)
     curves, ci95 = _intervals(per_user, recall_curve(hits, counts), ndcg_curve(hits, counts), bootstrap, seed)
-    lists = Lists(
-        items=items[:, :max_k],
-        hits=hits,
-        relevant=positives,
-        per_user=by_length,
-        lengths=lengths,
-        user_counts=np.diff(train.indptr)[users].astype(np.int64),
-        item_counts=item_counts,
-    )
+    user_counts = np.diff(train.indptr)[users].astype(np.int64)
+    lists = Lists(items[:, :max_k], hits, positives, by_length, lengths, user_counts, item_counts)
     heat, pairs = heat_map(lists)
     return Evaluation(
         users=users,
