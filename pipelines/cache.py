@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings.atomic import sync, sync_tree
+from pipelines.errors import DataError
 
 STAMP = "stage.json"
 """Written last into every entry: its key, the seconds that it took and the size of every file.
@@ -64,11 +65,15 @@ class Cache:
             name: Name of the stage.
             key: What the result depends on: input content hashes, the configuration that matters, versions.
             build: Fills an empty directory.
+
+        Raises:
+            DataError: The entry is not there, and the cache can only be read.
         """
         entry = self.root / name / key_hash(name, key)
         self._share()
         if is_complete(entry):
-            (entry / STAMP).touch()
+            with contextlib.suppress(OSError):  # a cache that can only be read
+                (entry / STAMP).touch()
             return entry
         with self._lock(entry):
             if is_complete(entry):
@@ -94,13 +99,27 @@ class Cache:
         if self._shared:
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.root / IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        weakref.finalize(self, os.close, lock)
-        fcntl.flock(lock, fcntl.LOCK_SH)
         self._shared = True
+        try:
+            lock = os.open(self.root / IN_USE, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:
+            if _writable(self.root):
+                raise
+            return  # nor can anyone prune what only can be read
+        weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._on_wait(f"waiting for a prune of {self.root}")
+            fcntl.flock(lock, fcntl.LOCK_SH)
 
     @contextlib.contextmanager
     def _lock(self, entry: Path) -> Iterator[None]:
+        if not _writable(entry.parent if entry.parent.is_dir() else self.root):
+            raise DataError(
+                f"the cache {self.root} can only be read and lacks {entry.relative_to(self.root)};"
+                " set RECSYS_CACHE to a directory that can be written"
+            )
         entry.parent.mkdir(parents=True, exist_ok=True)
         with locked(entry.with_suffix(".lock"), lambda: self._on_wait(f"waiting for another run that builds {entry}")):
             yield
@@ -148,6 +167,10 @@ def _stamp(directory: Path, key: dict[str, Any], seconds: float) -> None:
     files = {str(f.relative_to(directory)): f.stat().st_size for f in sorted(directory.rglob("*")) if f.is_file()}
     stamp = {"key": key, "seconds": seconds, "files": files}
     (directory / STAMP).write_text(json.dumps(stamp, indent=1))
+
+
+def _writable(directory: Path) -> bool:
+    return os.access(directory, os.W_OK, effective_ids=True)
 
 
 def _remove(path: Path) -> None:

@@ -31,8 +31,9 @@ class Decoder(Protocol):
 def beam_search(decoder: Decoder, trie: CodeTrie, users: int, beam: int, seen: Tensor) -> tuple[Tensor, Tensor]:
     """The items with the highest sum of log-probabilities along their path, as far as the beam keeps them.
 
-    A prefix is followed if it is among the ``beam`` best of its length; with as many beams as items that is every
-    prefix, and the search is exact.
+    A prefix is followed if it is among the ``beam`` best of its length below which not every item is left out, so that
+    W items are found wherever there are so many; with as many beams as items that is every prefix, and the search is
+    exact.
 
     Args:
         decoder: at its start.
@@ -46,15 +47,16 @@ def beam_search(decoder: Decoder, trie: CodeTrie, users: int, beam: int, seen: T
     """
     device = trie.items.device
     nodes, scores = torch.zeros(users, dtype=torch.int64, device=device), torch.zeros(users, device=device)
-    codes, parents = None, torch.arange(users, device=device)
+    codes, parents, out = None, torch.arange(users, device=device), _by_leaf(trie, seen)
     for level in range(trie.levels):
-        chances = decoder.step(codes, parents)
         above, candidates = trie.expand(level, nodes)
+        if not len(above):  # nobody has an item left
+            break
+        chances = decoder.step(codes, parents)
         written = trie.codes[level][candidates]
         values = scores[above] + chances[above, written]
         row = above // (len(nodes) // users)
-        if level == trie.levels - 1:
-            values = values.masked_fill(_among(row * len(trie.items) + trie.items[candidates], seen), -torch.inf)
+        values = values.masked_fill(_all_among(trie, level, candidates, row, out), -torch.inf)
         chosen, scores = _best(values, row, users, beam)
         alive = scores != -torch.inf  # NaN goes on, for the caller to find
         parents, codes = above[chosen], torch.where(alive, written[chosen], 0)
@@ -95,8 +97,15 @@ def _best(values: Tensor, row: Tensor, rows: int, count: int) -> tuple[Tensor, T
     return chosen.view(-1), best.reshape(-1)
 
 
-def _among(keys: Tensor, ordered: Tensor) -> Tensor:
-    """Whether each of the keys is among the ordered ones; bool of the shape of ``keys``."""
-    if not len(ordered):
-        return torch.zeros_like(keys, dtype=torch.bool)
-    return ordered[torch.searchsorted(ordered, keys).clamp(max=len(ordered) - 1)] == keys
+def _by_leaf(trie: CodeTrie, seen: Tensor) -> Tensor:
+    """Keys ``row * N + item`` as ``row * N + leaf``, int64 [S] ascending."""
+    rows, items = seen // len(trie.items), seen % len(trie.items)
+    keys: Tensor = (rows * len(trie.items) + trie.items.argsort()[items]).unique()  # type: ignore[no-untyped-call]
+    return keys
+
+
+def _all_among(trie: CodeTrie, level: int, nodes: Tensor, row: Tensor, out: Tensor) -> Tensor:
+    """Whether all leaves below nodes of ``level + 1`` are among the keys ``row * N + leaf`` of their rows; bool [C]."""
+    leaves, start = trie.leaves[level], row * len(trie.items)
+    first, last = start + leaves[nodes], start + leaves[nodes + 1]
+    return torch.searchsorted(out, last) - torch.searchsorted(out, first) == last - first

@@ -21,11 +21,13 @@ class CodeTrie:
     Attributes:
         children: for each level l < L int64 [nodes of level l + 1].
         codes: for each level l >= 1, at place l - 1, int64 [nodes of level l], the last code of each prefix.
+        leaves: likewise int64 [nodes of level l + 1], the first leaf below each prefix, and N.
         items: int64 [N], the item of each leaf.
     """
 
     children: tuple[Tensor, ...]
     codes: tuple[Tensor, ...]
+    leaves: tuple[Tensor, ...]
     items: Tensor
 
     @classmethod
@@ -52,7 +54,9 @@ class CodeTrie:
             starts = node[level, differs[level - 1]]
             children.append(np.append(starts, node[level, -1] + 1))
         ends = [paths[differs[level], level].astype(np.int64) for level in range(codes.levels)]
-        return cls(tuple(map(torch.from_numpy, children)), tuple(map(torch.from_numpy, ends)), torch.from_numpy(order))
+        leaves = [np.append(np.flatnonzero(starts), codes.num_items) for starts in differs]
+        below, last, first = (tuple(map(torch.from_numpy, arrays)) for arrays in (children, ends, leaves))
+        return cls(below, last, first, torch.from_numpy(order))
 
     @property
     def levels(self) -> int:
@@ -61,8 +65,9 @@ class CodeTrie:
 
     def to(self, device: torch.device) -> CodeTrie:
         """The same on another device."""
-        children, codes = (tuple(part.to(device) for part in parts) for parts in (self.children, self.codes))
-        return CodeTrie(children, codes, self.items.to(device))
+        parts = (self.children, self.codes, self.leaves)
+        children, codes, leaves = (tuple(part.to(device) for part in arrays) for arrays in parts)
+        return CodeTrie(children, codes, leaves, self.items.to(device))
 
     def expand(self, level: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Children of nodes of a level.

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import ndtr
+from scipy.special import bdtr, ndtr
 
 from recsys.intervals import resampled_sums
 from recsys.rng import generator
@@ -151,9 +151,14 @@ def _saddlepoint_p(sizes: FloatArray, observed: float) -> float:
     r"""Approximate the share of the sign flips of ``sizes`` whose \|sum\| reaches ``observed`` (Robinson 1982, as r*).
 
     With K(t) = sum ln cosh(t d_u) and K'(t) = ``observed``, let w = sqrt(2 (t K' - K)) and v = t sqrt(K''): the share
-    is 2 Phi(-w - ln(v / w) / w), and no less than the two flips of 2^m that give all differences one sign.
+    is 2 Phi(-w - ln(v / w) / w), and no less than the two flips of 2^m that give all differences one sign. Sizes that
+    are all equal, as with one relevant item a user, are counted: their sums lie on a lattice, of which the continuous
+    approximation misses half a step.
     """
     least = max(2.0 ** (1 - len(sizes)), np.finfo(np.float64).tiny)
+    if np.ptp(sizes) <= 1e-12 * sizes.max():
+        against = np.floor((len(sizes) - observed / sizes.mean()) / 2 + 1e-6)
+        return float(max(2 * bdtr(against, len(sizes), 0.5), least))
     if observed > (1 - 1e-9) * sizes.sum():
         return float(least)
     sizes, observed = sizes / sizes.max(), observed / sizes.max()

@@ -183,6 +183,7 @@ def _key(
         "maps": maps and content_hash(maps.directory / "user_map.safetensors", maps.directory / "item_map.safetensors"),
         "seed": seed,
         "libraries": versions(libraries),
+        **({"start": "least squares"} if isinstance(variant.model, Mf) and variant.model.init == "spectral" else {}),
         **({"codes": codes.version} if isinstance(variant.model, Tiger) and codes is not None else {}),
     }
 

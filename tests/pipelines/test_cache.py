@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.cache import STAMP, Cache, build_seconds, content_hash, is_complete, key_hash, locked
+from pipelines.cache import IN_USE, STAMP, Cache, build_seconds, content_hash, is_complete, key_hash, locked
+from pipelines.errors import DataError
 
 KEY = {"version": 1, "input": "abc"}
 
@@ -42,6 +46,49 @@ def test_name_and_every_part_of_the_key_matter() -> None:
         key_hash("graph", {**KEY, "more": None}),
     }
     assert len(hashes) == 5
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A cache with one entry that this user can only read; root, whom no mode keeps out, is another user meanwhile."""
+    with tempfile.TemporaryDirectory() as root:
+        Cache(Path(root)).stage("graph", KEY, write)
+        for path in [Path(root), *Path(root).rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield Path(root)
+        finally:
+            os.seteuid(user)
+            for path in [Path(root), *Path(root).rglob("*")]:
+                path.chmod(0o755)
+
+
+def test_a_cache_that_can_only_be_read_gives_what_it_has(read_only: Path) -> None:
+    cache = Cache(read_only)
+    entry = cache.stage("graph", KEY, never)
+    assert (entry / "inner" / "value.txt").read_text() == "42"
+    for name in ("graph", "train"):
+        with pytest.raises(DataError, match=rf"can only be read and lacks {name}/\w+; set RECSYS_CACHE to a directory"):
+            cache.stage(name, {"version": 2}, write)
+    with (read_only / IN_USE).open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_run_says_that_it_waits_for_a_prune(tmp_path: Path) -> None:
+    said: list[str] = []
+    Cache(tmp_path).stage("graph", KEY, write)
+    with (tmp_path / IN_USE).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def release(message: str) -> None:
+            said.append(message)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        Cache(tmp_path, on_wait=release).stage("graph", KEY, never)
+    assert said == [f"waiting for a prune of {tmp_path}"]
 
 
 def test_a_key_must_be_plain_json() -> None:

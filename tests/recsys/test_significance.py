@@ -78,6 +78,14 @@ def test_rare_p_is_that_of_all_sign_flips(users: int, seed: int) -> None:
     assert paired_test(differences, np.zeros(users)).p == pytest.approx(exact, rel=1e-9 if users == 18 else 0.05)
 
 
+@pytest.mark.parametrize(("better", "worse", "size"), [(18, 3, 1.0), (45, 15, 1 / 3), (95, 5, 0.1), (1300, 1000, 1.0)])
+def test_p_of_hits_is_that_of_the_sign_test(better: int, worse: int, size: float) -> None:
+    differences = np.repeat([size, -size, 0.0], [better, worse, 500])
+    exact = stats.binomtest(better, better + worse).pvalue
+    found = paired_test(differences, np.zeros(len(differences))).p
+    assert found == pytest.approx(exact, rel=1e-9 if exact < 2e-4 else 0.5)
+
+
 @pytest.mark.parametrize(("users", "least"), [(12, 2**-11), (40, 2**-39), (3000, np.finfo(np.float64).tiny)])
 def test_p_of_one_sign_is_that_of_two_flips(users: int, least: float) -> None:
     assert paired_test(np.linspace(1, 2, users), np.zeros(users)).p == least

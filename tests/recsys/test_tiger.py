@@ -76,10 +76,18 @@ def test_a_beam_of_all_items_is_exact_and_a_narrow_one_finds_true_scores() -> No
     assert np.array_equal(top.items, np.argsort(-masked, axis=1, kind="stable")[:, :10])
     assert np.allclose(top.scores, np.sort(masked, axis=1)[:, ::-1][:, :10], atol=1e-5)
     narrow = exact_top_k(tiger(beam=4), USERS, 4, seen)
-    found = narrow.items >= 0
-    rows = np.broadcast_to(USERS[:, None], found.shape)
-    assert np.allclose(narrow.scores[found], masked[rows[found], narrow.items[found]], atol=1e-5)
+    assert np.allclose(narrow.scores, np.take_along_axis(masked, narrow.items.astype(np.int64), 1), atol=1e-5)
     assert (narrow.items[:, 0] == top.items[:, 0]).mean() > 0.5
+
+
+def test_a_narrow_beam_follows_no_prefix_whose_items_are_all_seen() -> None:
+    """The best six items of each user are out, and with them what a beam of three would follow."""
+    model, rows = tiger(beam=3), np.repeat(USERS, 6)
+    best = np.argsort(-model.scores(USERS).numpy(), axis=1, kind="stable")[:, :6]
+    seen = csr_array((np.ones(54, np.float32), (rows, best.ravel())), shape=(9, ITEMS))
+    seen.sort_indices()
+    top = exact_top_k(model, USERS, 3, seen)
+    assert (top.items >= 0).all() and not seen.toarray()[np.repeat(USERS, 3), top.items.ravel()].any()
 
 
 def test_a_list_does_not_depend_on_who_else_is_asked_for() -> None:
@@ -95,6 +103,8 @@ def test_a_user_who_has_seen_all_gets_nothing_and_a_longer_list_than_the_catalog
     seen = csr_array(np.ones((9, ITEMS), np.float32) * (USERS == 4)[:, None])
     top = exact_top_k(model, USERS, ITEMS + 5, seen)
     assert (top.items[4] == -1).all() and np.isneginf(top.scores[4]).all()
+    alone = exact_top_k(model, USERS[4:5], 3, seen)
+    assert (alone.items == -1).all() and np.isneginf(alone.scores).all()
     assert sorted(top.items[3][:ITEMS].tolist()) == list(range(ITEMS)) and (top.items[3][ITEMS:] == -1).all()
 
 
