@@ -3,7 +3,8 @@
 Criteo's events are not free, so the 26 fields are drawn: as many ids as Criteo's, at most 130,000, used like words
 (Zipf), with a label that depends on single fields and on pairs of them. Frappe is given: `python -m benchmarks.ctr`
 finds it under $RECSYS_DATA. Ours moves the table rows of a batch (lazy Adam), FuxiCTR's torch.optim.Adam all rows, and
-ours starts the Adam of the layers anew in every timed epoch. The limit is that of the layers' matrix products alone.
+ours starts the Adam of the layers anew in every timed epoch. FuxiCTR's step clips gradients to a norm of 10, as it is
+made to. The limit is that of the layers' matrix products alone.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config import Budget, Compressor, Tracking
+from pipelines.config_search import Search as Sweep
 from pipelines.config_section import Optimizer, Section
 
 
@@ -183,5 +184,8 @@ class MultiTaskExperiment(Section):
     budget: Budget = Budget(rows="25%")
     variants: tuple[TaskVariant, ...] = Field(min_length=1)
     reference: str | None = Field(default=None, description="variant that the others are tested against; first one")
+    search: Sweep | None = Field(
+        default=None, description="what `recsys sweep` tries; `recsys run` does not look at it"
+    )
     tracking: Tracking = Tracking()
     output: str = Field(default="runs", description="directory that gets the run directories")

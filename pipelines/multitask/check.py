@@ -9,6 +9,7 @@ from pipelines.config_checks import Finding, check_budget, check_levels
 from pipelines.config_loader import config_hash
 from pipelines.config_multitask import MultiTaskExperiment, SparseGate, TaskVariant
 from pipelines.errors import DataError, did_you_mean
+from pipelines.sweep.space import check_search
 
 
 def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
@@ -16,6 +17,7 @@ def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
     from pipelines.multitask.data import files_of  # imports polars
 
     yield from check_budget(experiment.budget)
+    yield from check_search(experiment)
     try:
         files_of(experiment.dataset)
     except DataError as error:

@@ -12,7 +12,7 @@ import polars as pl
 from scipy.sparse import csr_array
 
 from pipelines.atomic import write_json
-from pipelines.cache import Cache, content_hash
+from pipelines.cache import Cache, content_hash, key_hash
 from pipelines.dataset import ITEMS
 from pipelines.errors import DataError
 from pipelines.ranking.encode import Encoding, encode
@@ -20,7 +20,7 @@ from pipelines.ranking.sources import SPLITS, DataConfig, files_of, read_source
 from pipelines.stages.versions import versions
 from recsys.event_batch import EventHistories, Events
 
-VERSION = 2
+VERSION = 3
 Split = Literal["train", "valid", "test"]
 
 
@@ -125,6 +125,9 @@ def _build(config: DataConfig, directory: Path) -> None:
             _write(directory / f"{split}-history.npy", source.histories.bounds[source.splits == code])
     counts = np.bincount(source.splits, minlength=3).tolist()
     arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
+    histories = sorted(directory.glob("*history.npy"))
+    sizes = {name: len(vocabulary) for name, vocabulary in encoding.vocabularies.items()}
+    roles = {"user": config.user, "item": config.item, "fields": list(sizes.items()), "dense": list(encoding.dense)}
     positives = [
         int(np.load(directory / f"{split}-labels.npy", mmap_mode="r", allow_pickle=False).sum()) for split in SPLITS
     ]
@@ -135,14 +138,14 @@ def _build(config: DataConfig, directory: Path) -> None:
             "source": config.source,
             "user": config.user,
             "item": config.item,
-            "fields": {name: len(vocabulary) for name, vocabulary in encoding.vocabularies.items()},
+            "fields": sizes,
             "dense": list(encoding.dense),
             "scales": encoding.scales,
             "min_count": config.min_count,
             "counts": dict(zip(SPLITS, counts, strict=True)),
             "positives": dict(zip(SPLITS, positives, strict=True)),
             "split": source.facts,
-            "hash": content_hash(*arrays, *sorted(directory.glob("*history.npy"))),
+            "hash": key_hash(content_hash(*arrays, *histories), roles),
         },
     )
 

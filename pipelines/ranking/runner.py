@@ -13,7 +13,7 @@ from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import atomic_directory, finite, write_json
 from pipelines.cache import Cache, locked
 from pipelines.config_loader import config_hash
-from pipelines.config_ranking import RankingExperiment, RankingVariant
+from pipelines.config_ranking import Din, RankingExperiment, RankingVariant
 from pipelines.progress import Reporter, duration
 from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.data import RankingData, prepare
@@ -117,7 +117,8 @@ class _RankingRun:
                 write_json(directory / "maps.json", json.loads((fields[1] / "maps.json").read_bytes()))
             tracked.metrics(result.metrics)
             tracked.artifacts(directory / "evaluation.json", directory / "history.json")
-            tracked.ranker(directory)
+            if not isinstance(variant.model, Din):  # which cannot score rows without their histories
+                tracked.ranker(directory)
         shown = ", ".join(f"{k} {result.metrics[f'test/{k}']:.4f}" for k in ("auc", "log_loss"))
         self.report.say(f"{name}: {shown} (trained in {duration(result.seconds['train'])})")
         return variant, result, evaluated

@@ -21,6 +21,7 @@ from recsys.rankers.checkpoint import load_ranker
 from recsys.rankers.ranker import Ranker
 
 PROBABILITY, LOG_ODDS = "probability", "log_odds"
+DIN = "din"
 READERS: dict[str, Callable[..., pl.DataFrame]] = {
     ".csv": pl.read_csv,
     ".tsv": pl.read_csv,
@@ -48,7 +49,7 @@ class Scorer:
         """A variant of a ranking run, by name; None for the one with the best validation metric.
 
         Raises:
-            DataError: The run is of another kind, or has no such variant.
+            DataError: The run is of another kind, has no such variant, or one that looks at histories.
         """
         files = RunFiles(find_run(run))
         config = files.ranking_config()
@@ -57,6 +58,11 @@ class Scorer:
         if config.task != "ctr":
             raise DataError(f"{files.directory} is a run with task: {config.task}; score takes those with task: ctr")
         found = _find(files, variant)
+        if found.model == DIN:
+            raise DataError(
+                f"{found.name} of {files.directory} is a {DIN}, which also looks at what a user had before, and rows do"
+                " not tell that; choose another variant with --variant"
+            )
         return cls.load(files.checkpoint_dir(found.name, found.seed), files.directory / "fields", files.config_file)
 
     @classmethod

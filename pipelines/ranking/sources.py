@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipelines.config_ranking import CriteoData, EventSplit, FrappeData, LibfmData, NextItemData, Numeric, TableData
+from pipelines.config_ranking import (
+    CriteoData,
+    EventSplit,
+    FrappeData,
+    Join,
+    LibfmData,
+    NextItemData,
+    Numeric,
+    TableData,
+)
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.source import base_path
 from pipelines.ranking.frappe import read_frappe
@@ -119,7 +128,17 @@ def numeric_kinds(config: DataConfig) -> dict[str, Numeric]:
 
 def joined(config: DataConfig) -> tuple[str, ...]:
     """Columns that come from files beside the events."""
-    return tuple(name for join in config.joins for name in join.columns) if isinstance(config, TableData) else ()
+    return tuple(name for join in _joins(config) for name in join.columns)
+
+
+def _joins(config: DataConfig) -> tuple[Join, ...]:
+    match config:
+        case TableData():
+            return config.joins
+        case NextItemData() if config.columns:
+            return (Join(source=config.catalogue, key=config.item, columns=config.columns),)
+        case _:
+            return ()
 
 
 def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
@@ -128,7 +147,7 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     Raises:
         DataError: A file is gone, or the rows have no key.
     """
-    for join in config.joins if isinstance(config, TableData) else ():
+    for join in _joins(config):
         lacking = [name for name in join.columns if name not in rows.columns]
         path = base_path(config.source) / join.source
         if not lacking:

@@ -8,9 +8,12 @@ from typing import Any, Protocol
 
 from pipelines.cache import Cache
 from pipelines.config import Experiment, Train, Variant
+from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.config_ranking import RankingExperiment, RankingVariant
 from pipelines.config_section import TableModel
 from pipelines.errors import DataError
+from pipelines.multitask import stages as multitask
+from pipelines.multitask.data import prepare_tasks
 from pipelines.progress import Reporter
 from pipelines.ranking import stages as ranking
 from pipelines.ranking.catalogue import EventCatalogue
@@ -61,6 +64,8 @@ def open_objective(experiment: AnyExperiment, cache: Cache, report: Reporter) ->
     match experiment:
         case RankingExperiment():
             return _Ranking(experiment, cache)
+        case MultiTaskExperiment():
+            return _MultiTask(experiment, cache)
         case Experiment():
             return _Retrieval(experiment, cache, report)
 
@@ -121,8 +126,30 @@ class _Ranking:
             tried.compressor, seed
         )
         trained = ranking.train_stage(Cache(directory), self._data, tried, maps, seed, on_epoch)
-        selection = tried.train.selection
-        return {record["epoch"]: record["metrics"][selection] for record in trained.history if record["metrics"]}
+        return _by_epoch(trained, tried.train.selection)
+
+
+class _MultiTask:
+    """Mixtures of experts for several tasks."""
+
+    def __init__(self, experiment: MultiTaskExperiment, cache: Cache) -> None:
+        self._experiment, self._cache = experiment, cache
+        self._data = prepare_tasks(cache, experiment.dataset, experiment.tasks)
+        self._tasks = multitask.tasks_of(experiment.tasks, self._data)
+        self.data = self._data.facts | {"content_hash": self._data.hash}
+
+    def __call__(self, name: str, values: dict[str, Any], directory: Path, on_epoch: OnEpoch) -> dict[int, float]:
+        variant = next(variant for variant in self._experiment.variants if variant.name == name)
+        tried, seed = changed(variant, values), self._experiment.seeds[0]
+        fields = ranking.FieldMaps(self._cache, self._data, self._experiment.budget, tried.model.dim)
+        maps = fields.maps(tried.compressor, seed)
+        trained = multitask.train_stage(Cache(directory), self._data, self._tasks, tried, maps, seed, on_epoch)
+        return _by_epoch(trained, tried.train.selection)
+
+
+def _by_epoch(trained: ranking.TrainedRanker, selection: str) -> dict[int, float]:
+    """The selection metric by epoch."""
+    return {record["epoch"]: record["metrics"][selection] for record in trained.history if record["metrics"]}
 
 
 def _without_refit(variant: Variant) -> Variant:

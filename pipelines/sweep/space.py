@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipelines.config import Experiment, Train, Variant
+from pipelines.config_multitask import MultiTaskExperiment, TaskVariant
 from pipelines.config_problems import alternatives, did_you_mean
 from pipelines.config_ranking import RankingExperiment, RankingVariant
 from pipelines.config_search import Range
@@ -19,9 +20,9 @@ SECTIONS = ("model", "train", "compressor")
 MEASURES = ("train.selection", "train.selected_on")
 """Settings that would change what trials are compared by."""
 
-AnyVariant = Variant | RankingVariant
+AnyVariant = Variant | RankingVariant | TaskVariant
 V = TypeVar("V", bound=Section)
-AnyExperiment = Experiment | RankingExperiment
+AnyExperiment = Experiment | RankingExperiment | MultiTaskExperiment
 Space = dict[str, Range]
 """Dotted path inside a variant -> its values."""
 

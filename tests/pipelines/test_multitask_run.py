@@ -11,11 +11,21 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.config_loader import load_experiment
-from pipelines.config_multitask import CometGate, DenseToSparseGate, DSelectKGate, HashGate, Search, TopKGate
+from pipelines.config_multitask import (
+    CometGate,
+    DenseToSparseGate,
+    DSelectKGate,
+    HashGate,
+    MultiTaskExperiment,
+    Search,
+    TopKGate,
+)
 from pipelines.config_problems import ConfigError
 from pipelines.multitask.report import verdicts
+from pipelines.multitask.runner import run_multitask
 from pipelines.multitask.stages import gate_spec
 from pipelines.run_files import RunError, RunFiles, VariantResult
+from pipelines.sweep.sweep import run_sweep
 from recsys.rankers.gates.build import GateSpec
 from recsys.rankers.gates.dense_to_sparse import Annealing
 from recsys.rankers.gates.permuted import PermutationSearch
@@ -106,6 +116,22 @@ def test_an_experiment_ends_in_a_report(
     assert "One variant only." in (again / "report.html").read_text()
 
 
+def test_a_sweep_finds_what_a_run_then_has_on_validation(config: Path) -> None:
+    text = config.read_text().replace("seeds: [0, 1]", "seeds: [0]").replace("epochs: 6", "epochs: 2")
+    ranges = "model.gate.k: {type: int, low: 1, high: 2}, train.lr: {type: float, low: 0.01, high: 0.1}"
+    config.write_text(text + f"search: {{parameters: {{{ranges}}}}}\n")
+    chosen = ["variants=[small]", "reference=small", "train.selection=watch/auc"]
+    best = run_sweep(load_experiment(str(config), chosen), trials=2, quiet=True)
+    trials = json.loads((best.parent / "trials.json").read_bytes())
+    assert [trial["variant"] for trial in trials] == ["small", "small"]
+    assert all(set(trial["values"]) == {"model.gate.k", "train.lr"} for trial in trials)
+    assert "test/" not in (best.parent / "report.html").read_text()
+    found = load_experiment(str(best))
+    assert isinstance(found, MultiTaskExperiment)
+    (result,) = RunFiles(run_multitask(found, quiet=True)).metrics().variants
+    assert result.metrics["valid/watch/auc"] == max(trial["value"] for trial in trials)
+
+
 def test_validate_tells_the_plan(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +160,8 @@ def test_validate_tells_the_plan(
         ("variants.hash.model.gate.name=hsah", "must be one of softmax, top_k, hash.*did you mean `hash`"),
         ("model.backend=fbgemm", "the fbgemm back end has no adam"),
         ("budget.rows=0", "got 0, must be at least 2"),
+        ("search={parameters: {model.gate.kk: {type: int, low: 1, high: 2}}}", "no such setting; did you mean"),
+        ("search={parameters: {train.selection: {type: categorical, choices: [a]}}}", "what trials are compared by"),
         ("variants.small.compressor.levels={count: 2}", "only multi_graphhash and residual_codes have levels"),
         ("variants.small.compressor.semantic={n: 2}", "n-grams have one code"),
     ],

@@ -12,12 +12,15 @@ import pytest
 
 from pipelines.cache import Cache
 from pipelines.config import Budget, Compressor
-from pipelines.config_ranking import NextItemData
+from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.config_semantic import RqKmeans, SemanticIds, SemanticRows, TextFeatures
 from pipelines.errors import DataError
 from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.data import RankingData, prepare
+from pipelines.ranking.runner import run_ranking
+from pipelines.ranking.scoring import Scorer
 from pipelines.ranking.stages import FieldMaps
+from pipelines.run_files import RunFiles
 from pipelines.stages.semantic import semantic_stage
 
 ITEMS, USERS = 24, 30
@@ -109,6 +112,43 @@ def test_semantic_codes_give_an_item_without_train_events_the_rows_of_its_like(t
     assert entry is not None and (entry / "maps.json").is_file()
     hashed = maps.maps(Compressor(name="double_hash"), 0)[0]["item_id"]
     assert (hashed.rows[:3] == hashed.unseen_row).all() and hashed.num_rows == items.num_rows
+
+
+def test_rows_get_the_scores_of_a_run_with_semantic_ids_and_din_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
+    model = {"name": "dcn_v2", "dim": 4, "hidden": [8], "init_std": 0.1}
+    variants = [
+        {"name": "ids", "model": model, "compressor": {"name": "semantic_ngram", "semantic": {"users": "frequency"}}},
+        {"name": "attentive", "model": model | {"name": "din"}},
+    ]
+    settings = {
+        "experiment": "t",
+        "dataset": {
+            "format": "next_item",
+            "name": "t",
+            "source": str(source(tmp_path)),
+            "columns": ["brand"],
+            "history": 2,
+        },
+        "semantic_ids": {
+            "features": [{"name": "text", "columns": ["title"], "dim": 3}],
+            "tokeniser": {"name": "rq_kmeans", "widths": [3]},
+            "gates": {"max_colliding": 1.0, "max_prefix_share": 1.0},
+        },
+        "variants": [variant | {"train": {"epochs": 1, "batch_size": 64}} for variant in variants],
+        "tracking": {"enabled": False},
+        "output": str(tmp_path / "runs"),
+    }
+    run = run_ranking(RankingExperiment.model_validate(settings), quiet=True)
+    data = prepared(tmp_path, history=2)
+    events = data.events("test")
+    ids = {name: data.vocabulary(name)["value"].gather(events.column(name)) for name in ("user_id", "item_id")}
+    found = Scorer.open(run, "ids").log_odds(pl.DataFrame(ids))
+    np.testing.assert_array_equal(found, RunFiles(run).scores("ids", 0))
+    with pytest.raises(DataError, match=r"attentive of .* is a din, .* choose another variant with --variant"):
+        Scorer.open(run, "attentive")
 
 
 def test_a_source_without_a_catalogue_has_no_semantic_ids(tmp_path: Path) -> None:

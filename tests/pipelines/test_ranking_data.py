@@ -147,6 +147,12 @@ def test_splits_by_order_of_the_user_and_of_the_file(tmp_path: Path) -> None:
     assert random[0].hash != random[2].hash
 
 
+def test_events_grouped_by_another_field_are_other_events_to_every_later_stage(tmp_path: Path) -> None:
+    plain, swapped = table(tmp_path), table(tmp_path, user="item", item="user")
+    np.testing.assert_array_equal(plain.events("test").ids, swapped.events("test").ids)
+    assert plain.hash != swapped.hash
+
+
 def test_libfm_text(tmp_path: Path) -> None:
     for name, lines in {"train": "1 0:1 5:1\n-1 1:1 6:1\n", "valid": "0 0:1 6:1\n", "test": "1 2:1 5:1\n"}.items():
         (tmp_path / f"{name}.libfm").write_text(lines)
