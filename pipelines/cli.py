@@ -156,7 +156,7 @@ def copy(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="run directories on the same data")],
     metric: Annotated[
-        str | None, typer.Option(help="per-user metric, recall@20 if not given; of rankers auc, gauc, pr_auc, log_loss")
+        str | None, typer.Option(help="per-user metric, else what selected; of rankers auc, gauc, pr_auc, log_loss")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="also write the table there, as .html or .md")] = None,
 ) -> None:
@@ -172,7 +172,7 @@ def compare(
         return
     from pipelines.compare import compare_runs
 
-    typer.echo(compare_runs(found, metric or "recall@20", out))
+    typer.echo(compare_runs(found, metric, out))
 
 
 @app.command(epilog=_examples("recsys report runs/quickstart-1a2b3c4d"))

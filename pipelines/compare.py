@@ -133,12 +133,12 @@ class Comparison:
         write_text(path, self.html() if path.suffix == ".html" else self.markdown())
 
 
-def compare_runs(runs: list[Path], metric: str = "recall@20", out: Path | None = None) -> Comparison:
+def compare_runs(runs: list[Path], metric: str | None = None, out: Path | None = None) -> Comparison:
     """Compare every run with the first: variants of the same name, and the best with the best.
 
     Args:
         runs: run directories on the same data, two or more.
-        metric: a per-user metric of the test split.
+        metric: a per-user metric of the test split; None for the one that selected the epochs of the first run.
         out: where to write the table, too (.html or .md); None for nowhere.
 
     Raises:
@@ -147,6 +147,7 @@ def compare_runs(runs: list[Path], metric: str = "recall@20", out: Path | None =
     if len(runs) < 2:
         raise DataError(f"a comparison needs two runs or more, got {len(runs)}")
     loaded = [Run(path) for path in runs]
+    metric = metric or loaded[0].selection
     check_same_data([(run.files.directory, run.results.dataset) for run in loaded])
     values = [_values(run, metric) for run in loaded]
     labels = run_labels([run.files.directory for run in loaded])

@@ -38,7 +38,7 @@ def export_vectors(run: Path, out: Path, *, variant: str | None = None) -> Path:
     dataset = open_dataset(directory)
     model = load_model(RunFiles(directory).checkpoint_dir(chosen.name, chosen.seed))
     if not isinstance(model, VectorRetriever):
-        raise DataError(f"variant {chosen.name} ({chosen.model}) has no vectors; export one whose model is mf")
+        raise DataError(f"variant {chosen.name} ({chosen.model}) has no vectors; export one that has, as mf or sasrec")
     users = model.user_vectors(np.arange(model.num_users, dtype=np.int64)).contiguous()
     items = model.item_vectors(range(model.num_items)).contiguous()
     with atomic_directory(out) as temporary:

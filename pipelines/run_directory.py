@@ -28,11 +28,16 @@ def find_run(run: Path) -> Path:
     Raises:
         DataError: There is none; similar names are offered.
     """
-    for candidate in (run, Path("runs") / run):
-        if RunFiles(candidate).metrics_file.is_file():
-            return candidate
-    if RunFiles(run).config_file.is_file():
-        raise DataError(f"{run} is not finished; go on with the command that started it (see {run / 'log.txt'})")
+    places = (run, Path("runs") / run)
+    for place in places:
+        if RunFiles(place).metrics_file.is_file():
+            return place
+    for place in places:
+        if (place / "best.yaml").is_file():
+            next_step = f"recsys run {place / 'best.yaml'}"
+            raise DataError(f"{place} is a sweep, see its report.html; train what it found with: {next_step}")
+        if RunFiles(place).config_file.is_file():
+            raise DataError(f"{place} is not finished; go on with the command that started it (see {place}/log.txt)")
     parent = run.parent if run.parent.is_dir() and str(run.parent) != "." else Path("runs")
     known = sorted(path.parent.name for path in parent.glob("*/metrics.json"))
     hint = did_you_mean(run.name, known) or (

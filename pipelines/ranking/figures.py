@@ -118,6 +118,7 @@ def learning(histories: Sequence[tuple[VariantResult, list[Json]]], metric: str)
     figure.axes(x, y, ("epoch", f"validation {metric}"), (words.tick, words.tick))
     for place, (_, points) in enumerate(lines):
         figure.line([(x(epoch), y(value)) for epoch, value in points], f"thin {style(place)}")
+        figure.dot(x(points[-1][0]), y(points[-1][1]), style(place))
     labels = [(y(p[-1][1]), short(r.name, 20), style(place)) for place, (r, p) in enumerate(lines)]
     figure.end_labels(450, labels, 30, 262)
     rows: list[list[Cell]] = [[r.name, epoch, value] for r, points in lines for epoch, value in points]

@@ -122,7 +122,12 @@ def score_file(run: Path, source: Path, *, variant: str | None = None, out: Path
         raise DataError(f"scored rows are written as .csv or .parquet, got {out.name!r}")
     scorer = Scorer.open(run, variant)
     kind = {"separator": "\t"} if source.suffix == ".tsv" else {}
-    scored = scorer.score(READERS[source.suffix](source, **kind))
+    try:
+        rows = READERS[source.suffix](source, **kind)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{source} is not a readable {source.suffix} file: {reason}; write it anew") from error
+    scored = scorer.score(rows)
     if out is None:
         return scored.write_csv().rstrip("\n")
     scored.write_csv(out) if out.suffix == ".csv" else scored.write_parquet(out)

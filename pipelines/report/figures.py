@@ -98,7 +98,7 @@ def _reference_lines(figure: Figure, run: Run, x: Scale, y: Scale) -> None:
     labels = []
     several = sum(variant.is_full for variant in run.ranking) > 1
     for variant in run.ranking:
-        if variant.is_compressed:
+        if not variant.is_full and (variant.is_compressed or variant.first.table_bytes):
             continue
         row = y(variant.metric(f"test/{run.selection}") or 0.0)
         figure.line([(x.start, row), (x.end, row)], f"reference {'full' if variant.is_full else 'baseline'}")
@@ -219,12 +219,7 @@ def _by_epoch(run: Run, key: str, label: str, value: Callable[..., float | None]
     figure.axes(x, y, ("epoch", label), (words.tick, words.tick))
     for variant, _, points in lines:
         figure.line([(x(epoch), y(got)) for epoch, got in points], f"thin {style(variant.style)}")
-        figure.add(
-            '<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>',
-            style(variant.style),
-            x(points[-1][0]),
-            y(points[-1][1]),
-        )
+        figure.dot(x(points[-1][0]), y(points[-1][1]), style(variant.style))
     first = {v.name: (v, points) for v, _, points in reversed(lines)}
     labels = [(y(points[-1][1]), short(v.name, 20), style(v.style)) for v, points in first.values()]
     figure.end_labels(450, labels, 30, 262)

@@ -143,6 +143,10 @@ class Figure:
             title,
         )
 
+    def dot(self, x: float, y: float, style: str) -> None:
+        """The end of a line, which may have one point only."""
+        self.add('<circle class="dot {}" cx="{}" cy="{}" r="2.5"/>', style, number(x), number(y))
+
     def point(self, x: float, y: float, style: str, title: str, *, hollow: bool = False) -> None:
         """A marker with a tooltip."""
         self.add(

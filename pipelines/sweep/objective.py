@@ -92,7 +92,7 @@ class _Retrieval:
         tried = _without_refit(changed(variant, values))
         maps = self._compression(tried).maps(tried) if isinstance(tried.model, TableModel) else None
         seed, selection = self._experiment.seeds[0], tried.train.selection
-        trained = train_stage(Cache(directory), self._dataset, tried, maps, seed, on_epoch)
+        trained = train_stage(Cache(directory), self._dataset, tried, maps, seed, on_epoch, self._codes)
         found = {record["epoch"]: record["metrics"][selection] for record in trained.history if record["metrics"]}
         if found:
             return found

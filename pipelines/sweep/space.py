@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipelines.config import Experiment, Train, Variant
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_multitask import MultiTaskExperiment, TaskVariant
 from pipelines.config_problems import alternatives, did_you_mean
 from pipelines.config_ranking import RankingExperiment, RankingVariant
 from pipelines.config_search import Range
-from pipelines.config_section import Section, TableModel
+from pipelines.config_section import EpochModel, Section
 
 SECTIONS = ("model", "train", "compressor")
 """The sections of a variant that a sweep may change."""
@@ -93,6 +94,9 @@ def _refused(variant: AnyVariant, path: str, values: Range) -> Iterator[str]:
     if path in MEASURES:
         yield "decides what trials are compared by, so that it cannot be searched"
         return
+    if isinstance(variant.model, Ensemble):
+        yield f"{variant.name} is made of trained variants, which a trial has not; model.grid searches its weight"
+        return
     for value in values.ends:
         try:
             changed(variant, {path: value})
@@ -103,7 +107,7 @@ def _refused(variant: AnyVariant, path: str, values: Range) -> Iterator[str]:
 def _applies(variant: AnyVariant, key: str, experiment: AnyExperiment) -> str | None:
     """The path inside ``variant`` that a key of ``search.parameters`` means, if any."""
     path = _own_path(key, variant.name, experiment) or key
-    if path.startswith("train.") and isinstance(variant, Variant) and not isinstance(variant.model, TableModel):
+    if path.startswith("train.") and isinstance(variant, Variant) and not isinstance(variant.model, EpochModel):
         return None  # a model without epochs
     return path if path in _paths(variant) else None
 

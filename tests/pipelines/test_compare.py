@@ -47,6 +47,18 @@ def test_same_names_and_the_best_are_compared_with_the_first_run(runs):
     assert full.users == len(values[0])
 
 
+def test_without_a_metric_the_one_that_selected_is_compared(runs, tmp_path):
+    places = [shutil.copytree(run, tmp_path / run.name) for run in runs[:2]]
+    files = RunFiles(places[0])
+    config = files.config()
+    chosen = tuple(
+        v.model_copy(update={"train": v.train.model_copy(update={"selection": "ndcg@10"})}) for v in config.variants
+    )
+    files.write_config(config.model_copy(update={"variants": chosen}))
+    assert compare_runs(places).metric == "ndcg@10"
+    assert compare_runs(places, "recall@20").metric == "recall@20"
+
+
 def test_p_values_are_holm_corrected_over_the_comparison(runs):
     comparison = compare_runs(runs[:2], "ndcg@10")
     raw = []

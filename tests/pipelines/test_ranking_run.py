@@ -14,6 +14,7 @@ from pipelines.cli import main
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
 from pipelines.config_ranking import DcnV2, FinalMlp, RankingExperiment, TowerSettings
+from pipelines.ranking.figures import learning
 from pipelines.ranking.report import build_ranking_report, verdicts
 from pipelines.ranking.stages import ranker_spec
 from pipelines.run_files import Metrics, RunFiles, VariantResult
@@ -163,6 +164,12 @@ def test_dims_of_unknown_fields_are_told(config: Path, capsys: pytest.CaptureFix
     assert isinstance(experiment, RankingExperiment)
     with pytest.raises(ValueError, match=r"model\.dims names the field 'town'; the fields are user, item, day"):
         run_ranking(experiment, quiet=True)
+
+
+def test_the_curve_of_one_epoch_is_a_dot() -> None:
+    result = VariantResult(name="full", model="dcn_v2", metrics={})
+    panel = learning([(result, [{"epoch": 1, "metrics": {"auc": 0.7}}])], "auc")
+    assert panel.svg.count('class="dot s0"') == 1
 
 
 def test_settings_reach_the_ranker() -> None:

@@ -130,6 +130,7 @@ def test_csv_on_stdout_is_the_answer(run: Path) -> None:
             "'price' must have numbers, but row 0 has 'cheap'",
         ),
         ("user,item,shop,price,clicks,fixed\n", ("--variant", "smal"), "has no variant 'smal'; did you mean small"),
+        ("user,item\n1,i1,2,3\n", (), "wrong.csv is not a readable .csv file: found more fields than defined"),
         ("user\n", ("--out", "x.txt"), r"scored rows are written as .csv or .parquet, got 'x.txt'"),
     ],
 )

@@ -17,6 +17,7 @@ from pipelines.config_loader import config_hash, load_experiment
 from pipelines.config_problems import ConfigError
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError
+from pipelines.run_directory import find_run
 from pipelines.run_files import RunFiles
 from pipelines.sweep.space import spaces, unused
 from pipelines.sweep.sweep import SweepError, run_sweep
@@ -242,6 +243,22 @@ def test_mistakes_are_told_before_anything_runs(place: Path, search: str, messag
     path.write_text((place / "tiny.yaml").read_text().split("search:")[0] + f"search: {{parameters: {{{search}}}}}\n")
     with pytest.raises(ConfigError, match=message):
         load_experiment(str(path))
+
+
+def test_the_weight_of_an_ensemble_is_left_to_its_grid(place: Path) -> None:
+    sums = "  - {name: sum, model: {name: ensemble, members: [mf-full, mf-modulo]}}\n"
+    search = "search: {parameters: {model.weight: {type: float, low: 0.1, high: 0.9}}}\n"
+    path = place / "sum.yaml"
+    path.write_text((place / "tiny.yaml").read_text().split("search:")[0] + sums + search)
+    with pytest.raises(ConfigError, match=r"sum is made of trained variants, .*; model\.grid searches its weight"):
+        load_experiment(str(path))
+    epochs = load_experiment(str(path), ["search.parameters={train.epochs: {type: int, low: 1, high: 2}}"])
+    assert "sum" not in spaces(epochs)
+
+
+def test_a_sweep_is_no_run_to_read(swept: Path) -> None:
+    with pytest.raises(DataError, match=r"is a sweep, .*; train what it found with: recsys run .*best\.yaml"):
+        find_run(swept.parent)
 
 
 def test_a_sweep_never_looks_at_test(place: Path) -> None:

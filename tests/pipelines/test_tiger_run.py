@@ -101,6 +101,16 @@ def test_a_recommendation_is_explained_by_the_codes_that_were_written(run: Path)
         assert f"{kind['codes'][0]}: 4 items; in common: " in shown.stdout
 
 
+def test_a_sweep_gives_a_generator_its_codes(run: Path) -> None:
+    parameters = "{train.batch_size: {type: categorical, choices: [48]}, model.dim: {type: categorical, choices: [8]}}"
+    settings = (f"search={{parameters: {parameters}}}", "train.epochs=2", "train.eval_every_epochs=1")
+    done = recsys(run.parent.parent, "sweep", "walks.yaml", *settings, "--trials", "1", "--quiet")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run.parent.parent / done.stdout.strip()).with_name("trials.json").read_bytes())
+    values = {"train.batch_size": 48, "model.dim": 8}
+    assert [(trial["status"], trial["values"]) for trial in found] == [("complete", values)]
+
+
 def test_codes_of_another_catalogue_are_refused(run: Path) -> None:
     with pytest.raises(DataError, match=r"were made for catalogue '' of 30 items, .*run the experiment again"):
         prefixes(tiger(), open_dataset(run), 0, [0])
@@ -113,6 +123,11 @@ def test_the_report_tells_how_far_the_paths_are_right(run: Path) -> None:
     assert product == pytest.approx(metrics["test/recall@1"])
     assert paths["recommended"] == 1.0
     assert "How far the first item goes the right way" in (run / "report.html").read_text()
+
+
+def test_a_model_with_a_table_of_its_own_is_no_reference_line(run: Path) -> None:
+    drawing = (run / "plots" / "pareto.svg").read_text()
+    assert drawing.count(">tiger</text>") == 1 and drawing.count(">popularity</text>") == 1
 
 
 def test_accuracy_after_right_and_wrong_prefixes_by_hand() -> None:
