@@ -50,3 +50,4 @@ lint: setup
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find recsys embeddings pipelines -name '*.nb[ic]' -delete  # numba does not see a change in a file that another one calls

@@ -98,6 +98,8 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
     try:
         experiment = Experiment.model_validate(merged)
         findings = list(check(experiment))
+        if any(override.partition("=")[0] == "variants" for override in overrides):
+            findings = [finding for finding in findings if not _for_others(finding[0], origins)]
     except ValidationError as invalid:
         errors = [e for e in invalid.errors() if e["type"] != "too_short" or not e["input"]]
         problems += [_located(error, values, origins, path) for error in errors]
@@ -109,6 +111,11 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
     if problems or experiment is None:
         raise ConfigError(problems)
     return crossed(experiment)
+
+
+def _for_others(key: KeyPath, origins: dict[KeyPath, str]) -> bool:
+    """Whether negatives that a chosen variant does not read are the file's, for variants that were not chosen."""
+    return key[-1:] == ("negatives",) and not any(path[: len(key)] == key for path in origins)
 
 
 def _checked(

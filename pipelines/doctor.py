@@ -20,6 +20,7 @@ REQUIRED = (
     ("scipy", "scipy"),
     ("numba", "numba"),
     ("networkx", "networkx"),
+    ("optuna", "optuna"),
     ("polars", "polars"),
     ("pydantic", "pydantic"),
     ("pyyaml", "yaml"),

@@ -68,7 +68,7 @@ def swept(place: Path) -> Path:
     chosen = "variants=[popularity, item-knn, mf-full]"
     done = recsys(place, "sweep", "tiny.yaml", chosen, "--trials", "6", "train.patience=1")
     assert done.returncode == 0, done.stderr
-    assert "trial" in done.stderr
+    assert "complete" in done.stderr
     assert "next:   recsys run" in done.stderr
     return place / done.stdout.splitlines()[-1]
 

@@ -116,7 +116,7 @@ def test_a_saved_ranker_scores_the_same_bits(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "ranker.json").write_text("{}"), "must say format recsys-ranker, version 1"),
+        (lambda d: (d / "ranker.json").write_text("{}"), "must say format recsys-ranker, version 2"),
         (lambda d: (d / "ranker.safetensors").write_bytes(b"x"), "is not a whole saved ranker"),
         (lambda d: (d / "map-1.safetensors").unlink(), "is not a whole saved ranker"),
     ],
