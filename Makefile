@@ -23,7 +23,7 @@ quality: setup
 	$(BIN)/python -m pytest -q -m quality --durations=15
 
 bench: setup
-	for name in cluster auc topk bpr ctr table ingest lightgcn ials rqkmeans seqloader sasrec sparse_bytes; do $(BIN)/recsys bench $$name || exit 1; done
+	for name in cluster auc topk bpr ctr table ingest lightgcn ials rqkmeans seqloader sasrec beam experts refresh sparse_bytes sparse_step; do $(BIN)/recsys bench $$name || exit 1; done
 	$(BIN)/python -m benchmarks.tables
 
 lint: setup
