@@ -11,6 +11,7 @@ from pipelines.errors import DataError, did_you_mean
 from pipelines.report import words
 from pipelines.report.data import PerUser, Run, VariantRun, per_user_values
 from pipelines.report.render import render
+from pipelines.run_files import best_on_validation
 from pipelines.run_schema import DatasetFacts
 from recsys.significance import holm, paired_test
 
@@ -198,7 +199,10 @@ def _per_user_metrics(run: Run, variant: VariantRun) -> list[str]:
 
 
 def _matches(run: Run, values: PerUser, reference: Run, reference_values: PerUser) -> list[tuple[str, str]]:
-    """Variants of the same name, then the best learned one against the best learned one if that is another pair."""
+    """Variants of the same name, then the learned ones that validation chooses, if that is another pair.
+
+    A run without validation has its best on test in their place.
+    """
     same = [(name, name) for name in values.values if name in reference_values.values]
     bests = (_best(run, values), _best(reference, reference_values))
     return list(dict.fromkeys([*same, bests]))
@@ -207,7 +211,8 @@ def _matches(run: Run, values: PerUser, reference: Run, reference_values: PerUse
 def _best(run: Run, values: PerUser) -> str:
     learned = {v.name for v in run.variants if not v.is_baseline}
     names = [name for name in values.values if name in learned] or list(values.values)
-    return max(names, key=lambda name: float(values.mean(name).mean()))
+    chosen = best_on_validation([run.variant(name).first for name in names])
+    return chosen.name if chosen else max(names, key=lambda name: float(values.mean(name).mean()))
 
 
 def _pair(label: str, mine: PerUser, name: str, theirs: PerUser, against: str) -> ComparedPair:

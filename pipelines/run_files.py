@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +65,15 @@ def _parse(path: Path, schema: type[Schema], payload: Any) -> Schema:
             f"{path}: {where}: {first['msg']} ({error.error_count()} problems in all);"
             " run `recsys run` again with the same configuration to write it anew"
         ) from error
+
+
+def best_on_validation(variants: Sequence[VariantResult]) -> VariantResult | None:
+    """The best by the validation metric that most variants were selected by; None where no variant has one."""
+    known = Counter(name for variant in variants for name in variant.metrics if name.startswith("valid/"))
+    if not known:
+        return None
+    metric = known.most_common(1)[0][0]
+    return max((v for v in variants if metric in v.metrics), key=lambda variant: variant.metrics[metric])
 
 
 _FOR_EVENTS = {

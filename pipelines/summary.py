@@ -27,7 +27,9 @@ def summary(files: RunFiles, headline: list[str] | None = None) -> None:
         table.add_column(name if place else f"{name} [95 %]", justify="right", no_wrap=True)
     for name in ("rows", "MiB", "training"):
         table.add_column(name, justify="right", no_wrap=True)
-    order = sorted(found.variants, key=lambda variant: -variant.metrics.get(f"test/{shown[0]}" if shown else "", 0.0))
+    first = f"test/{shown[0]}" if shown else ""
+    sign = 1 if first.endswith(("rmse", "log_loss")) else -1
+    order = sorted(found.variants, key=lambda variant: sign * variant.metrics.get(first, 0.0))
     for variant in order:
         table.add_row(*_row(variant, shown))
     console = Console()

@@ -152,7 +152,7 @@ def run_task(
         on_epoch: called after each epoch that this process ran.
 
     Raises:
-        TrainingDivergedError: The loss is NaN or infinite.
+        TrainingDivergedError: The loss, or the selecting metric, is NaN or infinite.
         CheckpointError: ``checkpoint_dir`` holds the state of another training, or a damaged file.
     """
     return _Training(task, settings, seed=seed, directory=checkpoint_dir, on_epoch=on_epoch).run()
@@ -214,6 +214,11 @@ class _Training:
                 metrics = self.task.validate()
                 progress.seconds += time.perf_counter() - start
                 record = dataclasses.replace(record, metrics=metrics)
+                if not math.isfinite(metrics[selection.metric]):
+                    raise TrainingDivergedError(
+                        f"validation {selection.metric} is {metrics[selection.metric]} after epoch {progress.epoch};"
+                        " try a smaller optimizer.lr, or select by another metric"
+                    )
                 if metrics[selection.metric] > progress.best_value:
                     progress.best_value, progress.best_epoch = metrics[selection.metric], progress.epoch
                     self.best = {} if selection.refit else self._tensors()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipelines.compare import ComparedPair, Comparison, check_same_data, run_labels
 from pipelines.errors import DataError, did_you_mean
-from pipelines.run_files import RunFiles
+from pipelines.run_files import RunFiles, best_on_validation
 from recsys.metrics.delong import auc_difference
 from recsys.rankers.intervals import METRICS, PairedDifference, bootstrap_difference, resampled_metrics
 from recsys.significance import holm
@@ -55,7 +55,7 @@ def compare_ranking(runs: list[Path], metric: str = "auc", out: Path | None = No
     found = []
     for place in range(1, len(runs)):
         same = [(name, name) for name in scores[place] if name in scores[0]]
-        bests = (_best(loaded[place], scores[place], metric), _best(loaded[0], scores[0], metric))
+        bests = (_best(loaded[place]), _best(loaded[0]))
         for name, against in dict.fromkeys([*same, bests]):
             test = _difference(metric, labels, users, scores[place][name], scores[0][against])
             value, other = _value(loaded[place], name, metric), _value(loaded[0], against, metric)
@@ -118,6 +118,7 @@ def _value(files: RunFiles, name: str, metric: str) -> float:
     return first.metrics[f"test/{metric}"]
 
 
-def _best(files: RunFiles, scores: Scores, metric: str) -> str:
-    sign = -1 if metric == "log_loss" else 1
-    return max(scores, key=lambda name: sign * _value(files, name, metric))
+def _best(files: RunFiles) -> str:
+    """The variant that validation chooses: the one with the best test value would owe some of it to luck."""
+    variants = files.metrics().variants
+    return (best_on_validation(variants) or variants[0]).name

@@ -20,7 +20,7 @@ from recsys.checkpoint import Model, load_model
 from recsys.evaluator import Evaluation, evaluate
 from recsys.models.tiger import Tiger
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,9 +163,8 @@ def text_cases() -> Iterator[Case]:
         ("no column 'user_id'", "','", "`format`"),
     )
     yield Case("csv-packed", "e.csv.gz", raw(gzip.compress(b"user_id,item_id\n")), ("e.csv.gz", "unpack it"))
-    yield Case(
-        "recbole-bad_type", "e.inter", raw(b"user_id:id\titem_id:token\n1\t2\n"), ("line 1", "user_id:id", "token")
-    )
+    unknown = raw(b"user_id:id\titem_id:token\n1\t2\n")
+    yield Case("recbole-bad_type", "e.inter", unknown, ("line 1", "user_id:id", "token"))
     yield Case("recbole-no_type", "e.inter", raw(b"user_id\titem_id\n1\t2\n"), ("line 1", "name:type", "user_id"))
 
 

@@ -26,15 +26,18 @@ GOOD = TRUTH.astype(np.float32)
 NOISY = (TRUTH + RNG.normal(size=EVENTS)).astype(np.float32)
 
 
-def write_run(directory: Path, scores: dict[str, np.ndarray], data_hash: str = "a" * 16) -> Path:
+def write_run(
+    directory: Path, scores: dict[str, np.ndarray], data_hash: str = "a" * 16, valid: tuple[float, ...] = (0.6, 0.5)
+) -> Path:
     files = RunFiles(directory)
     variants = tuple(RankingVariant(name=name, model=DcnV2()) for name in scores)
     dataset = TableData(format="table", name="t", source=".", fields=("user", "item"))
     files.write_config(RankingExperiment(experiment="t", dataset=dataset, variants=variants))
     results = []
-    for name, values in scores.items():
+    for (name, values), chosen_by in zip(scores.items(), valid, strict=False):
         probability = 1 / (1 + np.exp(-values.astype(np.float64)))
         metrics = {"test/auc": roc_auc_score(LABELS, values), "test/log_loss": log_loss(LABELS, probability)}
+        metrics["valid/auc"] = chosen_by
         results.append(VariantResult(name=name, model="dcn_v2", metrics=metrics))
         files.write_scores(name, 0, values)
     facts = DatasetFacts(name="t", users=100, items=5, train=1, hash=data_hash)
@@ -64,6 +67,13 @@ def test_a_lower_log_loss_is_better(runs: list[Path]) -> None:
     assert pair.low < pair.difference < pair.high < 0
     assert pair.verdict == "better"
     assert "3,000 test events, paired bootstrap over users" in str(comparison)
+
+
+def test_validation_chooses_the_variants_that_stand_for_their_runs(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", {"a": GOOD, "b": NOISY}, valid=(0.5, 0.6))
+    second = write_run(tmp_path / "second", {"c": GOOD, "d": NOISY}, valid=(0.5, 0.6))
+    (pair,) = compare_ranking([first, second]).pairs
+    assert (pair.name, pair.against) == ("d", "b")
 
 
 def test_the_command_takes_ranking_runs(runs: list[Path], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pipelines.run_files import (
     RunFiles,
     VariantResult,
     WorstBucket,
+    best_on_validation,
 )
 
 RESULT = VariantResult(
@@ -69,6 +70,16 @@ def test_undefined_numbers_become_null_and_come_back_as_none(files):
     assert read.ci95 == {"auc": (None, 1.0)}
     assert read.heat["recall@20"] == [[None, 0.5]]
     assert read.curves == SUMMARY.curves
+
+
+def test_the_best_on_validation_is_by_the_metric_of_most_variants():
+    def variant(name, **metrics):
+        return RESULT.model_copy(update={"name": name, "metrics": {k.replace("_", "/"): v for k, v in metrics.items()}})
+
+    early, late = variant("early", valid_auc=0.6, test_auc=0.9), variant("late", valid_auc=0.7, test_auc=0.8)
+    other, none = variant("other", valid_recall=0.99), variant("none", test_auc=1.0)
+    assert best_on_validation([other, early, none, late]) == late
+    assert best_on_validation([none]) is None
 
 
 def test_an_undefined_metric_is_absent(files):

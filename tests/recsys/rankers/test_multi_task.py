@@ -23,7 +23,7 @@ from recsys.rankers.multi_task_checkpoint import load_multi_task, save_multi_tas
 from recsys.rankers.multi_task_training import fit_multi_task, validation_metrics
 from recsys.rankers.ranker import Tower
 from recsys.rankers.training import RankingSettings
-from recsys.settings import EpochRecord, Selection
+from recsys.settings import EpochRecord, Selection, TrainingDivergedError
 from recsys.task_events import TaskEvents, join_task_events
 from recsys.training_state import CheckpointError
 
@@ -256,6 +256,15 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     facts.write_text(facts.read_text().replace("recsys-ranker", "recsys-multi-task"))
     with pytest.raises(CheckpointError, match="is not a whole saved ranker"):
         load_multi_task(tmp_path / "saved")
+
+
+def test_a_validation_loss_that_is_not_a_number_stops_the_training() -> None:
+    train, valid = events(200, 0), events(60, 1)
+    valid.labels[np.flatnonzero(valid.known("rating"))[0], 1] = np.inf
+    with pytest.raises(
+        TrainingDivergedError, match=r"validation neg_loss is -inf after epoch 1; try a smaller optimiz"
+    ):
+        fit_multi_task(model(), train, valid, settings(), seed=0)
 
 
 def test_mistakes_are_told() -> None:
