@@ -82,6 +82,7 @@ class TableData(EventData):
     fields: tuple[str, ...] = Field(min_length=1, description="categorical columns; a list is one value, its set")
     numeric: dict[str, Numeric] = Field(default={})
     split: EventSplit = EventSplit()
+    time: str | None = Field(default=None, description="column of the events' times; gives slices by the item's age")
 
 
 class LibfmData(EventData):

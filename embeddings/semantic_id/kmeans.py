@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 
 from embeddings.id_map import IntArray
 from embeddings.one_thread import one_thread
@@ -26,30 +27,51 @@ PASSES = (10, 6)
 LAST_PASSES = 4
 
 
-def nearest(points: Matrix, centres: Matrix) -> tuple[IntArray, npt.NDArray[np.float32]]:
+def nearest(
+    points: Matrix, centres: Matrix, squares: npt.NDArray[np.float32] | None = None
+) -> tuple[IntArray, npt.NDArray[np.float32]]:
     """The nearest centre of each point, ties to the lower one, and the squared distance to it.
 
     Args:
         points: float32 [N, D].
         centres: float32 [K, D].
+        squares: float32 [N] of :func:`squared_lengths` of the points, where they are known.
 
     Returns:
         int64 [N] and float32 [N].
     """
-    code, distance = np.empty(len(points), dtype=np.int64), np.empty(len(points), dtype=np.float32)
+    code, best = np.empty(len(points), dtype=np.int64), np.empty(len(points), dtype=np.float32)
     columns = torch.from_numpy(np.ascontiguousarray(centres.T))
     half = -0.5 * columns.square().sum(0)
 
     def part(first: int) -> None:
-        block = torch.from_numpy(points[first : first + BLOCK])
-        best, index = torch.addmm(half, block, columns).max(dim=1)
-        code[first : first + BLOCK] = index.numpy()
-        distance[first : first + BLOCK] = (block.square().sum(1) - 2 * best).clamp_(min=0).numpy()
+        block = slice(first, first + BLOCK)
+        scores = torch.addmm(half, torch.from_numpy(points[block]), columns)
+        _first_largest(scores.numpy(), code[block], best[block])
 
     threads = torch.get_num_threads()
     with one_thread(), ThreadPoolExecutor(threads) as pool:
         list(pool.map(part, range(0, len(points), BLOCK)))
-    return code, distance
+    lengths = squared_lengths(points) if squares is None else squares
+    return code, np.maximum(lengths - 2 * best, np.float32(0))
+
+
+def squared_lengths(points: Matrix) -> npt.NDArray[np.float32]:
+    """Float32 [N] of float32 [N, D]."""
+    return np.asarray(np.einsum("nd,nd->n", points, points), dtype=np.float32)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def _first_largest(scores: Matrix, code: IntArray, best: npt.NDArray[np.float32]) -> None:
+    """The largest number of each row of float32 [n, K], and the first place that has it."""
+    for i in range(len(scores)):
+        row, largest = scores[i], scores[i, 0]
+        for value in row:
+            largest = max(largest, value)
+        place = 0
+        while row[place] != largest:
+            place += 1
+        code[i], best[i] = place, largest
 
 
 def distances(points: Matrix, centres: Matrix) -> npt.NDArray[np.float32]:
@@ -65,10 +87,12 @@ def distances(points: Matrix, centres: Matrix) -> npt.NDArray[np.float32]:
 
 
 def kmeans(points: Matrix, clusters: int, generator: np.random.Generator) -> tuple[Matrix, IntArray]:
-    """Lloyd's algorithm (1982), first on samples of the points and then on all of them, from k-means++.
+    """Lloyd's algorithm (1982), first on samples of the points and then on all of them.
 
-    A sample moves the centres most of the way at a fraction of the work. An empty cluster takes the point that is
-    farthest from its centre. Where there are fewer different points than clusters, some codes stay without a point.
+    It starts from k-means++ and from random points, which lead further where the points have no clusters, and goes on
+    with what is better on the first sample. A sample moves the centres most of the way at a fraction of the work. An
+    empty cluster takes the point that is farthest from its centre. Where there are fewer different points than
+    clusters, some codes stay without a point.
 
     Args:
         points: float32 [N, D], N >= clusters.
@@ -84,37 +108,55 @@ def kmeans(points: Matrix, clusters: int, generator: np.random.Generator) -> tup
     _check(points, clusters)
     points = np.ascontiguousarray(points)
     order = generator.permutation(len(points))
-    centres = _spread(points[np.sort(order[: START * clusters])], clusters, generator)
+    starts = [_spread(points[np.sort(order[: START * clusters])], clusters, generator), points[order[:clusters]]]
     for share, passes in zip(SAMPLES, PASSES, strict=True):
         if share * clusters < len(points):
-            sample = np.ascontiguousarray(points[np.sort(order[: share * clusters])])
-            centres, _ = _lloyd(sample, centres, passes)
-    passes = LAST_PASSES if SAMPLES[0] * clusters < len(points) else sum(PASSES)
-    return _lloyd(points, centres, passes)
+            starts = [_best_of(points[np.sort(order[: share * clusters])], starts, passes)[0]]
+    return _best_of(points, starts, LAST_PASSES if len(starts) == 1 else sum(PASSES))
 
 
 def _spread(points: Matrix, clusters: int, generator: np.random.Generator) -> Matrix:
-    """Points drawn in proportion to the squared distance to those before (Arthur and Vassilvitskii 2007)."""
-    chosen = [int(generator.integers(len(points)))]
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007).
+
+    Of some points drawn in proportion to the squared distance to those before, it takes the one that leaves the least.
+    """
+    rows, squares = torch.from_numpy(points), squared_lengths(points)
+    tries = 2 + int(np.log(clusters))
     far = np.full(len(points), np.inf, dtype=np.float32)
-    for _ in range(clusters - 1):
-        far = np.minimum(far, distances(points, points[chosen[-1:]])[:, 0])
-        total = np.cumsum(far, dtype=np.float64)
-        drawn = np.searchsorted(total, generator.random() * total[-1], side="right")
-        chosen.append(int(min(drawn, len(points) - 1)))
-    return points[chosen]
+    drawn, chosen = generator.integers(len(points), size=1), []
+    with one_thread():
+        while True:
+            products = (rows[drawn] @ rows.T).numpy()
+            left = np.minimum(far, np.maximum(squares - 2 * products + squares[drawn][:, None], 0))
+            best = int(left.sum(1).argmin())
+            chosen.append(int(drawn[best]))
+            if len(chosen) == clusters:
+                return points[chosen]
+            far = left[best]
+            total = np.cumsum(far, dtype=np.float64)
+            drawn = np.searchsorted(total, generator.random(tries) * total[-1], side="right").clip(max=len(points) - 1)
 
 
-def _lloyd(points: Matrix, centres: Matrix, passes: int) -> tuple[Matrix, IntArray]:
-    """At most ``passes`` updates of the centres; the codes are the nearest of the centres that come back."""
-    code, distance = nearest(points, centres)
+def _best_of(points: Matrix, starts: Sequence[Matrix], passes: int) -> tuple[Matrix, IntArray]:
+    """Centres and codes of :func:`_lloyd` from the start that ends nearest to the points."""
+    squares = squared_lengths(points)
+    found = [_lloyd(points, squares, centres, passes) for centres in starts]
+    centres, code, _ = min(found, key=lambda ended: float(ended[2].sum(dtype=np.float64)))
+    return centres, code
+
+
+def _lloyd(
+    points: Matrix, squares: npt.NDArray[np.float32], centres: Matrix, passes: int
+) -> tuple[Matrix, IntArray, npt.NDArray[np.float32]]:
+    """At most ``passes`` updates of the centres; codes and distances are those of the centres that come back."""
+    code, distance = nearest(points, centres, squares)
     for _ in range(passes):
         centres = _updated(points, code, distance, centres)
         before = code
-        code, distance = nearest(points, centres)
+        code, distance = nearest(points, centres, squares)
         if (before == code).all():
             break
-    return centres, code
+    return centres, code, distance
 
 
 def _updated(points: Matrix, code: IntArray, distance: npt.NDArray[np.float32], centres: Matrix) -> Matrix:
@@ -131,9 +173,29 @@ def _means(points: Matrix, code: IntArray, clusters: int) -> Matrix:
     """Mean float32 [K, D] of the points of each cluster; zero for an empty one."""
     counts = np.bincount(code, minlength=clusters)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    members = (np.ones(len(points), dtype=np.float32), np.argsort(code, kind="stable"), starts)
-    sums = sparse.csr_array(members, shape=(clusters, len(points))) @ points
+    sums = _sums(points, _grouped(code, starts), starts)
     return np.asarray(sums / np.maximum(counts, 1)[:, None], dtype=np.float32)
+
+
+@numba.njit(cache=True)
+def _grouped(code: IntArray, starts: IntArray) -> IntArray:
+    """The points by cluster, in their order within each."""
+    places, order = starts.copy(), np.empty(len(code), np.int64)
+    for i in range(len(code)):
+        order[places[code[i]]] = i
+        places[code[i]] += 1
+    return order
+
+
+@numba.njit(parallel=True, cache=True)
+def _sums(points: Matrix, order: IntArray, starts: IntArray) -> Matrix:
+    """Sum float32 [K, D] of the points ``order[starts[k]:starts[k + 1]]``, one after the other."""
+    sums = np.zeros((len(starts) - 1, points.shape[1]), np.float32)
+    for k in numba.prange(len(sums)):
+        for place in range(starts[k], starts[k + 1]):
+            for d in range(points.shape[1]):
+                sums[k, d] += points[order[place], d]
+    return sums
 
 
 def balanced_kmeans(

@@ -19,8 +19,9 @@ from pipelines.ranking.encode import Encoding, encode
 from pipelines.ranking.sources import SPLITS, DataConfig, files_of, read_source
 from pipelines.stages.versions import versions
 from recsys.event_batch import EventHistories, Events
+from recsys.rankers.evaluation import ItemAges
 
-VERSION = 3
+VERSION = 4
 Split = Literal["train", "valid", "test"]
 
 
@@ -54,6 +55,11 @@ class RankingData:
         if not (self.path / "history.npy").is_file():
             return None
         return EventHistories(self._array("history.npy"), self._array(f"{split}-history.npy"))
+
+    def test_ages(self) -> ItemAges | None:
+        """How old the items of the test events were; None without ``dataset.time``."""
+        unit = self.facts["age_unit"]
+        return None if unit is None else ItemAges(self._array("test-ages.npy"), unit)
 
     def vocabulary(self, field: str) -> pl.DataFrame:
         """Frame (value, count) of a field; row i is id i."""
@@ -123,9 +129,11 @@ def _build(config: DataConfig, directory: Path) -> None:
         _write(directory / "history.npy", source.histories.items)
         for code, split in enumerate(SPLITS):
             _write(directory / f"{split}-history.npy", source.histories.bounds[source.splits == code])
+    if source.ages is not None:
+        _write(directory / "test-ages.npy", source.ages[0][source.splits == SPLITS.index("test")])
     counts = np.bincount(source.splits, minlength=3).tolist()
     arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
-    histories = sorted(directory.glob("*history.npy"))
+    optional = sorted([*directory.glob("*history.npy"), *directory.glob("*ages.npy")])
     sizes = {name: len(vocabulary) for name, vocabulary in encoding.vocabularies.items()}
     roles = {"user": config.user, "item": config.item, "fields": list(sizes.items()), "dense": list(encoding.dense)}
     positives = [
@@ -145,7 +153,8 @@ def _build(config: DataConfig, directory: Path) -> None:
             "counts": dict(zip(SPLITS, counts, strict=True)),
             "positives": dict(zip(SPLITS, positives, strict=True)),
             "split": source.facts,
-            "hash": key_hash(content_hash(*arrays, *histories), roles),
+            "age_unit": source.ages and source.ages[1],
+            "hash": key_hash(content_hash(*arrays, *optional), roles),
         },
     )
 

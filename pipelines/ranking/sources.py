@@ -23,6 +23,7 @@ from pipelines.config_ranking import (
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.source import base_path
 from pipelines.ranking.frappe import read_frappe
+from pipelines.ranking.item_age import item_ages
 from pipelines.ranking.next_item import Columns, read_next_item
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
@@ -46,6 +47,7 @@ class Source:
         facts: of the split, for the report.
         catalogue: every item, train's or not, by the sorted column of the item field; None where train's items are all.
         histories: what users had before the events, in indices of the catalogue.
+        ages: float64 [E], see :func:`pipelines.ranking.item_age.item_ages`, and their unit; None without a time.
     """
 
     frame: pl.LazyFrame
@@ -55,6 +57,7 @@ class Source:
     facts: dict[str, Any]
     catalogue: pl.DataFrame | None = None
     histories: EventHistories | None = None
+    ages: tuple[npt.NDArray[np.float64], str] | None = None
 
 
 def files_of(config: DataConfig) -> list[Path]:
@@ -195,17 +198,19 @@ def _table(config: TableData, files: list[Path]) -> Source:
         _require(other, (join.key, *join.columns), join.source)
         _require(frame, (join.key,), config.events)
         frame = frame.join(other.select(join.key, *join.columns), on=join.key, how="left", maintain_order="left")
-    split_column = (config.split.column,) if config.split.column else ()
-    _require(frame, (config.label.column, *config.fields, *config.numeric, *split_column), config.events)
+    extra = filter(None, (config.split.column, config.time))
+    _require(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
     label = pl.col(config.label.column)
     if config.label.at_least is not None:
         label = (label >= config.label.at_least).cast(pl.Int8)
     splits = _splits(frame, config.split, config.user)
+    ages = None if config.time is None else item_ages(frame, config.item, config.time, splits)
     schema = frame.collect_schema()
     lists = [name for name in config.fields if isinstance(schema[name], pl.List)]
     frame = frame.with_columns(pl.col(name).list.sort().list.join("|") for name in lists)
     frame = frame.select(label.alias(LABEL), *config.fields, *config.numeric)
-    return Source(frame, splits, config.fields, numeric_kinds(config), config.split.model_dump(mode="json"))
+    facts = config.split.model_dump(mode="json")
+    return Source(frame, splits, config.fields, numeric_kinds(config), facts, ages=ages)
 
 
 def scan_files(files: list[Path]) -> pl.LazyFrame:

@@ -262,8 +262,9 @@ def evaluate_stage(cache: Cache, data: RankingData, trained: TrainedRanker) -> E
         scores = load_ranker(trained.entry / "checkpoint").scores(events)
         few = tuple(name for name in data.fields if data.sizes[name] <= FEW_VALUES)
         found = evaluate_ranker(
-            events, scores, data.events("train"), user=data.user, item=data.item, by=few, sizes=data.sizes
-        )
+            events, scores, data.events("train"), user=data.user, item=data.item, by=few, sizes=data.sizes,
+            ages=data.test_ages(),
+        )  # fmt: skip
         save_file({"scores": scores}, directory / "scores.safetensors")
         write_json(directory / "evaluation.json", finite(_named(found, data, few).summary()))
 

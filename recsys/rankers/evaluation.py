@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,19 @@ from recsys.rankers.intervals import bootstrap_intervals
 MAX_CURVE_POINTS = 400
 ACTIVITY_BOUNDS = (0, 1, 5, 20, 100)
 """Lower ends of the slices by train events."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemAges:
+    """How old the item of each event was.
+
+    Attributes:
+        ages: float64 [E] since the item's first train event; NaN where train lacks it or the time is unknown.
+        unit: of the ages.
+    """
+
+    ages: npt.NDArray[np.float64]
+    unit: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +69,7 @@ def evaluate_ranker(
     item: str,
     by: tuple[str, ...] = (),
     sizes: Mapping[str, int] | None = None,
+    ages: ItemAges | None = None,
 ) -> RankingEvaluation:
     """Evaluate log-odds.
 
@@ -66,6 +81,7 @@ def evaluate_ranker(
         item: field of the items.
         by: fields whose values are slices, for fields of few values.
         sizes: ids of each field; the values that share the id after the last one are a slice of their own.
+        ages: of the items at the events; gives slices by fifths of the ages.
     """
     counts = ScoredCounts.of(events.labels, scores)
     metrics = {"log_loss": counts.log_loss(), "ece": counts.reliability().error}
@@ -95,6 +111,8 @@ def evaluate_ranker(
         ids, known, size = events.column(field), train.column(field), (sizes or {}).get(field)
         slices[f"train events of the {field}"] = _slices(events, scores, _activity(ids, known, size))
         slices[f"train positives of the {field}"] = _slices(events, scores, _activity(ids, known[positive], size))
+    if ages is not None:
+        slices["age of the item"] = _slices(events, scores, _by_age(ages))
     return RankingEvaluation(len(events), metrics, ci95, curves, slices)
 
 
@@ -114,6 +132,16 @@ def _activity(
         for low, high in bins
     ]
     return [("too few for an id", rare), *parts]
+
+
+def _by_age(found: ItemAges) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Events by fifths of the known ages; equal ages are in one slice."""
+    known = np.isfinite(found.ages)
+    edges = np.unique(np.quantile(found.ages[known], np.linspace(0, 1, 6))) if known.any() else np.empty(0)
+    place = np.searchsorted(edges[1:-1], found.ages, side="left")
+    bounds = list(itertools.pairwise(edges)) or [(edge, edge) for edge in edges]
+    parts = [(f"{low:.4g} to {high:.4g} {found.unit}", known & (place == i)) for i, (low, high) in enumerate(bounds)]
+    return [("first train event unknown", ~known), *parts]
 
 
 def _values(events: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:

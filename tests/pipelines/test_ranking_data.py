@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ def test_rare_values_have_no_id_of_their_own(tmp_path: Path) -> None:
     data = table(tmp_path, min_count=2)
     assert data.vocabulary("item")["value"].to_list() == ["a", "b"]
     assert data.events("train").column("item").tolist() == [0, 1, 0, 2, 0, 1]
+
+
+def test_the_age_of_an_item_is_the_time_since_its_first_train_event(tmp_path: Path) -> None:
+    times = [5, 2, 3, 4, 9, 9, 1, 1, 10, None]
+    ages = table(tmp_path, time="at", columns={"at": times}).test_ages()
+    assert ages is not None
+    assert (ages.unit, ages.ages[0]) == ("at", 10 - 4)  # a missing item is an item
+    assert np.isnan(ages.ages[1])
+    days = [datetime(2026, 1, day or 1) for day in times]
+    ages = table(tmp_path, time="at", columns={"at": days}).test_ages()
+    assert ages is not None
+    assert (ages.unit, ages.ages.tolist()) == ("days", [6.0, -1.0])
+    assert table(tmp_path).test_ages() is None
+    with pytest.raises(DataError, match=r"dataset\.time needs numbers, dates or times, but the column 'at' has String"):
+        table(tmp_path, time="at", columns={"at": ["x"] * 10})
+    with pytest.raises(DataError, match="has no column 'when'"):
+        table(tmp_path, time="when")
 
 
 def test_numbers_are_scaled_by_train_and_say_where_they_are_missing(tmp_path: Path) -> None:

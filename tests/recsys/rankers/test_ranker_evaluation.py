@@ -18,7 +18,7 @@ from recsys.event_batch import Events
 from recsys.rankers.build import RankerSpec, build_ranker
 from recsys.rankers.checkpoint import load_ranker, save_ranker
 from recsys.rankers.dcn_v2 import Cross
-from recsys.rankers.evaluation import evaluate_ranker
+from recsys.rankers.evaluation import ItemAges, evaluate_ranker
 from recsys.rankers.final_mlp import Streams
 from recsys.rankers.ranker import Ranker, Tower
 from recsys.training_state import CheckpointError
@@ -70,6 +70,33 @@ def test_values_that_share_the_unseen_id_are_not_taken_for_a_frequent_one() -> N
     assert rows[0]["events"] == (test.column("item") == 20).sum() > 0
     assert sum(row["events"] for row in rows) == 300
     assert all(row["label"] != "too few for an id" for row in found.slices["train events of the user"])
+
+
+def test_slices_by_age_are_fifths_of_the_known_ages() -> None:
+    train, test = events(120), events(300, 1)
+    ages = np.arange(300.0) % 100
+    ages[:20] = np.nan
+    scores = np.random.default_rng(2).normal(size=300).astype(np.float32)
+    found = evaluate_ranker(test, scores, train, user="user", item="item", ages=ItemAges(ages, "days"))
+    unknown, *fifths = found.slices["age of the item"]
+    assert (unknown["label"], unknown["events"]) == ("first train event unknown", 20)
+    assert len(fifths) == 5
+    low, high = np.nanquantile(ages, [0.2, 0.4])
+    rows = (ages > low) & (ages <= high)
+    assert fifths[1]["label"] == f"{low:.4g} to {high:.4g} days"
+    assert fifths[1]["events"] == rows.sum()
+    assert fifths[1]["auc"] == pytest.approx(roc_auc_score(test.labels[rows], scores[rows]), abs=1e-12)
+    assert sum(row["events"] for row in fifths) == 280
+
+
+@pytest.mark.parametrize("age", [3.0, np.nan])
+def test_ages_that_are_all_the_same_or_unknown_are_one_slice(age: float) -> None:
+    test = events(50)
+    ages = ItemAges(np.full(50, age), "days")
+    (row,) = evaluate_ranker(test, np.zeros(50, np.float32), test, user="user", item="item", ages=ages).slices[
+        "age of the item"
+    ]
+    assert row["events"] == 50
 
 
 def test_one_class_leaves_what_is_undefined_out() -> None:
