@@ -57,7 +57,7 @@ class Job:
     def ranker(self, sizes: Mapping[str, int]) -> Ranker:
         """Ours, freshly drawn; ``sizes`` are the ids of each field, beside which a table has an unseen row."""
         fields = [Field(name, IdMap.identity(size), self.dim) for name, size in sizes.items()]
-        optimizer = OptimizerSpec("adam", lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = OptimizerSpec("lazy_adam", lr=self.lr, weight_decay=self.weight_decay)
         draws = generator(0, "init", "tables")
         tables = build_collection(fields, optimizer=optimizer, init_std=1e-4, generator=draws)
         tower = Tower(self.hidden, self.dropout, self.batch_norm)

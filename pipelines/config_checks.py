@@ -173,11 +173,9 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
 
 
 def _check_tables(model: TableModel) -> Iterator[Finding]:
-    if model.backend == "fbgemm" and model.optimizer.name == "adam":
-        yield (
-            ("model", "optimizer", "name"),
-            "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",
-        )
+    if model.backend == "fbgemm" and model.optimizer.torch_only:
+        message = f"the fbgemm back end has no {model.optimizer.name}; use backend: torch, or rowwise_adagrad"
+        yield ("model", "optimizer", "name"), message
     if isinstance(model, Mf | TwoTower):
         yield from _check_sparse(model)
     if not isinstance(model, Mf):
@@ -199,6 +197,8 @@ def _check_sparse(model: Mf | TwoTower) -> Iterator[Finding]:
         return
     if model.backend != "torch":
         yield ("model", "backend"), f"got {model.backend!r}, but sparse tables need the torch back end"
+    if model.optimizer.name == "lazy_adam":
+        yield ("model", "optimizer", "name"), "sparse tables have no lazy_adam; use adam or an Adagrad"
     if model.sparse.method == "prune" and model.sparse.distribution != "uniform":
         yield ("model", "sparse", "distribution"), "prune keeps the same share of each table; set it to uniform"
 

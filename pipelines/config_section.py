@@ -16,9 +16,14 @@ class Section(BaseModel):
 class Optimizer(Section):
     """Optimizer of the embedding tables."""
 
-    name: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adam"
+    name: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "lazy_adam"] = "adam"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+
+    @property
+    def torch_only(self) -> bool:
+        """Whether FBGEMM's tables on the CPU lack it."""
+        return self.name in ("adam", "lazy_adam")
 
 
 class EpochModel(Section):

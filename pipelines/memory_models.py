@@ -11,7 +11,7 @@ from recsys.models.ease import dense_gib
 from recsys.truncated_svd import OVERSAMPLING
 
 MIB = 2**20
-_STATE_PER_WEIGHT = {"sgd": 0.0, "adagrad": 1.0, "rowwise_adagrad": 0.0, "adam": 2.0}
+_STATE_PER_WEIGHT = {"sgd": 0.0, "adagrad": 1.0, "rowwise_adagrad": 0.0, "adam": 2.0, "lazy_adam": 2.0}
 _SVD_COPIES = 6
 """The basis, its image, three of the Chebyshev recurrence, and one while they are made orthonormal."""
 _SLIM_NEIGHBOURS = 200

@@ -93,7 +93,7 @@ def _problems(model: MatrixFactorization, settings: FitSettings) -> list[str]:
         f"negatives.count {negatives.count} (only 1)": negatives.count != 1,
         "negatives.shared": negatives.shared,
         "negatives.reject_positives": negatives.reject_positives,
-        "optimizer adam": any(table.optimizer.name == "adam" for table in tables),
+        "optimizer adam or lazy_adam": any(table.optimizer.name in ("adam", "lazy_adam") for table in tables),
         "tables with several rows or weights per id": any(
             table.rows_per_id > 1 or table.id_map.weights is not None for table in tables
         ),

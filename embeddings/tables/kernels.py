@@ -21,6 +21,7 @@ from embeddings.tables.vector import (
     AHEAD,
     LINE,
     adagrad,
+    adam,
     add_scaled,
     address_of,
     array_at,
@@ -37,12 +38,14 @@ Jobs = npt.NDArray[np.void]
 
 JOB = np.dtype(
     [(name, np.int64) for name in (
-        "table", "num_rows", "dim", "state", "state_dim", "rows", "lookups", "weights", "offsets", "bags", "pooled",
+        "table", "num_rows", "dim", "state", "state_dim", "second", "rows", "lookups", "weights", "offsets",
+        "bags", "pooled",
     )]
 )  # fmt: skip
-"""One table of a call. Addresses: ``table`` float32 [num_rows, dim]; ``state`` float32 [num_rows, state_dim]; ``rows``
-int32 [lookups]; ``weights`` float32 [lookups], 0 for ones; ``offsets`` int64 [bags + 1], 0 for one lookup a bag;
-``pooled`` float32 [bags, dim], the bags' sums in :func:`pool_tables` and their gradients in :func:`update_tables`.
+"""One table of a call. Addresses: ``table`` float32 [num_rows, dim]; ``state`` and, for lazy Adam, ``second`` float32
+[num_rows, state_dim]; ``rows`` int32 [lookups]; ``weights`` float32 [lookups], 0 for ones; ``offsets`` int64 [bags + 1]
+or 0 for bags of one lookup; ``pooled`` float32 [bags, dim], the bags' sums in :func:`pool_tables` and their
+gradients in :func:`update_tables`.
 """
 FIND = np.dtype(
     [(name, np.int64) for name in ("ids", "count", "map_rows", "rows_per_id", "num_ids", "unseen_row", "rows")]
@@ -50,7 +53,7 @@ FIND = np.dtype(
 """Ids of one table. Addresses: ``ids`` int64 [count]; ``map_rows`` int32 [num_ids + 1, rows_per_id], 0 where id i has
 the row i; ``rows`` int32 [count * rows_per_id], written.
 """
-KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2}
+KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2, "lazy_adam": 3}
 UNEVEN = 1.25  # work of the largest table over the mean from which on tables are divided
 BLOCK = 32  # rows of which the gradients are summed before they are updated
 LOOKUPS_PER_THREAD = 2048  # below this, waking a thread takes longer than its work
@@ -151,7 +154,7 @@ def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
     """
     bags, dim = out.shape
     at = [array.ctypes.data for array in (table, rows, offsets, out)]
-    job = (at[0], len(table), dim, 0, 0, at[1], len(rows), 0, at[2], bags, at[3])
+    job = (at[0], len(table), dim, 0, 0, 0, at[1], len(rows), 0, at[2], bags, at[3])
     with threads_for(len(rows)) as threads:
         pool_tables(records([job], JOB), threads)
 
@@ -263,17 +266,23 @@ def group_starts(pairs: Pairs) -> Longs:
 
 @numba.njit(cache=True)
 def _update_rows(
-    job: Any, rows: Longs, gradients: Longs, count: int, squares: Floats, kind: int, lr: Any, eps: Any
+    job: Any, rows: Longs, gradients: Longs, count: int, squares: Floats, kind: int, rates: Floats
 ) -> None:
     """Formulas of :class:`embeddings.tables.spec.OptimizerSpec` for the first ``count`` rows.
 
     ``gradients`` are addresses of float32 [dim], ``squares`` the means of their squares for row-wise Adagrad. One loop
     follows the other, so that a row's square root and division do not wait for those of the row before.
     """
-    dim, row_bytes, state_bytes = job.dim, job.dim * 4, job.state_dim * 4
+    dim, row_bytes, lr, eps = job.dim, job.dim * 4, rates[0], rates[1]
     if kind == 2:
         for i in range(count):
-            adagrad(dim, job.table + rows[i] * row_bytes, job.state + rows[i] * state_bytes, gradients[i], lr, eps)
+            place = rows[i] * row_bytes
+            adagrad(dim, job.table + place, job.state + place, gradients[i], lr, eps)
+        return
+    if kind == 3:
+        for i in range(count):
+            place = rows[i] * row_bytes
+            adam(dim, job.table + place, (job.state + place, job.second + place), gradients[i], rates)
         return
     scales, sums = squares, array_at(job.state, job.num_rows, np.float32(0))
     for i in range(count):
@@ -292,7 +301,8 @@ def update_tables(jobs: Jobs, rates: Floats, kinds: Longs, parts: int) -> None:
 
     Args:
         jobs: ``JOB`` [T]; ``state_dim`` is 1 for row-wise Adagrad, D for Adagrad, 0 for SGD.
-        rates: float32 [T, 3], learning rate, eps and weight decay of each table.
+        rates: float32 [T, 6] of each table: learning rate, eps, and for lazy Adam b1, b2 and sqrt(1 - b2^t), with
+            lr / (1 - b1^t) for the rate; then weight decay.
         kinds: int64 [T], values of ``KINDS``.
         parts: pieces of the work of one table.
     """
@@ -303,11 +313,11 @@ def update_tables(jobs: Jobs, rates: Floats, kinds: Longs, parts: int) -> None:
         weights = array_at(job.weights, job.lookups, np.float32(0))
         offsets = array_at(job.offsets, job.bags + 1, np.int64(0))
         pairs, scales = group_by_row(rows, weights, offsets, job.num_rows, part, parts)
-        _update_groups(job, pairs, scales, kinds[t], rates[t, 0], rates[t, 1], rates[t, 2])
+        _update_groups(job, pairs, scales, kinds[t], rates[t])
 
 
 @numba.njit(cache=True)
-def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, eps: Any, weight_decay: Any) -> None:
+def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, rates: Floats) -> None:
     """Update each row of sorted pairs; the gradient of a row looked up once is read where it lies.
 
     A block of rows is asked for while their gradients are summed, and updated after that.
@@ -320,6 +330,7 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, 
     rows, gradients = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     squares = np.empty(BLOCK, np.float32)
     bags, scales = address_of(pairs), address_of(weights) if len(weights) else 0
+    weight_decay = rates[5]
     as_it_is = len(weights) == 0 and weight_decay == 0
     while i < count:
         groups = 0
@@ -328,6 +339,8 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, 
             row = np.int64(high)
             prefetch_row(job.table, row, row_bytes)
             prefetch_row(job.state, row, state_bytes)
+            if kind == 3:
+                prefetch_row(job.second, row, state_bytes)
             i += 1
             while i < count and pairs[i] >> _HALF == high:
                 i += 1
@@ -343,7 +356,7 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, lr: Any, 
             if kind == 1:
                 squares[groups] = sum_squares(dim, gradient) / np.float32(dim)
             groups += 1
-        _update_rows(job, rows, gradients, groups, squares, kind, lr, eps)
+        _update_rows(job, rows, gradients, groups, squares, kind, rates)
     space[0] = 0  # its last use: numba frees an array after that, whatever its address is used for
 
 

@@ -50,7 +50,7 @@ class SparseTable(Table):
         growth_seed: of growth at random.
 
     Raises:
-        ValueError: The mask does not fit the id map, the dimension or the values.
+        ValueError: The mask does not fit the id map, the dimension or the values, or the optimizer is lazy Adam.
     """
 
     mask: Tensor
@@ -70,6 +70,8 @@ class SparseTable(Table):
         sparsity: Sparsity | None = None, growth_seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(id_map, dim, optimizer)
+        if optimizer.name == "lazy_adam":
+            raise ValueError("a sparse table has no lazy_adam; use adam, which moves all stored entries, or an Adagrad")
         keep_freed_memory()
         _check(mask, values, id_map.num_rows, dim)
         self.sparsity = sparsity

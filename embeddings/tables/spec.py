@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-OptimizerName = Literal["sgd", "adagrad", "rowwise_adagrad", "adam"]
+OptimizerName = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "lazy_adam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +19,14 @@ class OptimizerSpec:
     - ``rowwise_adagrad``: s += mean_D(g^2), one number a row; w -= lr g / (sqrt(s) + eps)
     - ``adam`` (Kingma and Ba 2015, algorithm 1): the dense algorithm, so rows that a batch does not touch move and
       decay too
+    - ``lazy_adam``: Adam's formula for the rows of the batch alone, with the steps of the whole table in the correction
+      of its bias, as in FBGEMM's and ``torch.optim.SparseAdam``; a step costs what the batch costs, not the table
 
-    The first three touch only the rows of the batch, and decay only those. A row that a batch asks for several times
+    All but ``adam`` touch only the rows of the batch, and decay only those. A row that a batch asks for several times
     gets one update with the summed gradient.
 
     Attributes:
-        name: one of the four.
+        name: one of the five.
         lr: learning rate.
         eps: added to the root.
         betas: decay rates of Adam's moments.

@@ -49,11 +49,22 @@ class TorchTable(Table):
         self._pending: list[tuple[Bags, Tensor]] = []
 
     def place(self) -> tuple[int, ...]:
-        """Addresses and shapes of the rows and of Adagrad's sums, as ``kernels.JOB`` starts with."""
-        rows, state = self._parameters["embedding"], self._buffers.get("sum")  # ``self.embedding`` takes longer
+        """Addresses and shapes of the rows and of the optimizer's state, as ``kernels.JOB`` starts with."""
+        rows, buffers = self._parameters["embedding"], self._buffers  # ``self.embedding`` takes longer
         assert rows is not None
-        address, state_dim = (0, 0) if state is None else (state.data_ptr(), state.numel() // self.num_rows)
-        return rows.data_ptr(), self.num_rows, self.dim, address, state_dim
+        state, second = buffers.get("sum", buffers.get("exp_avg")), buffers.get("exp_avg_sq")
+        state_dim = 0 if state is None else state.numel() // self.num_rows
+        address, other = (0 if part is None else part.data_ptr() for part in (state, second))
+        return rows.data_ptr(), self.num_rows, self.dim, address, state_dim, other
+
+    def rates(self) -> tuple[float, ...]:
+        """A line of the rates of ``kernels.update_tables``; counts the step of lazy Adam."""
+        spec = self.optimizer
+        if spec.name != "lazy_adam":
+            return spec.lr, spec.eps, 0.0, 0.0, 1.0, spec.weight_decay
+        self.steps += 1
+        (b1, b2), steps = spec.betas, int(self.steps)
+        return spec.lr / (1 - b1**steps), spec.eps, b1, b2, math.sqrt(1 - b2**steps), spec.weight_decay
 
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
@@ -84,7 +95,8 @@ class TorchTable(Table):
             )  # fmt: skip
 
 
-STATES = {"sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "adam": ("exp_avg", "exp_avg_sq", "steps")}
+_MOMENTS = ("exp_avg", "exp_avg_sq", "steps")
+STATES = {"sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "adam": _MOMENTS, "lazy_adam": _MOMENTS}
 
 
 def optimizer_tensors(optimizer: OptimizerSpec, num_rows: int, dim: int) -> dict[str, Tensor]:
@@ -115,20 +127,19 @@ def pool_together(tables: Sequence[TorchTable], bags: Sequence[Bags]) -> tuple[T
 
 
 def step_together(tables: Sequence[TorchTable]) -> None:
-    """The steps of several tables, those with Adagrad or SGD in one compiled call."""
+    """The steps of several tables, in one compiled call but for those with dense Adam."""
     jobs, rates, kinds, kept = [], [], [], []
     for table in tables:
         if not table._pending:
             continue
         bags, gradient = join_bags(table._pending)
         table._pending.clear()
-        spec = table.optimizer
-        if spec.name == "adam":
+        if table.optimizer.name == "adam":
             table._update_adam(bags, gradient)
             continue
         jobs.append(_job(table, bags, gradient))
-        rates.append((spec.lr, spec.eps, spec.weight_decay))
-        kinds.append(kernels.KINDS[spec.name])
+        rates.append(table.rates())
+        kinds.append(kernels.KINDS[table.optimizer.name])
         kept.append((bags, gradient))
     if jobs:
         lookups = [len(bags.rows) for bags, _ in kept]

@@ -140,6 +140,38 @@ def _type_adagrad_block(typing_context: Any, width: Any, at: Any, state: Any, va
     return types.void(width, types.int64, types.int64, types.int64, types.float32, types.float32), generate
 
 
+def _type_adam_block(
+    typing_context: Any, width: Any, at: Any, mean: Any, square: Any, values: Any, lr: Any, eps: Any, b1: Any, b2: Any,
+    correction: Any,
+) -> Any:  # fmt: skip
+    """Adam's update of ``width`` float32 at ``at`` and their two moments; see :func:`adam`."""
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    vector = ir.VectorType(ir.FloatType(), width.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        weights, mean, square, from_ = (builder.inttoptr(args[i], vector.as_pointer()) for i in (1, 2, 3, 4))
+        lr, eps, b1, b2, correction = (_splat(builder, arg, vector) for arg in args[5:])
+        one = ir.Constant(vector, [1.0] * vector.count)
+
+        def decayed(at: Any, decay: Any, value: Any) -> Any:
+            kept = builder.fmul(decay, builder.load(at, align=4))
+            moved = builder.fadd(kept, builder.fmul(builder.fsub(one, decay), value))
+            builder.store(moved, at, align=4)
+            return moved
+
+        gradient = builder.load(from_, align=4)
+        average = decayed(mean, b1, gradient)
+        squares = decayed(square, b2, builder.fmul(gradient, gradient))
+        name, kind = f"llvm.sqrt.v{vector.count}f32", ir.FunctionType(vector, [vector])
+        root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [squares])  # type: ignore[no-untyped-call]
+        step = builder.fdiv(builder.fmul(lr, average), builder.fadd(builder.fdiv(root, correction), eps))
+        builder.store(builder.fsub(builder.load(weights, align=4), step), weights, align=4)
+        return context.get_dummy_value()
+
+    return types.void(width, *[types.int64] * 4, *[types.float32] * 5), generate
+
+
 def _type_pointer(typing_context: Any, address: Any, kind: Any) -> Any:
     """The address as a pointer to values of the type of ``kind``."""
 
@@ -154,6 +186,7 @@ _sum_block: Any = intrinsic(_type_sum_block)
 _square_block: Any = intrinsic(_type_square_block)
 _add_block: Any = intrinsic(_type_add_block)
 _adagrad_block: Any = intrinsic(_type_adagrad_block)
+_adam_block: Any = intrinsic(_type_adam_block)
 
 
 @numba.njit(cache=True)
@@ -244,6 +277,31 @@ def adagrad(dim: Any, weights: Any, state: Any, gradient: Any, lr: Any, eps: Any
             column += 16
         else:
             _adagrad_block(1, at, to, from_, lr, eps)
+            column += 1
+
+
+@numba.njit(cache=True)
+def adam(dim: Any, weights: Any, moments: Any, gradient: Any, rates: Any) -> None:
+    """Adam's update of float32 [dim] at the address ``weights`` by that at ``gradient``.
+
+    m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; w -= lr m / (sqrt(v) / correction + eps).
+
+    Args:
+        dim: columns.
+        weights: address.
+        moments: addresses of m and of v.
+        gradient: address.
+        rates: float32 lr, eps, b1, b2 and correction.
+    """
+    column = 0
+    while column < dim:
+        shift = column * 4
+        at, mean, square, from_ = weights + shift, moments[0] + shift, moments[1] + shift, gradient + shift
+        if dim - column >= 16:
+            _adam_block(16, at, mean, square, from_, rates[0], rates[1], rates[2], rates[3], rates[4])
+            column += 16
+        else:
+            _adam_block(1, at, mean, square, from_, rates[0], rates[1], rates[2], rates[3], rates[4])
             column += 1
 
 

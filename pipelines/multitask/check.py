@@ -47,8 +47,8 @@ def _check_variant(variant: TaskVariant, selections: list[str]) -> Iterator[Find
     seen = model.experts + model.private
     if isinstance(model.gate, SparseGate) and model.gate.k > seen:
         yield ("model", "gate", "k"), f"a gate chooses among {seen} experts, got {model.gate.k}"
-    if model.backend != "torch" and model.optimizer.name == "adam":
-        message = f"the {model.backend} back end has no adam; use backend: torch, or rowwise_adagrad"
+    if model.backend != "torch" and model.optimizer.torch_only:
+        message = f"the {model.backend} back end has no {model.optimizer.name}; use backend: torch, or rowwise_adagrad"
         yield ("model", "optimizer", "name"), message
     for key, message in check_levels(variant.compressor):
         yield key, message

@@ -46,8 +46,9 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
                 yield (*where, "model", "name"), message
             if variant.model.backend == "torchrec":
                 yield (*where, "model", "backend"), "din needs backend torch or fbgemm, got torchrec"
-        if variant.model.backend != "torch" and variant.model.optimizer.name == "adam":
-            message = f"the {variant.model.backend} back end has no adam; use backend: torch, or rowwise_adagrad"
+        backend, optimizer = variant.model.backend, variant.model.optimizer
+        if backend != "torch" and optimizer.torch_only:
+            message = f"the {backend} back end has no {optimizer.name}; use backend: torch, or rowwise_adagrad"
             yield (*where, "model", "optimizer", "name"), message
 
 

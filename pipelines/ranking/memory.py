@@ -28,7 +28,7 @@ _BYTES_PER_VALUE = 64
 """Of a block of raw events and of the vocabularies: a short string, its hash and its count."""
 _BYTES_PER_EVENT = {"prepare": 9, "train": 16, "evaluate": 60}
 """Split and its draw; the shuffled order, twice; a score and what sorting it takes."""
-_STATES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 0, "adam": 2}
+_STATES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 0, "adam": 2, "lazy_adam": 2}
 """Numbers that an optimizer keeps beside each weight."""
 
 

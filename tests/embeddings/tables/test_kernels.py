@@ -53,30 +53,31 @@ def test_tables_are_divided_where_whole_ones_leave_threads_idle() -> None:
 
 @pytest.mark.parametrize("dim", [1, 24, 64, 80])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("kind", ["sgd", "rowwise_adagrad", "adagrad"])
+@pytest.mark.parametrize("kind", ["sgd", "rowwise_adagrad", "adagrad", "lazy_adam"])
 def test_result_does_not_depend_on_the_parts(kind: str, weighted: bool, dim: int) -> None:
     rng = np.random.default_rng(2)
     table = rng.standard_normal((2, 700, dim), np.float32)
     rows = rng.zipf(1.2, (2, 9000)).clip(max=699).astype(np.int32)
     weights = rng.random((2, 9000), dtype=np.float32)
     offsets, gradients = np.arange(0, 9001, 3), rng.standard_normal((2, 3000, dim), np.float32)
-    state_dim = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": dim}[kind]
+    state_dim = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": dim, "lazy_adam": dim}[kind]
     results = []
     for parts in (1, 2, 3):
-        changed, state, out = table.copy(), np.zeros((2, 700, state_dim), np.float32), np.empty_like(gradients)
+        changed, out = table.copy(), np.empty_like(gradients)
+        state, second = np.zeros((2, 2, 700, state_dim), np.float32)
         jobs = np.zeros(2, kernels.JOB)
         for t in range(2):
             scales = weights[t].ctypes.data if weighted else 0
             rows_at, offsets_at, out_at = (array.ctypes.data for array in (rows[t], offsets, out[t]))
             jobs[t] = (
-                changed[t].ctypes.data, 700, dim, state[t].ctypes.data, state_dim, rows_at, 9000, scales, offsets_at,
-                3000, out_at,
+                changed[t].ctypes.data, 700, dim, state[t].ctypes.data, state_dim, second[t].ctypes.data, rows_at, 9000,
+                scales, offsets_at, 3000, out_at,
             )  # fmt: skip
         kernels.pool_tables(jobs, parts)
         jobs["pooled"] = [gradient.ctypes.data for gradient in gradients]
-        rates = np.array([[0.1, 1e-8, 0.01], [0.2, 1e-8, 0]], np.float32)
+        rates = np.array([[0.1, 1e-8, 0.9, 0.99, 1, 0.01], [0.2, 1e-8, 0.9, 0.99, 1, 0]], np.float32)
         kernels.update_tables(jobs, rates, np.full(2, kernels.KINDS[kind]), parts)
-        results.append((out, changed, state))
+        results.append((out, changed, state, second))
     bags = (table[1][rows[1]] * (weights[1][:, None] if weighted else 1)).reshape(3000, 3, dim).sum(1)
     assert np.allclose(results[0][0][1], bags, rtol=1e-4, atol=1e-4)
     for found in results[1:]:

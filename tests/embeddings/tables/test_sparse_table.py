@@ -318,6 +318,11 @@ def test_parts_that_do_not_fit_are_refused(mask: Any, values: Tensor, message: s
         SparseTable(full_map(), DIM, OptimizerSpec("sgd"), mask, values)
 
 
+def test_there_is_no_lazy_adam() -> None:
+    with pytest.raises(ValueError, match="a sparse table has no lazy_adam; use adam, which moves all stored entries"):
+        new_table("lazy_adam")
+
+
 def test_only_the_torch_back_end_is_sparse() -> None:
     with pytest.raises(ValueError, match="a sparse table needs the torch back end, got fbgemm; set backend: torch"):
         build_table(
