@@ -28,6 +28,11 @@ BENCHMARKS = (
     "sparse_bytes",
     "sparse_step",
     "rqkmeans",
+    "ctr",
+    "seqloader",
+    "sasrec",
+    "beam",
+    "experts",
 )
 COLUMNS = (
     ("recall@10", "ndcg@10", "recall_unmasked@10", "ndcg_unmasked@10"),
