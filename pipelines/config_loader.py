@@ -145,6 +145,11 @@ def config_hash(experiment: AnyExperiment) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def run_path(experiment: AnyExperiment) -> Path:
+    """The run directory ``<output>/<experiment>-<hash of the configuration>``."""
+    return Path(experiment.output) / f"{experiment.experiment}-{config_hash(experiment)}"
+
+
 def read_yaml(path: Path) -> Source:
     """Read a YAML mapping with the line of every key.
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipelines.config_checks import Finding, check_budget, check_levels
-from pipelines.config_loader import config_hash
+from pipelines.config_loader import run_path
 from pipelines.config_multitask import MultiTaskExperiment, SparseGate, TaskVariant
 from pipelines.errors import DataError, did_you_mean
 from pipelines.sweep.space import check_search
@@ -59,7 +58,7 @@ def _check_variant(variant: TaskVariant, selections: list[str]) -> Iterator[Find
 def describe_multitask(experiment: MultiTaskExperiment) -> str:
     """The plan of a multi-task experiment without mistakes."""
     lines = [f"{experiment.experiment}: no mistakes found"]
-    lines.append(f"run directory: {Path(experiment.output) / f'{experiment.experiment}-{config_hash(experiment)}'}")
+    lines.append(f"run directory: {run_path(experiment)}")
     lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"tasks: {', '.join(f'{task.name} (weight {task.weight:g})' for task in experiment.tasks)}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")

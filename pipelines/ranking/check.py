@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from embeddings.names import SEMANTIC
 from pipelines.config_checks import Finding, check_budget, check_levels
-from pipelines.config_loader import config_hash
+from pipelines.config_loader import run_path
 from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.errors import DataError
 from pipelines.sweep.space import check_search
@@ -56,7 +55,7 @@ def describe_ranking(experiment: RankingExperiment) -> str:
     from pipelines.ranking.memory import memory_lines  # imports polars
 
     lines = [f"{experiment.experiment}: no mistakes found", *memory_lines(experiment)]
-    lines.append(f"run directory: {Path(experiment.output) / f'{experiment.experiment}-{config_hash(experiment)}'}")
+    lines.append(f"run directory: {run_path(experiment)}")
     lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     lines += [f"  {v.name}: {v.model.name}, {v.compressor.name}, dim {v.model.dim}" for v in experiment.variants]
