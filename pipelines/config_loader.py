@@ -20,8 +20,8 @@ from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.config_problems import ConfigError, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
 from pipelines.config_ranking import RankingExperiment
+from pipelines.sweep.space import AnyExperiment
 
-AnyExperiment = Experiment | RankingExperiment | MultiTaskExperiment
 E = TypeVar("E", RankingExperiment, MultiTaskExperiment)
 _DEFAULTS = ("model", "train")
 """Sections at the top of a file that are merged into every variant."""

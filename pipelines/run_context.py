@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.cache import Cache, locked
-from pipelines.config_loader import AnyExperiment, run_path
+from pipelines.config_loader import run_path
 from pipelines.progress import Reporter, duration
 from pipelines.run_directory import cache_root
 from pipelines.run_files import DatasetFacts, Metrics, RunFiles, VariantResult
 from pipelines.stages.versions import versions
+from pipelines.sweep.space import AnyExperiment
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from embeddings.names import SEMANTIC
-from pipelines.config_checks import Finding, check_budget, check_levels
+from pipelines.config_checks import Finding, check_budget, check_levels, check_names, check_optimizer
 from pipelines.config_loader import run_path
 from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.errors import DataError
@@ -27,13 +27,9 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
             f"needs a catalogue of items, which format {experiment.dataset.format} lacks; use next_item, or remove it"
         )
         yield ("semantic_ids",), message
-    names = [variant.name for variant in experiment.variants]
-    if len(set(experiment.seeds)) != len(experiment.seeds):
-        yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
+    yield from check_names(experiment)
     for index, variant in enumerate(experiment.variants):
         where = ("variants", index)
-        if variant.name in names[:index]:
-            yield (*where, "name"), f"{variant.name!r} is the name of two variants"
         for key, message in check_levels(variant.compressor):
             yield (*where, *key), message
         if variant.compressor.semantic is not None and variant.compressor.name not in SEMANTIC:
@@ -45,9 +41,8 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
                 yield (*where, "model", "name"), message
             if variant.model.backend == "torchrec":
                 yield (*where, "model", "backend"), "din needs backend torch or fbgemm, got torchrec"
-        if variant.model.backend != "torch" and variant.model.optimizer.name == "adam":
-            message = f"the {variant.model.backend} back end has no adam; use backend: torch, or rowwise_adagrad"
-            yield (*where, "model", "optimizer", "name"), message
+        for key, message in check_optimizer(variant.model):
+            yield (*where, *key), message
 
 
 def describe_ranking(experiment: RankingExperiment) -> str:
