@@ -12,7 +12,8 @@ from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.atomic import copy_tree, finite, write_json
 from pipelines.config_multitask import MultiTaskExperiment, TaskVariant
 from pipelines.config_ranking import RankingExperiment, RankingVariant
-from pipelines.events.stages import EvaluatedRanker, FieldMaps, Maps, PreparedEvents, TrainedRanker
+from pipelines.events.data import PreparedEvents
+from pipelines.events.stages import EvaluatedRanker, FieldMaps, Maps, TrainedRanker
 from pipelines.progress import Reporter, duration
 from pipelines.run_context import RunContext
 from pipelines.run_files import DatasetFacts, VariantResult
@@ -107,8 +108,8 @@ class EventRun(abc.ABC, Generic[V, D]):
             copy_tree(trained.entry / "checkpoint", self.files.checkpoint_dir(variant.name, seed))
             write_json(directory / "evaluation.json", evaluated.evaluation)
             write_json(directory / "history.json", trained.history)
-            if maps[1] is not None:
-                write_json(directory / "maps.json", json.loads((maps[1] / "maps.json").read_bytes()))
+            if maps.entry is not None:
+                write_json(directory / "maps.json", json.loads((maps.entry / "maps.json").read_bytes()))
             tracked.metrics(result.metrics)
             tracked.artifacts(directory / "evaluation.json", directory / "history.json")
             self.keep(tracked, variant, seed, evaluated)

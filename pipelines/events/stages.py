@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,28 +29,20 @@ from pipelines.config import Budget, Compressor
 from pipelines.config_multitask import TaskVariant
 from pipelines.config_ranking import RankingVariant
 from pipelines.config_semantic import SemanticRows
+from pipelines.events.data import PreparedEvents
 from pipelines.stages.versions import versions
 from recsys.rankers.ranker import FieldModel
 from recsys.rankers.training import RankingSettings
 from recsys.settings import FitResult, Selection
 
 MAPS_VERSION = 2
-Maps = tuple[dict[str, IdMap], Path | None]
-"""The map of each field, and the cache entry of the compressed two, if any."""
 
 
-class PreparedEvents(Protocol):
-    """What experiments of all kinds read of their events."""
+class Maps(NamedTuple):
+    """The map of each field, and the cache entry of the compressed two, if any."""
 
-    facts: dict[str, Any]
-    hash: str
-    sizes: dict[str, int]
-    user: str
-    item: str
-
-    def graph(self) -> csr_array:
-        """Float32 [users, items]: ones at the pairs of positive train events."""
-        ...
+    fields: dict[str, IdMap]
+    entry: Path | None
 
 
 class FieldMaps:
@@ -75,10 +67,10 @@ class FieldMaps:
         self._clusterings: dict[str, CoClustering] = {}
 
     def maps(self, compressor: Compressor, seed: int) -> Maps:
-        """The map of each field, and where the two compressed ones lie."""
+        """The maps of a compressor, made with a seed."""
         own = {name: _identity(size) for name, size in self._data.sizes.items()}
         if compressor.name == "full":
-            return own, None
+            return Maps(own, None)
         key = {
             "version": MAPS_VERSION,
             "data": self._data.hash,
@@ -92,7 +84,7 @@ class FieldMaps:
             key["item codes"] = self._codes and self._codes.version
         entry = self._cache.stage("field-maps", key, lambda directory: self._build(compressor, seed, directory))
         own |= {name: IdMap.load(entry / f"{side}.safetensors") for side, name in self._sides()}
-        return own, entry
+        return Maps(own, entry)
 
     def _sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
         return ("users", self._data.user), ("items", self._data.item)
@@ -136,12 +128,12 @@ class TrainedRanker:
 
 def training_key(data: PreparedEvents, variant: RankingVariant | TaskVariant, maps: Maps, seed: int) -> dict[str, Any]:
     """What every training depends on; each kind of experiment adds its version and libraries."""
-    entry = maps[1]
+    files = [maps.entry / f"{side}.safetensors" for side in ("users", "items")] if maps.entry else []
     return {
         "data": data.hash,
         "model": variant.model.model_dump(mode="json"),
         "train": variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"}),
-        "maps": entry and content_hash(entry / "users.safetensors", entry / "items.safetensors"),
+        "maps": content_hash(*files) if files else None,
         "seed": seed,
     }
 
@@ -170,7 +162,7 @@ def train_in_cache(
         cache: of the stages.
         stage: its name there.
         key: what the result depends on.
-        fit: from the directory of the state that a killed training left, and that of the checkpoint to write.
+        fit: trains; its arguments are where a killed training left its state, and where to write the checkpoint.
     """
     scratch = cache.scratch(stage, key)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from pipelines.atomic import write_json
 from pipelines.cache import Cache, content_hash
 from pipelines.config_multitask import TaskData, TaskLabel
 from pipelines.errors import DataError
+from pipelines.events.data import PreparedEvents
 from pipelines.ranking.sources import SPLITS, find_files, require_columns, scan_files
 from pipelines.stages.versions import versions
 from recsys.rng import generator
@@ -27,20 +27,8 @@ VERSION = 1
 IntArray = npt.NDArray[np.int64]
 
 
-class MultiTaskData:
-    """A directory of prepared events; a task's name is a column of their labels.
-
-    Args:
-        path: what :func:`prepare_tasks` wrote.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.facts: dict[str, Any] = json.loads((path / "facts.json").read_bytes())
-        self.user, self.item = str(self.facts["user"]), str(self.facts["item"])
-        self.fields = (self.user, self.item)
-        self.sizes: dict[str, int] = self.facts["fields"]
-        self.hash = str(self.facts["hash"])
+class MultiTaskData(PreparedEvents):
+    """What :func:`prepare_tasks` wrote; a task's name is a column of the labels."""
 
     def events(self, split: Literal["train", "valid", "test"]) -> TaskEvents:
         """The events of a split."""

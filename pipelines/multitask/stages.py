@@ -27,14 +27,7 @@ from pipelines.config_multitask import (
     TaskVariant,
     TopKGate,
 )
-from pipelines.events.stages import (
-    EvaluatedRanker,
-    Maps,
-    TrainedRanker,
-    ranking_settings,
-    train_in_cache,
-    training_key,
-)
+from pipelines.events.stages import EvaluatedRanker, Maps, TrainedRanker, ranking_settings, train_in_cache, training_key
 from pipelines.multitask.data import MultiTaskData
 from pipelines.stages.versions import versions
 from recsys.rankers.gates.build import GateSpec
@@ -69,7 +62,7 @@ def train_stage(
     }
 
     def fit(scratch: Path, checkpoint: Path) -> tuple[MultiTaskRanker, FitResult]:
-        ranker = build_model(variant.model, data, tasks, maps[0], seed)
+        ranker = build_model(variant.model, data, tasks, maps.fields, seed)
         events = data.events("train"), data.events("valid")
         settings = ranking_settings(variant)
         result = fit_multi_task(ranker, *events, settings, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)

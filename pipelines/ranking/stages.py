@@ -14,14 +14,7 @@ from embeddings.tables.collection import Field, build_collection
 from pipelines.atomic import finite, write_json
 from pipelines.cache import Cache
 from pipelines.config_ranking import DcnV2, Din, Dlrm, FinalMlp, RankerModel, RankingVariant, TowerSettings
-from pipelines.events.stages import (
-    EvaluatedRanker,
-    Maps,
-    TrainedRanker,
-    ranking_settings,
-    train_in_cache,
-    training_key,
-)
+from pipelines.events.stages import EvaluatedRanker, Maps, TrainedRanker, ranking_settings, train_in_cache, training_key
 from pipelines.ranking.data import RankingData
 from pipelines.stages.versions import versions
 from recsys.rankers.build import RankerSpec, build_ranker
@@ -53,7 +46,7 @@ def train_stage(
     key = {"version": VERSION, "libraries": libraries} | training_key(data, variant, maps, seed)
 
     def fit(scratch: Path, checkpoint: Path) -> tuple[Ranker, FitResult]:
-        ranker, spec = build_model(variant.model, data, maps[0], seed)
+        ranker, spec = build_model(variant.model, data, maps.fields, seed)
         result = fit_ranker(
             ranker,
             data.events("train"),
