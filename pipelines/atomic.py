@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 from embeddings.atomic import atomic_directory, write_bytes
 
-__all__ = ["atomic_directory", "finite", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_directory", "copy_tree", "finite", "write_bytes", "write_json", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,3 +35,14 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Replace ``target`` by a copy of ``source`` that is whole or absent."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    shutil.copytree(source, temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)

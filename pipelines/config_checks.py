@@ -9,13 +9,15 @@ from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Var
 from pipelines.config_budgets import budget_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
 from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
+from pipelines.config_multitask import ExpertMixture
 from pipelines.config_problems import did_you_mean
+from pipelines.config_ranking import RankerModel
 from pipelines.config_section import EpochModel, TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger, check_tiger
 from pipelines.config_two_tower import TwoTower
 from pipelines.errors import DataError
-from pipelines.sweep.space import check_search
+from pipelines.sweep.space import AnyExperiment, check_search
 
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 """Ranking metrics that can select an epoch; written with a cut-off, as ``recall@20``."""
@@ -33,7 +35,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
     yield from _check_budgets(experiment)
     yield from _check_widths(experiment)
-    yield from _check_names(experiment)
+    yield from check_names(experiment)
     yield from _check_negatives(experiment)
     yield from check_source(experiment.dataset)
     yield from check_search(experiment)
@@ -112,7 +114,8 @@ def check_budget(budget: Budget) -> Iterator[Finding]:
         yield ("budget", "rows"), f"got {rows}, must be at least 2: one row for users and one for items"
 
 
-def _check_names(experiment: Experiment) -> Iterator[Finding]:
+def check_names(experiment: AnyExperiment) -> Iterator[Finding]:
+    """Yield a finding for two variants of one name, or two seeds that are the same."""
     names = [variant.name for variant in experiment.variants]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -172,10 +175,15 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
         yield ("train", "selection"), f"got {variant.train.selection!r}{hint}, must be one of {allowed}"
 
 
-def _check_tables(model: TableModel) -> Iterator[Finding]:
-    if model.backend == "fbgemm" and model.optimizer.torch_only:
-        message = f"the fbgemm back end has no {model.optimizer.name}; use backend: torch, or rowwise_adagrad"
+def check_optimizer(model: TableModel | RankerModel | ExpertMixture) -> Iterator[Finding]:
+    """Yield a finding if the back end lacks the optimizer."""
+    if model.backend != "torch" and model.optimizer.name in ("adam", "lazy_adam"):
+        message = f"the {model.backend} back end has no {model.optimizer.name}; use backend: torch, or rowwise_adagrad"
         yield ("model", "optimizer", "name"), message
+
+
+def _check_tables(model: TableModel) -> Iterator[Finding]:
+    yield from check_optimizer(model)
     if isinstance(model, Mf | TwoTower):
         yield from _check_sparse(model)
     if not isinstance(model, Mf):

@@ -20,8 +20,8 @@ from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.config_problems import ConfigError, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
 from pipelines.config_ranking import RankingExperiment
+from pipelines.sweep.space import AnyExperiment
 
-AnyExperiment = Experiment | RankingExperiment | MultiTaskExperiment
 E = TypeVar("E", RankingExperiment, MultiTaskExperiment)
 _DEFAULTS = ("model", "train")
 """Sections at the top of a file that are merged into every variant."""
@@ -143,6 +143,11 @@ def config_hash(experiment: AnyExperiment) -> str:
     facts = experiment.model_dump(mode="json", exclude={"description", "tracking", "output", "search", "dataset"})
     facts["dataset"] = experiment.dataset.model_dump(mode="json", exclude_unset=True)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_path(experiment: AnyExperiment) -> Path:
+    """The run directory ``<output>/<experiment>-<hash of the configuration>``."""
+    return Path(experiment.output) / f"{experiment.experiment}-{config_hash(experiment)}"
 
 
 def read_yaml(path: Path) -> Source:

@@ -20,11 +20,6 @@ class Optimizer(Section):
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
 
-    @property
-    def torch_only(self) -> bool:
-        """Whether FBGEMM's tables on the CPU lack it."""
-        return self.name in ("adam", "lazy_adam")
-
 
 class EpochModel(Section):
     """A model that is trained in epochs; ``train.selection`` decides on their number."""

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,21 +11,20 @@ from typing import Literal
 import numpy as np
 
 from embeddings.semantic_id.codes import SemanticCodes
-from pipelines.atomic import write_text
+from pipelines.atomic import copy_tree, write_text
 from pipelines.audit import Check, audit_artifact, audit_negatives
-from pipelines.cache import Cache, locked
 from pipelines.code_paths import path_accuracy
 from pipelines.config import Experiment, Variant
 from pipelines.config_ensemble import Ensemble
-from pipelines.config_loader import config_hash
 from pipelines.config_models import ItemKnn, Popularity, is_searched
 from pipelines.config_section import TableModel
 from pipelines.dataset import Dataset, SplitName
 from pipelines.memory import memory_lines
 from pipelines.progress import Reporter, duration
 from pipelines.report import build_report
-from pipelines.run_directory import DATASET_LINK, cache_root, headline_metrics, unmasked
-from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, Metrics, RunError, RunFiles, VariantResult
+from pipelines.run_context import RunContext, in_run_directory
+from pipelines.run_directory import DATASET_LINK, headline_metrics, unmasked
+from pipelines.run_files import DatasetFacts, Epoch, EvaluationSummary, RunError, VariantResult
 from pipelines.stages.budgets import CompressionStages
 from pipelines.stages.compress import compressor_of, label, recorded_graph
 from pipelines.stages.evaluate import Evaluated, evaluate_stage
@@ -37,7 +32,6 @@ from pipelines.stages.graph import graph_stage
 from pipelines.stages.ingest import ingest_stage
 from pipelines.stages.semantic import Tokenised, semantic_stage
 from pipelines.stages.train import PHASES, Trained, train_stage
-from pipelines.stages.versions import versions
 from pipelines.summary import summary
 from pipelines.tracking import TrackedRun, Tracker, open_tracker
 from recsys.checkpoint import load_model
@@ -59,34 +53,27 @@ def run_experiment(experiment: Experiment, *, command: str = "", quiet: bool = F
     Raises:
         DataError: The data cannot be used, or a split leaks.
     """
-    files = RunFiles(Path(experiment.output) / f"{experiment.experiment}-{config_hash(experiment)}")
-    files.directory.mkdir(parents=True, exist_ok=True)
-    with Reporter(files.log_file, quiet=quiet) as report:
-        waiting = f"waiting for another `recsys run` that writes {files.directory}"
-        with locked(files.directory / ".lock", lambda: report.say(waiting)):
-            _Run(experiment, files, report, command).execute()
+    with in_run_directory(experiment, command=command, quiet=quiet) as context:
+        _Run(experiment, context).execute()
     if not quiet:
-        summary(files)
-    return files.directory
+        summary(context.files)
+    return context.files.directory
 
 
 class _Run:
     """One execution of an experiment in its run directory."""
 
-    def __init__(self, experiment: Experiment, files: RunFiles, report: Reporter, command: str) -> None:
+    def __init__(self, experiment: Experiment, context: RunContext) -> None:
         self.experiment = experiment
-        self.files = files
-        self.report = report
-        self.command = command
-        self.cache = Cache(cache_root(), on_wait=report.say)
+        self.context = context
+        self.files = context.files
+        self.report = context.report
+        self.cache = context.cache
         self.checks: list[Check] = []
         self.codes: SemanticCodes | None = None
         self.trained: dict[tuple[str, int], Trained] = {}
 
     def execute(self) -> None:
-        started = time.perf_counter()
-        self.report.log(f"command: {self.command}")
-        self.files.write_config(self.experiment)
         for line in memory_lines(self.experiment):
             self.report.say(line)
         dataset = ingest_stage(self.cache, self.experiment.dataset, self.report)
@@ -116,7 +103,6 @@ class _Run:
             self._track_files(tracker, report_file)
         if tracker.message:
             self.report.say(tracker.message)
-        self.report.say(f"finished in {duration(time.perf_counter() - started)}")
 
     def _semantic_ids(self, dataset: Dataset) -> Tokenised | None:
         if self.experiment.semantic_ids is None:
@@ -225,8 +211,7 @@ class _Run:
             hash=dataset.content_hash,
             **{str(split): count for split, count in manifest.counts.items()},
         )
-        name = self.experiment.experiment
-        self.files.write_metrics(finished_metrics(name, facts, results, self.command, self._selected_on()))
+        self.context.write_metrics(self.experiment.experiment, facts, results, self._selected_on())
 
     def _selected_on(self) -> Literal["valid", "test"]:
         simple = (Popularity, ItemKnn)
@@ -322,45 +307,3 @@ def _headline(result: VariantResult, variant: Variant) -> list[str]:
 def _histogram(degrees: np.ndarray) -> dict[str, int]:
     values, counts = np.unique(degrees, return_counts=True)
     return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Replace ``target`` by a copy of ``source`` that is whole or absent."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    shutil.copytree(source, temporary)
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
-
-
-def finished_metrics(
-    experiment: str,
-    dataset: DatasetFacts,
-    results: list[VariantResult],
-    command: str,
-    selected_on: Literal["valid", "test"] = "valid",
-) -> Metrics:
-    """What ``metrics.json`` says of a run that is finished now."""
-    return Metrics(
-        experiment=experiment,
-        dataset=dataset,
-        variants=tuple(results),
-        versions={"python": platform.python_version(), **versions()},
-        command=command,
-        git=git_commit(),
-        selected_on=selected_on,
-        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
-
-
-def git_commit() -> str:
-    """Commit of the checkout that this module is part of, with ``+`` when it has changes; empty outside of one."""
-    home = Path(__file__).parent.parent
-    git = shutil.which("git")
-    if git is None or not (home / ".git").exists():
-        return ""
-    commands = ([git, "rev-parse", "--short=12", "HEAD"], [git, "status", "--porcelain", "--untracked-files=no"])
-    commit, changes = (subprocess.run(c, cwd=home, capture_output=True, text=True, check=False) for c in commands)
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

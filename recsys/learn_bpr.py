@@ -49,6 +49,7 @@ class LearnBpr:
         self._indptr, self._indices = train.indptr.astype(np.int32), train.indices.astype(np.int32)
         spec = model.users.optimizer
         assert spec.name != "adam"
+        assert spec.name != "lazy_adam"
         self._step = BprStep(spec.name, spec.lr, spec.weight_decay, spec.eps)
         self._fall = (1.0 - settings.lr_decay) / max(settings.epochs - 1, 1)
 

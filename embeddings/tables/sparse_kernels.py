@@ -204,7 +204,7 @@ def adam_values(
     values: Floats, exp_avg: Floats, exp_avg_sq: Floats, gradients: Floats, betas: Any, step_size: Any,
     correction: Any, eps: Any, weight_decay: Any,
 ) -> None:  # fmt: skip
-    """Adam of ``kernels.update_adam`` for float32 [nnz] each."""
+    """Adam of ``adam_kernel.update_adam`` for float32 [nnz] each."""
     b1, b2 = betas
     one = np.float32(1)
     for i in numba.prange(len(values)):

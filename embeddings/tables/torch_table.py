@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from embeddings.id_map import IdMap
-from embeddings.tables import kernels
+from embeddings.tables import adam_kernel, kernels
 from embeddings.tables.memory import empty_pages, keep_freed_memory
 from embeddings.tables.spec import OptimizerSpec
 from embeddings.tables.table import Bags, Table
@@ -88,7 +88,7 @@ class TorchTable(Table):
         spec, steps = self.optimizer, int(self.steps)
         b1, b2 = spec.betas
         with kernels.threads_for(self.num_rows) as parts:
-            kernels.update_adam(
+            adam_kernel.update_adam(
                 self.weight().numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy(), pairs, weights, gradient.numpy(),
                 parts, (np.float32(b1), np.float32(b2)), np.float32(spec.lr / (1 - b1**steps)),
                 np.float32(math.sqrt(1 - b2**steps)), np.float32(spec.eps), np.float32(spec.weight_decay),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from pipelines.config_checks import Finding, check_budget, check_levels
-from pipelines.config_loader import config_hash
+from pipelines.config_checks import Finding, check_budget, check_levels, check_names, check_optimizer
+from pipelines.config_loader import run_path
 from pipelines.config_multitask import MultiTaskExperiment, SparseGate, TaskVariant
 from pipelines.errors import DataError, did_you_mean
 from pipelines.sweep.space import check_search
@@ -22,8 +21,7 @@ def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
         files_of(experiment.dataset)
     except DataError as error:
         yield ("dataset", "source"), str(error)
-    if len(set(experiment.seeds)) != len(experiment.seeds):
-        yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
+    yield from check_names(experiment)
     tasks = [task.name for task in experiment.tasks]
     for index, name in enumerate(tasks):
         if name in tasks[:index]:
@@ -34,8 +32,6 @@ def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
         yield ("reference",), f"there is no variant {experiment.reference!r}; {hint}"
     selections = ["neg_loss", *(f"{task.name}/auc" for task in experiment.tasks if task.label != "value")]
     for index, variant in enumerate(experiment.variants):
-        if variant.name in names[:index]:
-            yield ("variants", index, "name"), f"{variant.name!r} is the name of two variants"
         for key, message in _check_variant(variant, selections):
             yield ("variants", index, *key), message
 
@@ -47,11 +43,8 @@ def _check_variant(variant: TaskVariant, selections: list[str]) -> Iterator[Find
     seen = model.experts + model.private
     if isinstance(model.gate, SparseGate) and model.gate.k > seen:
         yield ("model", "gate", "k"), f"a gate chooses among {seen} experts, got {model.gate.k}"
-    if model.backend != "torch" and model.optimizer.torch_only:
-        message = f"the {model.backend} back end has no {model.optimizer.name}; use backend: torch, or rowwise_adagrad"
-        yield ("model", "optimizer", "name"), message
-    for key, message in check_levels(variant.compressor):
-        yield key, message
+    yield from check_optimizer(model)
+    yield from check_levels(variant.compressor)
     if variant.compressor.semantic is not None:
         yield ("compressor", "semantic"), "codes of such an experiment are made from the graph, n-grams have one code"
 
@@ -59,7 +52,7 @@ def _check_variant(variant: TaskVariant, selections: list[str]) -> Iterator[Find
 def describe_multitask(experiment: MultiTaskExperiment) -> str:
     """The plan of a multi-task experiment without mistakes."""
     lines = [f"{experiment.experiment}: no mistakes found"]
-    lines.append(f"run directory: {Path(experiment.output) / f'{experiment.experiment}-{config_hash(experiment)}'}")
+    lines.append(f"run directory: {run_path(experiment)}")
     lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"tasks: {', '.join(f'{task.name} (weight {task.weight:g})' for task in experiment.tasks)}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")

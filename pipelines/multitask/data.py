@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +16,9 @@ from scipy.sparse import csr_array
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, content_hash
 from pipelines.config_multitask import TaskData, TaskLabel
-from pipelines.errors import DataError, did_you_mean
-from pipelines.ingest.source import base_path
-from pipelines.ranking.sources import SPLITS, scan_files
+from pipelines.errors import DataError
+from pipelines.events.data import PreparedEvents
+from pipelines.ranking.sources import SPLITS, find_files, require_columns, scan_files
 from pipelines.stages.versions import versions
 from recsys.rng import generator
 from recsys.task_events import TaskEvents
@@ -28,20 +27,8 @@ VERSION = 1
 IntArray = npt.NDArray[np.int64]
 
 
-class MultiTaskData:
-    """A directory of prepared events; a task's name is a column of their labels.
-
-    Args:
-        path: what :func:`prepare_tasks` wrote.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.facts: dict[str, Any] = json.loads((path / "facts.json").read_bytes())
-        self.user, self.item = str(self.facts["user"]), str(self.facts["item"])
-        self.fields = (self.user, self.item)
-        self.sizes: dict[str, int] = self.facts["fields"]
-        self.hash = str(self.facts["hash"])
+class MultiTaskData(PreparedEvents):
+    """What :func:`prepare_tasks` wrote; a task's name is a column of the labels."""
 
     def events(self, split: Literal["train", "valid", "test"]) -> TaskEvents:
         """The events of a split."""
@@ -61,15 +48,7 @@ def files_of(config: TaskData) -> list[Path]:
     Raises:
         DataError: There is none.
     """
-    root = base_path(config.source)
-    if root.is_file():
-        return [root]
-    found = sorted(root.glob(config.events))
-    if not found:
-        known = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-        hint = did_you_mean(config.events, known)
-        raise DataError(f"source {config.source!r} has no file {config.events!r} in {root}; {hint}")
-    return found
+    return find_files(config.source, [config.events])
 
 
 def prepare_tasks(cache: Cache, config: TaskData, tasks: Sequence[TaskLabel]) -> MultiTaskData:
@@ -123,10 +102,7 @@ def _read(config: TaskData, tasks: Sequence[TaskLabel]) -> pl.DataFrame:
     files = files_of(config)
     frame = scan_files(files)
     columns = [config.user, config.item, *{task.column: None for task in tasks if task.column is not None}]
-    known = frame.collect_schema().names()
-    for name in columns:
-        if name not in known:
-            raise DataError(f"{files[0].name} has no column {name!r}; {did_you_mean(name, known)}")
+    require_columns(frame, columns, files[0].name)
     return _selected(frame.select(columns).collect(), config)
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
-import numpy as np
-import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec
 from embeddings.tables.collection import Field, build_collection
 from pipelines.atomic import finite, write_json
-from pipelines.cache import Cache, build_seconds, content_hash
+from pipelines.cache import Cache
 from pipelines.config_multitask import (
     CometGate,
     DenseToSparseGate,
@@ -27,12 +24,11 @@ from pipelines.config_multitask import (
     Search,
     SoftmaxGate,
     TaskLabel,
-    TaskTrain,
     TaskVariant,
     TopKGate,
 )
+from pipelines.events.stages import EvaluatedRanker, Maps, TrainedRanker, ranking_settings, train_in_cache, training_key
 from pipelines.multitask.data import MultiTaskData
-from pipelines.ranking.stages import TrainedRanker
 from pipelines.stages.versions import versions
 from recsys.rankers.gates.build import GateSpec
 from recsys.rankers.gates.dense_to_sparse import Annealing
@@ -42,12 +38,10 @@ from recsys.rankers.multi_task_checkpoint import load_multi_task, save_multi_tas
 from recsys.rankers.multi_task_evaluation import evaluate_task
 from recsys.rankers.multi_task_training import fit_multi_task
 from recsys.rankers.ranker import Tower
-from recsys.rankers.training import RankingSettings
 from recsys.rng import generator
-from recsys.settings import EpochRecord, Selection
+from recsys.settings import EpochRecord, FitResult
 
 VERSION = 1
-Maps = tuple[dict[str, IdMap], Path | None]
 
 
 def train_stage(
@@ -60,41 +54,22 @@ def train_stage(
     on_epoch: Callable[[EpochRecord], None],
 ) -> TrainedRanker:
     """Train a variant with one seed, or find it trained."""
-    fields, entry = maps
-    files = [] if entry is None else [entry / "users.safetensors", entry / "items.safetensors"]
     key = {
         "version": VERSION,
-        "data": data.hash,
         "tasks": [dataclasses.asdict(task) for task in tasks],
-        "model": variant.model.model_dump(mode="json"),
-        "train": variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"}),
-        "maps": content_hash(*files) if files else None,
-        "seed": seed,
         "libraries": versions(["torch", "numpy", "numba", "scipy", "fbgemm-gpu-cpu", "torchrec"]),
+        **training_key(data, variant, maps, seed),
     }
-    scratch = cache.scratch("train-multitask", key)
 
-    def build(directory: Path) -> None:
-        ranker = build_model(variant.model, data, tasks, fields, seed)
+    def fit(scratch: Path, checkpoint: Path) -> tuple[MultiTaskRanker, FitResult]:
+        ranker = build_model(variant.model, data, tasks, maps.fields, seed)
         events = data.events("train"), data.events("valid")
-        settings = task_settings(variant.model, variant.train)
+        settings = ranking_settings(variant)
         result = fit_multi_task(ranker, *events, settings, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
-        save_multi_task(ranker, directory / "checkpoint")
-        size = ranker.tables.bytes()
-        facts = {
-            "table_rows": sum(field.id_map.num_rows for field in ranker.tables.fields),
-            "table_bytes": size.weights,
-            "optimizer_bytes": size.optimizer,
-            "epochs": result.best_epoch,
-            "seconds": result.seconds,
-            "peak_rss_mib": max(record.rss_mib for record in result.history),
-        }
-        write_json(directory / "facts.json", facts)
-        write_json(directory / "history.json", finite([dataclasses.asdict(record) for record in result.history]))
+        save_multi_task(ranker, checkpoint)
+        return ranker, result
 
-    found = cache.stage("train-multitask", key, build)
-    facts = json.loads((found / "facts.json").read_bytes())
-    return TrainedRanker(found, key, json.loads((found / "history.json").read_bytes()), facts)
+    return train_in_cache(cache, "train-multitask", key, fit)
 
 
 def tasks_of(labels: Sequence[TaskLabel], data: MultiTaskData) -> tuple[Task, ...]:
@@ -166,38 +141,12 @@ def _search(config: Search) -> PermutationSearch:
     )
 
 
-def task_settings(model: ExpertMixture, train: TaskTrain) -> RankingSettings:
-    """The plain arguments of the training."""
-    return RankingSettings(
-        batch_size=train.batch_size,
-        epochs=train.epochs,
-        lr=train.lr,
-        table_lr=model.optimizer.lr,
-        weight_decay=train.weight_decay,
-        plateau_factor=train.plateau_factor,
-        selection=Selection(train.selection, 1, train.patience, refit=False),
-        checkpoint_minutes=train.checkpoint_minutes,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluatedRanker:
-    """A test evaluation and the predictions float32 [E, T] behind it, in the order of the test events.
-
-    Attributes:
-        evaluation: {"tasks": by name what :func:`recsys.rankers.multi_task_evaluation.evaluate_task` says,
-            "usage": {"weight": mean weight, "events": share of the events, each by task a list over experts}}.
-        predictions: log-odds of binary tasks, labels of regressions.
-        seconds: that the evaluation took.
-    """
-
-    evaluation: dict[str, Any]
-    predictions: npt.NDArray[np.float32]
-    seconds: float
-
-
 def evaluate_stage(cache: Cache, data: MultiTaskData, trained: TrainedRanker) -> EvaluatedRanker:
-    """Evaluate a trained ranker on test, or find it evaluated."""
+    """Evaluate a trained ranker on test, or find it evaluated.
+
+    The evaluation is {"tasks": by name what :func:`recsys.rankers.multi_task_evaluation.evaluate_task` says, "usage":
+    {"weight": mean weight, "events": share of the events, each by task a list over experts}}.
+    """
     key = {"version": VERSION, "trained": trained.key}
 
     def build(directory: Path) -> None:
@@ -217,7 +166,4 @@ def evaluate_stage(cache: Cache, data: MultiTaskData, trained: TrainedRanker) ->
         save_file({"predictions": predictions}, directory / "predictions.safetensors")
         write_json(directory / "evaluation.json", finite(found))
 
-    entry = cache.stage("evaluate-multitask", key, build)
-    evaluation = json.loads((entry / "evaluation.json").read_bytes())
-    predictions = load_file(entry / "predictions.safetensors")["predictions"]
-    return EvaluatedRanker(evaluation, predictions, build_seconds(entry))
+    return EvaluatedRanker.read(cache.stage("evaluate-multitask", key, build), "predictions")

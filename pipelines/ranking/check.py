@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from embeddings.names import SEMANTIC
-from pipelines.config_checks import Finding, check_budget, check_levels
-from pipelines.config_loader import config_hash
+from pipelines.config_checks import Finding, check_budget, check_levels, check_names, check_optimizer
+from pipelines.config_loader import run_path
 from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.errors import DataError
 from pipelines.sweep.space import check_search
@@ -28,13 +27,9 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
             f"needs a catalogue of items, which format {experiment.dataset.format} lacks; use next_item, or remove it"
         )
         yield ("semantic_ids",), message
-    names = [variant.name for variant in experiment.variants]
-    if len(set(experiment.seeds)) != len(experiment.seeds):
-        yield ("seeds",), f"got {list(experiment.seeds)}, a seed occurs twice"
+    yield from check_names(experiment)
     for index, variant in enumerate(experiment.variants):
         where = ("variants", index)
-        if variant.name in names[:index]:
-            yield (*where, "name"), f"{variant.name!r} is the name of two variants"
         for key, message in check_levels(variant.compressor):
             yield (*where, *key), message
         if variant.compressor.semantic is not None and variant.compressor.name not in SEMANTIC:
@@ -46,10 +41,8 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
                 yield (*where, "model", "name"), message
             if variant.model.backend == "torchrec":
                 yield (*where, "model", "backend"), "din needs backend torch or fbgemm, got torchrec"
-        backend, optimizer = variant.model.backend, variant.model.optimizer
-        if backend != "torch" and optimizer.torch_only:
-            message = f"the {backend} back end has no {optimizer.name}; use backend: torch, or rowwise_adagrad"
-            yield (*where, "model", "optimizer", "name"), message
+        for key, message in check_optimizer(variant.model):
+            yield (*where, *key), message
 
 
 def describe_ranking(experiment: RankingExperiment) -> str:
@@ -57,7 +50,7 @@ def describe_ranking(experiment: RankingExperiment) -> str:
     from pipelines.ranking.memory import memory_lines  # imports polars
 
     lines = [f"{experiment.experiment}: no mistakes found", *memory_lines(experiment)]
-    lines.append(f"run directory: {Path(experiment.output) / f'{experiment.experiment}-{config_hash(experiment)}'}")
+    lines.append(f"run directory: {run_path(experiment)}")
     lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     lines += [f"  {v.name}: {v.model.name}, {v.compressor.name}, dim {v.model.dim}" for v in experiment.variants]

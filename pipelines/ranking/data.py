@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from pipelines.atomic import write_json
 from pipelines.cache import Cache, content_hash, key_hash
 from pipelines.dataset import ITEMS
 from pipelines.errors import DataError
+from pipelines.events.data import PreparedEvents
 from pipelines.ranking.encode import Encoding, encode
 from pipelines.ranking.sources import SPLITS, DataConfig, files_of, read_source
 from pipelines.stages.versions import versions
@@ -25,20 +25,8 @@ VERSION = 4
 Split = Literal["train", "valid", "test"]
 
 
-class RankingData:
-    """A directory of prepared events; the arrays are memory-mapped.
-
-    Args:
-        path: what :func:`prepare` wrote.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.facts: dict[str, Any] = json.loads((path / "facts.json").read_bytes())
-        self.fields: tuple[str, ...] = tuple(self.facts["fields"])
-        self.sizes: dict[str, int] = self.facts["fields"]
-        self.user, self.item = str(self.facts["user"]), str(self.facts["item"])
-        self.hash = str(self.facts["hash"])
+class RankingData(PreparedEvents):
+    """What :func:`prepare` wrote; the arrays are memory-mapped."""
 
     @property
     def num_dense(self) -> int:

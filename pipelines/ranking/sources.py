@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -66,7 +67,6 @@ def files_of(config: DataConfig) -> list[Path]:
     Raises:
         DataError: One is missing.
     """
-    root = base_path(config.source)
     match config:
         case FrappeData():
             names = ["nfm_train_positives.parquet", "nfm_libfm_valid_test.parquet"]
@@ -80,13 +80,23 @@ def files_of(config: DataConfig) -> list[Path]:
             names = [config.events, config.catalogue]
         case _:
             assert_never(config)
+    return find_files(config.source, names)
+
+
+def find_files(source: str, names: list[str]) -> list[Path]:
+    """The files that ``names``, which may be globs, mean in the directory ``source``, or that which it is itself.
+
+    Raises:
+        DataError: One is missing.
+    """
+    root = base_path(source)
     if root.is_file():
         return [root]
     found = [sorted(root.glob(name)) for name in names]
     for name, paths in zip(names, found, strict=True):
         if not paths:
             known = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-            raise DataError(f"source {config.source!r} has no file {name!r} in {root}; {did_you_mean(name, known)}")
+            raise DataError(f"source {source!r} has no file {name!r} in {root}; {did_you_mean(name, known)}")
     return [path for paths in found for path in paths]
 
 
@@ -165,7 +175,7 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
 
 def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
     items = pl.read_parquet(catalogue, glob=False)
-    _require(items.lazy(), (config.item, *config.columns), config.catalogue)
+    require_columns(items.lazy(), (config.item, *config.columns), config.catalogue)
     items = items.sort(config.item)
     if items[config.item].n_unique() < len(items) or items[config.item].null_count():
         raise DataError(f"{catalogue}: column {config.item!r} must name each item once, but some are missing or twice")
@@ -195,11 +205,11 @@ def _table(config: TableData, files: list[Path]) -> Source:
     frame = scan_files([path for path in files if path not in joined])
     for join in config.joins:
         other = pl.scan_parquet(base_path(config.source) / join.source)
-        _require(other, (join.key, *join.columns), join.source)
-        _require(frame, (join.key,), config.events)
+        require_columns(other, (join.key, *join.columns), join.source)
+        require_columns(frame, (join.key,), config.events)
         frame = frame.join(other.select(join.key, *join.columns), on=join.key, how="left", maintain_order="left")
     extra = filter(None, (config.split.column, config.time))
-    _require(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
+    require_columns(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
     label = pl.col(config.label.column)
     if config.label.at_least is not None:
         label = (label >= config.label.at_least).cast(pl.Int8)
@@ -231,7 +241,7 @@ def _criteo(files: list[Path]) -> pl.LazyFrame:
     names = ("label", *CRITEO_NUMERIC, *CRITEO_FIELDS)
     if files[0].suffix in (".parquet", ".pq"):
         frame = pl.scan_parquet(files)
-        _require(frame, names, files[0].name)
+        require_columns(frame, names, files[0].name)
     else:
         kinds = [pl.Int8, *[pl.Float64] * len(CRITEO_NUMERIC), *[pl.String] * len(CRITEO_FIELDS)]
         schema = dict(zip(names, kinds, strict=True))
@@ -290,7 +300,8 @@ def _given(names: pl.Series, config: EventSplit) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _require(frame: pl.LazyFrame, names: tuple[str, ...], file: str) -> None:
+def require_columns(frame: pl.LazyFrame, names: Iterable[str], file: str) -> None:
+    """Raise DataError unless a frame, read from ``file``, has the columns."""
     known = frame.collect_schema().names()
     for name in names:
         if name not in known:

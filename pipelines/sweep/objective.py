@@ -12,6 +12,7 @@ from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.config_ranking import RankingExperiment, RankingVariant
 from pipelines.config_section import TableModel
 from pipelines.errors import DataError
+from pipelines.events.stages import FieldMaps, TrainedRanker
 from pipelines.multitask import stages as multitask
 from pipelines.multitask.data import prepare_tasks
 from pipelines.progress import Reporter
@@ -122,9 +123,8 @@ class _Ranking:
         variant = next(variant for variant in self._experiment.variants if variant.name == name)
         tried: RankingVariant = changed(variant, values)
         budget, seed = self._experiment.budget, self._experiment.seeds[0]
-        maps = ranking.FieldMaps(self._cache, self._data, budget, tried.model.dim, self._codes).maps(
-            tried.compressor, seed
-        )
+        fields = FieldMaps(self._cache, self._data, budget, tried.model.dim, self._codes)
+        maps = fields.maps(tried.compressor, seed)
         trained = ranking.train_stage(Cache(directory), self._data, tried, maps, seed, on_epoch)
         return _by_epoch(trained, tried.train.selection)
 
@@ -141,13 +141,13 @@ class _MultiTask:
     def __call__(self, name: str, values: dict[str, Any], directory: Path, on_epoch: OnEpoch) -> dict[int, float]:
         variant = next(variant for variant in self._experiment.variants if variant.name == name)
         tried, seed = changed(variant, values), self._experiment.seeds[0]
-        fields = ranking.FieldMaps(self._cache, self._data, self._experiment.budget, tried.model.dim)
+        fields = FieldMaps(self._cache, self._data, self._experiment.budget, tried.model.dim)
         maps = fields.maps(tried.compressor, seed)
         trained = multitask.train_stage(Cache(directory), self._data, self._tasks, tried, maps, seed, on_epoch)
         return _by_epoch(trained, tried.train.selection)
 
 
-def _by_epoch(trained: ranking.TrainedRanker, selection: str) -> dict[int, float]:
+def _by_epoch(trained: TrainedRanker, selection: str) -> dict[int, float]:
     """The selection metric by epoch."""
     return {record["epoch"]: record["metrics"][selection] for record in trained.history if record["metrics"]}
 

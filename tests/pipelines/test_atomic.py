@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.atomic import atomic_directory, finite, write_bytes, write_json, write_text
+from pipelines.atomic import atomic_directory, copy_tree, finite, write_bytes, write_json, write_text
 
 
 def test_files_are_written_with_their_directories(tmp_path: Path) -> None:
@@ -70,3 +70,13 @@ def test_a_killed_writer_leaves_the_old_directory(tmp_path: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
     assert (tmp_path / "d" / "x").read_text() == "old"
+
+
+def test_a_copied_tree_takes_the_place_of_an_older_one_and_of_a_killed_copy(tmp_path: Path) -> None:
+    source, target = tmp_path / "new", tmp_path / "there"
+    for directory, name in ((source, "a"), (target, "old"), (tmp_path / ".there.tmp", "half")):
+        directory.mkdir()
+        (directory / name).write_text(name)
+    copy_tree(source, target)
+    assert [path.name for path in target.iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "there"]

@@ -15,11 +15,11 @@ from pipelines.config import Budget, Compressor
 from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.config_semantic import RqKmeans, SemanticIds, SemanticRows, TextFeatures
 from pipelines.errors import DataError
+from pipelines.events.stages import FieldMaps
 from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.runner import run_ranking
 from pipelines.ranking.scoring import Scorer
-from pipelines.ranking.stages import FieldMaps
 from pipelines.run_files import RunFiles
 from pipelines.stages.semantic import semantic_stage
 

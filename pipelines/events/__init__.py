@@ -1,0 +1,1 @@
+"""Experiments on events: what those of one task and those of several tasks share."""
