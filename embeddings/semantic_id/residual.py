@@ -68,16 +68,17 @@ class ResidualQuantiser:
     def save(self, path: Path) -> None:
         """Write ``path`` as safetensors, atomically."""
         tensors = {f"codebook_{level}": book for level, book in enumerate(self.codebooks)} | {"mean": self.mean}
-        header = {"normalised": json.dumps(self.normalised), "levels": json.dumps(len(self.codebooks))}
+        facts = {"normalised": self.normalised, "levels": len(self.codebooks)}
+        header = {"residual_quantiser": json.dumps(facts)}  # keys would come in any order, and files must be equal
         atomic.write_bytes(path, safetensors.numpy.save(tensors, metadata=header))
 
     @classmethod
     def load(cls, path: Path) -> ResidualQuantiser:
         """Read what :meth:`save` wrote."""
         with safetensors.safe_open(path, framework="numpy") as file:
-            facts = file.metadata()
-            books = tuple(file.get_tensor(f"codebook_{level}") for level in range(json.loads(facts["levels"])))
-            return cls(books, file.get_tensor("mean"), json.loads(facts["normalised"]))
+            facts = json.loads(file.metadata()["residual_quantiser"])
+            books = tuple(file.get_tensor(f"codebook_{level}") for level in range(facts["levels"]))
+            return cls(books, file.get_tensor("mean"), facts["normalised"])
 
 
 def fit_residual(

@@ -134,18 +134,17 @@ class RqVae(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights and sizes to ``path`` as safetensors, atomically."""
-        header = {"settings": json.dumps(dataclasses.asdict(self.settings)), "widths": json.dumps(self.widths)}
+        header = {"rq_vae": json.dumps({"settings": dataclasses.asdict(self.settings), "widths": self.widths})}
         atomic.write_bytes(path, safetensors.torch.save(dict(self.state_dict()), metadata=header))
 
     @classmethod
     def load(cls, path: Path) -> RqVae:
         """Read what :meth:`save` wrote."""
         with safetensors.safe_open(path, framework="pt") as file:
-            facts = file.metadata()
+            facts = json.loads(file.metadata()["rq_vae"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        settings = json.loads(facts["settings"])
-        settings["hidden"] = tuple(settings["hidden"])
-        model = cls(tensors["mean"].numel(), tuple(json.loads(facts["widths"])), RqVaeSettings(**settings))
+        settings = facts["settings"] | {"hidden": tuple(facts["settings"]["hidden"])}
+        model = cls(tensors["mean"].numel(), tuple(facts["widths"]), RqVaeSettings(**settings))
         model.load_state_dict(tensors)
         return model
 

@@ -35,7 +35,7 @@ from recsys.rankers.ranker import FieldModel
 from recsys.rankers.training import RankingSettings
 from recsys.settings import FitResult, Selection
 
-MAPS_VERSION = 2
+MAPS_VERSION = 3
 
 
 class Maps(NamedTuple):

@@ -119,7 +119,10 @@ def test_last_cost_is_least_at_the_code_and_files_bring_the_quantiser_back(norma
     points, _, _ = planted(5, 3, 10)
     quantiser, codes = fit_residual(points, (5, 8), generator(), normalised=normalised)
     np.testing.assert_array_equal(quantiser.last_cost(points, codes).argmin(1), codes[:, -1])
-    quantiser.save(tmp_path / "q.safetensors")
+    paths = [tmp_path / f"{copy}.safetensors" for copy in range(8)]
+    for path in (tmp_path / "q.safetensors", *paths):
+        quantiser.save(path)
+    assert len({path.read_bytes() for path in paths}) == 1
     loaded = ResidualQuantiser.load(tmp_path / "q.safetensors")
     assert (loaded.widths, loaded.normalised) == ((5, 8), normalised)
     np.testing.assert_array_equal(loaded.encode(points), codes)
