@@ -24,11 +24,18 @@ from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, SplitName
 from pipelines.features import FeatureEncoder, default_encodings
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import optimizer_spec, prune_tables, row_groups, sparsities
+from pipelines.stages.sparse import (
+    layer_sparsities,
+    optimizer_spec,
+    prune_networks,
+    prune_tables,
+    row_groups,
+    sparsities,
+)
 from recsys.features import Features, Numeric
 from recsys.histories import Context, Histories
 from recsys.item_ssl import ItemSsl
-from recsys.mlp import Mlp
+from recsys.mlp import Mlp, layer_shapes
 from recsys.models.tower import ID, Tower, full_map, id_column, joined_width
 from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.mutual_information import normalised_mutual_information
@@ -129,13 +136,17 @@ def build_model(
         train: [users, items], for the clusters of sparse tables.
         steps: of the training at most, for their schedule.
     """
-    history = config.dim if config.history is not None else 0
     (sparse_users, sparse_items), groups = sparsities(config, maps, steps), row_groups(config, maps, seed, train)
-    users = _IdTable(maps.users, sparse_users, groups[0])
-    items = _IdTable(maps.items, sparse_items, groups[1])
+    ids = {"users": _IdTable(maps.users, sparse_users, groups[0])}
+    ids["items"] = _IdTable(maps.items, sparse_items, groups[1])
+    networks = _networks(config, encoded, seed, steps)
+    towers = {
+        side: Tower(part.features, _tables(side, config, part.features, ids[side], seed), networks[side])
+        for side, part in encoded.items()
+    }
     return TwoTowerModel(
-        _tower("users", config, encoded["users"].features, users, seed, extra=history),
-        _tower("items", config, encoded["items"].features, items, seed, extra=0),
+        towers["users"],
+        towers["items"],
         history_length=config.history.length if config.history is not None else 0,
         temperature=config.loss.temperature,
         learn_temperature=config.loss.learn_temperature,
@@ -152,7 +163,25 @@ class _IdTable:
     groups: RowGroups | None
 
 
-def _tower(side: str, config: TwoTower, features: Features, ids: _IdTable, seed: int, *, extra: int) -> Tower:
+def _networks(config: TwoTower, encoded: dict[str, Encoded], seed: int, steps: int) -> dict[str, Mlp]:
+    """The layers of each side; where they are sparse, both share one density."""
+    widths = {}
+    for side, part in encoded.items():
+        looked_up = [column for column in part.features.columns if not isinstance(column, Numeric)]
+        dims = [config.dim if column.name == ID else config.feature_dim for column in looked_up]
+        history = config.dim if side == "users" and config.history is not None else 0
+        widths[side] = (joined_width(part.features, dims) + history, *config.hidden, config.dim)
+    shapes = [shape for side in widths.values() for shape in layer_shapes(side)]
+    stored = layer_sparsities(config.sparse_layers, shapes, steps)
+    networks = {}
+    for side, own in widths.items():
+        parts = None if stored is None else [stored.pop(0) for _ in layer_shapes(own)]
+        networks[side] = Mlp(own, generator(seed, "init", side, "network"), parts)
+    return networks
+
+
+def _tables(side: str, config: TwoTower, features: Features, ids: _IdTable, seed: int) -> list[Table]:
+    """One for each feature that has a table."""
     spec = optimizer_spec(config)
     tables: list[Table] = []
     for column in features.columns:
@@ -171,8 +200,7 @@ def _tower(side: str, config: TwoTower, features: Features, ids: _IdTable, seed:
                 groups=ids.groups if is_id else None,
             )
         )
-    width = joined_width(features, [table.dim for table in tables]) + extra
-    return Tower(features, tables, Mlp((width, *config.hidden, config.dim), generator(seed, "init", side, "network")))
+    return tables
 
 
 def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSettings:
@@ -195,11 +223,12 @@ def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSet
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A trained model, how it went, the bytes of its tables' optimizer in training, the histories of each phase."""
+    """A trained model, how it went, the bytes of optimizers in training, the histories of each phase."""
 
     model: TwoTowerModel
     result: FitResult
     optimizer_bytes: int
+    layer_optimizer_bytes: int
     histories: dict[str, Histories]
 
 
@@ -228,10 +257,12 @@ def fit(
     data = TowerData(first, dataset.matrix("test" if on_test else "valid"), union, affinity)
     settings = tower_settings(config, train, context)
     result = fit_two_tower(model, data, settings, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
-    trained = [table.bytes().optimizer for table in model.tables()]
+    trained = sum(table.bytes().optimizer for table in model.tables()), model.layer_bytes().optimizer
     if config.sparse is not None and config.sparse.method == "prune":
         prune_tables(model, config.sparse.density)
-    return Fitted(model, result, sum(trained), {"select": first} | ({"refit": union} if union is not None else {}))
+    if config.sparse_layers is not None and config.sparse_layers.method == "prune":
+        prune_networks(model, config.sparse_layers)
+    return Fitted(model, result, *trained, {"select": first} | ({"refit": union} if union is not None else {}))
 
 
 def facts(fitted: Fitted) -> dict[str, Any]:
@@ -241,6 +272,8 @@ def facts(fitted: Fitted) -> dict[str, Any]:
         "table_rows": sum(table.num_rows for table in tables),
         "table_bytes": sum(table.bytes().weights for table in tables),
         "optimizer_bytes": fitted.optimizer_bytes,
+        "layer_bytes": fitted.model.layer_bytes().weights,
+        "layer_optimizer_bytes": fitted.layer_optimizer_bytes,
         "epochs": fitted.result.best_epoch,
         "epochs_run": fitted.result.epochs_run,
         "peak_rss_mib": max((record.rss_mib for record in fitted.result.history), default=0.0),

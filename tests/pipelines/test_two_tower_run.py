@@ -46,6 +46,8 @@ variants:
   - {{name: cfm, model: {{ssl: {{name: cfm, batch_size: 16}}, item: {{dropout: 0.2}}}}}}
   - {{name: sparse, model: {{sparse: {{density: 0.5, growth: random, every_steps: 5}}}}}}
   - {{name: pruned, model: {{sparse: {{density: 0.5, method: prune}}}}}}
+  - {{name: layers, model: {{hidden: [16], sparse_layers: {{density: 0.5, distribution: erk, every_steps: 5}}}}}}
+  - {{name: layers-pruned, model: {{hidden: [16], sparse_layers: {{density: 0.5, method: prune}}}}}}
 """
 COLD = ITEMS
 """An item that only the test split has; it is of group 0."""
@@ -94,7 +96,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_learns_and_its_report_is_written(run: Path) -> None:
     found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
-    assert set(found) == {"popularity", "plain", "hashed", "cfm", "sparse", "pruned"}
+    assert set(found) == {"popularity", "plain", "hashed", "cfm", "sparse", "pruned", "layers", "layers-pruned"}
     popular = found["popularity"]["metrics"]["test/recall@5"]
     assert all(row["metrics"]["test/recall@5"] > popular for name, row in found.items() if name != "popularity")
     assert found["hashed"]["table_rows"] < found["plain"]["table_rows"]
@@ -121,6 +123,21 @@ def test_sparse_id_tables_are_as_small_as_the_report_says(run: Path) -> None:
     saved = found["plain"]["optimizer_bytes"] - found["sparse"]["optimizer_bytes"]
     assert saved == 4 * entries, "Adagrad has a number for each entry"
     assert found["pruned"]["optimizer_bytes"] == found["plain"]["optimizer_bytes"], "training had the full tables"
+
+
+def test_sparse_layers_are_as_small_as_the_report_says(run: Path) -> None:
+    found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
+    for name in ("layers", "layers-pruned"):
+        model = load_model(run / "variants" / f"{name}-s0" / "checkpoint")
+        assert isinstance(model, TwoTowerModel)
+        layers = model.sparse_layers()
+        assert len(layers) == 4 and model.layer_bytes().weights == found[name]["layer_bytes"]
+        entries, biases = sum(layer.num_rows * layer.dim for layer in layers), 2 * (16 + 8)
+        stored = sum(layer.nnz for layer in layers)
+        assert stored == pytest.approx(0.5 * entries, abs=4)
+        trained = entries if name == "layers-pruned" else stored
+        assert found[name]["layer_optimizer_bytes"] == 8 * (trained + biases)
+        assert found[name]["table_bytes"] == found["plain"]["table_bytes"]
 
 
 def test_a_cold_item_is_found_by_its_features(run: Path) -> None:
@@ -199,4 +216,14 @@ def test_compressed_towers_run_at_every_budget(tmp_path: Path) -> None:
     config = write(tmp_path)
     config.write_text(config.read_text().replace("budget: {rows: 40%}", "budgets: [20%, 40%]"))
     names = [variant.name for variant in load_experiment(str(config)).variants]
-    assert names == ["popularity", "plain", "hashed@20%", "hashed@40%", "cfm", "sparse", "pruned"]
+    assert names == [
+        "popularity",
+        "plain",
+        "hashed@20%",
+        "hashed@40%",
+        "cfm",
+        "sparse",
+        "pruned",
+        "layers",
+        "layers-pruned",
+    ]
