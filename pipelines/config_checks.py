@@ -173,11 +173,8 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
 
 
 def _check_tables(model: TableModel) -> Iterator[Finding]:
-    if model.backend == "fbgemm" and model.optimizer.name == "adam":
-        yield (
-            ("model", "optimizer", "name"),
-            "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad",
-        )
+    if model.backend == "fbgemm":
+        yield from _check_fbgemm(model)
     if isinstance(model, Mf | TwoTower):
         yield from _check_sparse(model)
     if not isinstance(model, Mf):
@@ -192,6 +189,19 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
     if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
         yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
     yield from _check_tables_kind(model)
+
+
+def _check_fbgemm(model: TableModel) -> Iterator[Finding]:
+    where = ("model", "optimizer")
+    if model.optimizer.name == "adam":
+        yield (*where, "name"), "the fbgemm back end has no adam; use backend: torch, or rowwise_adagrad"
+    if model.optimizer.weight_decay:
+        got = model.optimizer.weight_decay
+        yield (*where, "weight_decay"), f"the fbgemm back end has none on the CPU, got {got}; use 0, or backend: torch"
+    dims = {"dim": model.dim} | ({"feature_dim": model.feature_dim} if isinstance(model, TwoTower) else {})
+    for name, dim in dims.items():
+        if dim % 4:
+            yield ("model", name), f"the fbgemm back end needs a multiple of 4, got {dim}; or use backend: torch"
 
 
 def _check_sparse(model: Mf | TwoTower) -> Iterator[Finding]:

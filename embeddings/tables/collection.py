@@ -160,6 +160,6 @@ def build_collection(
         case "torchrec":
             from embeddings.tables.torchrec_collection import TorchRecTables  # torchrec takes seconds to import
 
-            return TorchRecTables(fields, optimizer, init_std=init_std, generator=generator)
+            return TorchRecTables(fields, optimizer, init_std=init_std, generators=[generator] * len(fields))
         case _:
             assert_never(backend)

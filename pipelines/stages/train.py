@@ -170,7 +170,8 @@ def _key(
     train = variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"})
     libraries = ["torch", "numpy", "scipy", "numba"]
     if isinstance(variant.model, TableModel):
-        libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
+        if variant.model.backend == "fbgemm":
+            libraries += ["fbgemm-gpu-cpu"] + (["torchrec"] if isinstance(variant.model, TwoTower) else [])
     elif not isinstance(variant.model, EpochModel):
         train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
         if is_searched(variant.model):

@@ -12,31 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.sparse import csr_array
 
-from embeddings.id_map import IdMap
-from embeddings.sparsity import RowGroups, Sparsity
-from embeddings.tables import Table, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Train
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, SplitName
 from pipelines.features import FeatureEncoder, default_encodings
+from pipelines.stages.build_towers import build_two_tower
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import (
-    layer_sparsities,
-    optimizer_spec,
-    prune_networks,
-    prune_tables,
-    row_groups,
-    sparsities,
-)
-from recsys.features import Features, Numeric
+from pipelines.stages.sparse import prune_networks, prune_tables
+from recsys.features import Features
 from recsys.histories import Context, Histories
 from recsys.item_ssl import ItemSsl
-from recsys.mlp import Mlp, layer_shapes
-from recsys.models.tower import ID, Tower, full_map, id_column, joined_width
+from recsys.models.tower import id_column
 from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.mutual_information import normalised_mutual_information
 from recsys.rng import generator
@@ -123,86 +112,6 @@ def histories(dataset: Dataset, *splits: SplitName) -> Histories:
     return Histories.of_events(users, items, num_users=dataset.num_users, num_items=dataset.num_items)
 
 
-def build_model(
-    config: TwoTower, encoded: dict[str, Encoded], maps: Maps, seed: int, train: csr_array, steps: int
-) -> TwoTowerModel:
-    """A two-tower model with freshly drawn weights; the id tables are compressed as the maps say.
-
-    Args:
-        config: of the model.
-        encoded: features of "users" and "items".
-        maps: rows of the id tables.
-        seed: of the run.
-        train: [users, items], for the clusters of sparse tables.
-        steps: of the training at most, for their schedule.
-    """
-    (sparse_users, sparse_items), groups = sparsities(config, maps, steps), row_groups(config, maps, seed, train)
-    ids = {"users": _IdTable(maps.users, sparse_users, groups[0])}
-    ids["items"] = _IdTable(maps.items, sparse_items, groups[1])
-    networks = _networks(config, encoded, seed, steps)
-    towers = {
-        side: Tower(part.features, _tables(side, config, part.features, ids[side], seed), networks[side])
-        for side, part in encoded.items()
-    }
-    return TwoTowerModel(
-        towers["users"],
-        towers["items"],
-        history_length=config.history.length if config.history is not None else 0,
-        temperature=config.loss.temperature,
-        learn_temperature=config.loss.learn_temperature,
-        dense_lr=config.dense_lr,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _IdTable:
-    """What the id table of a tower is made of."""
-
-    id_map: IdMap
-    sparsity: Sparsity | None
-    groups: RowGroups | None
-
-
-def _networks(config: TwoTower, encoded: dict[str, Encoded], seed: int, steps: int) -> dict[str, Mlp]:
-    """The layers of each side; where they are sparse, both share one density."""
-    widths = {}
-    for side, part in encoded.items():
-        looked_up = [column for column in part.features.columns if not isinstance(column, Numeric)]
-        dims = [config.dim if column.name == ID else config.feature_dim for column in looked_up]
-        history = config.dim if side == "users" and config.history is not None else 0
-        widths[side] = (joined_width(part.features, dims) + history, *config.hidden, config.dim)
-    shapes = [shape for side in widths.values() for shape in layer_shapes(side)]
-    stored = layer_sparsities(config.sparse_layers, shapes, steps)
-    networks = {}
-    for side, own in widths.items():
-        parts = None if stored is None else [stored.pop(0) for _ in layer_shapes(own)]
-        networks[side] = Mlp(own, generator(seed, "init", side, "network"), parts)
-    return networks
-
-
-def _tables(side: str, config: TwoTower, features: Features, ids: _IdTable, seed: int) -> list[Table]:
-    """One for each feature that has a table."""
-    spec = optimizer_spec(config)
-    tables: list[Table] = []
-    for column in features.columns:
-        if isinstance(column, Numeric):
-            continue
-        is_id = column.name == ID
-        tables.append(
-            build_table(
-                ids.id_map if is_id else full_map(column.size),
-                config.dim if is_id else config.feature_dim,
-                backend=config.backend,
-                optimizer=spec,
-                init_std=config.init_std,
-                generator=generator(seed, "init", side, column.name),
-                sparsity=ids.sparsity if is_id else None,
-                groups=ids.groups if is_id else None,
-            )
-        )
-    return tables
-
-
 def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSettings:
     """The plain arguments of the trainer."""
     loss = config.loss
@@ -253,7 +162,8 @@ def fit(
     context: Context = ("before" if ordered else "others") if asked == "auto" else asked
     affinity = affinity_stage(cache, encoded["items"]) if config.ssl is not None and config.ssl.name == "cfm" else None
     steps = train.epochs * -(-len(first.items) // train.batch_size)
-    model = build_model(config, encoded, maps, seed, first.matrix(), steps)
+    features = {side: part.features for side, part in encoded.items()}
+    model = build_two_tower(config, features, maps, seed, first.matrix(), steps)
     data = TowerData(first, dataset.matrix("test" if on_test else "valid"), union, affinity)
     settings = tower_settings(config, train, context)
     result = fit_two_tower(model, data, settings, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
