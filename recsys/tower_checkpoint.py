@@ -77,7 +77,7 @@ def restore(facts: dict[str, Any], tensors: dict[str, Tensor], table: Callable[[
 def _network(prefix: str, widths: Sequence[int], tensors: dict[str, Tensor]) -> Mlp:
     network = Mlp(widths, np.random.default_rng(0))
     if f"{prefix}weights.0.values" in tensors:
-        network.weights = read_layers(f"{prefix}weights", tensors, widths[1:])
+        network.use_sparse(read_layers(f"{prefix}weights", tensors, widths[1:]))
     else:
         network.weights.load_state_dict(_below(f"{prefix}weights.", tensors))
     network.biases.load_state_dict(_below(f"{prefix}biases.", tensors))

@@ -105,8 +105,12 @@ def _networks(
         widths[side] = (width, *config.hidden, config.dim)
     shapes = [shape for side in widths.values() for shape in layer_shapes(side)]
     stored = layer_sparsities(config.sparse_layers, shapes, steps)
-    networks = {}
-    for side, own in widths.items():
-        parts = None if stored is None else [stored.pop(0) for _ in layer_shapes(own)]
-        networks[side] = Mlp(own, generator(seed, "init", side, "network"), parts)
-    return networks
+    parts = iter(stored or ())
+    return {
+        side: Mlp(
+            own,
+            generator(seed, "init", side, "network"),
+            None if stored is None else [next(parts) for _ in layer_shapes(own)],
+        )
+        for side, own in widths.items()
+    }

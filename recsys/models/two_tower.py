@@ -73,7 +73,7 @@ class TwoTower(nn.Module):
             for name, parameter in tower.network.dense_parameters().items()
         }
         self.adam = DenseAdam(dense | ({"temperature": self.log_temperature} if learn_temperature else {}), dense_lr)
-        for layer in self.sparse_layers():
+        for layer in self.sparse_layers:
             layer.set_lr(dense_lr)
         self._histories: Histories | None = None
         self._item_vectors: Tensor | None = None
@@ -121,6 +121,7 @@ class TwoTower(nn.Module):
         """The tables of both towers."""
         return [*self.users.tables, *self.items.tables]
 
+    @property
     def sparse_layers(self) -> list[SparseTable]:
         """The weights of the layers of both towers, where a share of them is stored."""
         return [*self.users.network.sparse_layers, *self.items.network.sparse_layers]
@@ -128,7 +129,7 @@ class TwoTower(nn.Module):
     def layer_bytes(self) -> TableBytes:
         """Exact sizes of all that is no embedding table."""
         whole = sum(p.nbytes for tower in (self.users, self.items) for p in tower.network.dense_parameters().values())
-        return total_bytes(TableBytes(whole, self.adam.bytes()), *(layer.bytes() for layer in self.sparse_layers()))
+        return total_bytes(TableBytes(whole, self.adam.bytes()), *(layer.bytes() for layer in self.sparse_layers))
 
     def forget(self) -> None:
         """Make the item vectors again at the next evaluation; call it after writing to weights."""
@@ -146,7 +147,7 @@ class TwoTower(nn.Module):
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step."""
-        step_all([*self.tables(), *self.sparse_layers()])
+        step_all([*self.tables(), *self.sparse_layers])
         self.adam.step()
         self.forget()
 

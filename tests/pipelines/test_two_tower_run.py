@@ -155,7 +155,7 @@ def test_sparse_layers_are_as_small_as_the_report_says(run: Path) -> None:
     for name in ("layers", "layers-pruned"):
         model = load_model(run / "variants" / f"{name}-s0" / "checkpoint")
         assert isinstance(model, TwoTowerModel)
-        layers = model.sparse_layers()
+        layers = model.sparse_layers
         assert len(layers) == 4 and model.layer_bytes().weights == found[name]["layer_bytes"]
         entries, biases = sum(layer.num_rows * layer.dim for layer in layers), 2 * (16 + 8)
         stored = sum(layer.nnz for layer in layers)

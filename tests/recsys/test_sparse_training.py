@@ -200,18 +200,14 @@ def fit_layers(model: TwoTower | NeuMf, directory: Path | None, on_epoch: Callab
         fit_two_tower(model, data, towers, seed=0, checkpoint_dir=directory, on_epoch=on_epoch)
 
 
-def layers_of(model: TwoTower | NeuMf) -> list[SparseTable]:
-    return model.sparse_layers() if isinstance(model, TwoTower) else model.sparse_layers
-
-
 @pytest.mark.parametrize("make", [sparse_layered_towers, sparse_layered_neumf])
 def test_sparse_layers_train_resume_and_are_saved_small(make: Callable[[], TwoTower | NeuMf], tmp_path: Path) -> None:
     whole, records = make(), list[EpochRecord]()
-    start, sizes = [layer.stored() for layer in layers_of(whole)], [layer.nnz for layer in layers_of(whole)]
+    start, sizes = [layer.stored() for layer in whole.sparse_layers], [layer.nnz for layer in whole.sparse_layers]
     fit_layers(whole, None, records.append)
     assert records[-1].loss < records[0].loss
-    assert [layer.nnz for layer in layers_of(whole)] == sizes
-    assert all((layer.stored() != mask).any() for layer, mask in zip(layers_of(whole), start, strict=True))
+    assert [layer.nnz for layer in whole.sparse_layers] == sizes
+    assert all((layer.stored() != mask).any() for layer, mask in zip(whole.sparse_layers, start, strict=True))
     assert not any(name.endswith("values_avg") for name in whole.state_dict()), "no dense optimizer has the entries too"
 
     class StopError(Exception):
@@ -228,10 +224,10 @@ def test_sparse_layers_train_resume_and_are_saved_small(make: Callable[[], TwoTo
     save_model(whole, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
     assert isinstance(loaded, TwoTower | NeuMf)
-    assert [layer.nnz for layer in layers_of(loaded)] == sizes
+    assert [layer.nnz for layer in loaded.sparse_layers] == sizes
     assert torch.equal(loaded.scores(np.arange(USERS)), whole.scores(np.arange(USERS)))
     saved = load_file(tmp_path / "model" / "model.safetensors")
-    masks = sum(layer.mask.nbytes for layer in layers_of(whole))
+    masks = sum(layer.mask.nbytes for layer in whole.sparse_layers)
     stored = {name: part.nbytes for name, part in saved.items() if "sparse." in name or ".network.weights." in name}
     assert sum(stored.values()) == 4 * sum(sizes) + masks + 8 * len(sizes), "entries, masks and a number of columns"
 
@@ -251,7 +247,7 @@ def test_saved_layers_that_do_not_fit_are_refused(make: Callable[[], TwoTower | 
 
 
 def test_the_learning_rate_of_sparse_layers_is_that_of_the_other_layers() -> None:
-    assert {layer.optimizer.lr for layer in sparse_layered_towers().sparse_layers()} == {0.01}
+    assert {layer.optimizer.lr for layer in sparse_layered_towers().sparse_layers} == {0.01}
     assert {layer.optimizer.lr for layer in sparse_layered_neumf().sparse_layers} == {0.1}
 
 
