@@ -97,17 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_learns_and_its_report_is_written(run: Path) -> None:
     found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
-    assert set(found) == {
-        "popularity",
-        "plain",
-        "hashed",
-        "cfm",
-        "sparse",
-        "pruned",
-        "collected",
-        "layers",
-        "layers-pruned",
-    }
+    assert set(found) == {"popularity", "plain", "hashed", "cfm", "sparse", "pruned", "layers", "layers-pruned"}
     popular = found["popularity"]["metrics"]["test/recall@5"]
     assert all(row["metrics"]["test/recall@5"] > popular for name, row in found.items() if name != "popularity")
     assert found["hashed"]["table_rows"] < found["plain"]["table_rows"]
