@@ -198,10 +198,13 @@ def _check_fbgemm(model: TableModel) -> Iterator[Finding]:
     if model.optimizer.weight_decay:
         got = model.optimizer.weight_decay
         yield (*where, "weight_decay"), f"the fbgemm back end has none on the CPU, got {got}; use 0, or backend: torch"
-    dims = {"dim": model.dim} | ({"feature_dim": model.feature_dim} if isinstance(model, TwoTower) else {})
+    dims = {"dim": model.table_dim} | ({"feature_dim": model.feature_dim} if isinstance(model, TwoTower) else {})
     for name, dim in dims.items():
         if dim % 4:
-            yield ("model", name), f"the fbgemm back end needs a multiple of 4, got {dim}; or use backend: torch"
+            yield (
+                ("model", name),
+                f"the fbgemm back end needs tables of a multiple of 4 columns, got {dim}; or use torch",
+            )
 
 
 def _check_sparse(model: Mf | TwoTower) -> Iterator[Finding]:

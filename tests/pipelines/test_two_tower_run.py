@@ -216,8 +216,11 @@ def test_wrong_features_are_named(tmp_path: Path) -> None:
         ("model.item.id=false", "a history is pooled from the items' id table; set model.item.id or history: null"),
         ("train.precision=bfloat16", "two_tower does not take it, got 'bfloat16'; remove it"),
         ("model.backend=fbgemm", "got 'fbgemm', but sparse tables need the torch back end"),
-        ("model={name: two_tower, backend: fbgemm, dim: 10}", "needs a multiple of 4, got 10; or use backend: torch"),
-        ("model={name: two_tower, backend: fbgemm, feature_dim: 6}", "needs a multiple of 4, got 6; or use backend"),
+        ("model={name: two_tower, backend: fbgemm, dim: 10}", "needs tables of a multiple of 4 columns, got 10; or"),
+        (
+            "model={name: two_tower, backend: fbgemm, feature_dim: 6}",
+            "needs tables of a multiple of 4 columns, got 6; or",
+        ),
         (
             "model={name: two_tower, backend: fbgemm, optimizer: {name: sgd, weight_decay: 0.1}}",
             "the fbgemm back end has none on the CPU, got 0.1; use 0, or backend: torch",
