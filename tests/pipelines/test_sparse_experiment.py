@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_experiment import recsys, write_tiny
 
 from embeddings.id_map import IdMap
 from embeddings.sparsity import Schedule, Sparsity
+from embeddings.tables import OptimizerSpec, build_table
 from pipelines.config_models import Mf
 from pipelines.config_sparse import Sparse, SparseEntries
 from pipelines.report.data import Run
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import layer_sparsities, sparsities
+from pipelines.stages.sparse import layer_sparsities, prune_networks, sparsities
+from recsys.models.neumf import NeuMf
+from recsys.models.two_tower import TwoTower
+from tests.recsys import tower_fixture
 
 VARIANTS = """\
 variants:
@@ -94,6 +99,28 @@ def test_layers_share_a_density_by_erk() -> None:
     assert layer_sparsities(SparseEntries(density=0.2, method="prune"), shapes, 700) is None
     static = layer_sparsities(SparseEntries(density=0.2, method="static"), shapes, 700)
     assert static == [Sparsity(0.2)] * 3
+
+
+def models() -> list[NeuMf | TwoTower]:
+    users, items = (
+        build_table(
+            IdMap.identity(count), 6, optimizer=OptimizerSpec("adam"), init_std=0.5, generator=np.random.default_rng(1)
+        )
+        for count in (9, 7)
+    )
+    towers = tower_fixture.two_tower(tower_fixture.described(9, 1), tower_fixture.described(7, 2), hidden=(12,))
+    return [NeuMf(users, items, widths=(5, 4), generator=np.random.default_rng(0)), towers]
+
+
+def test_pruned_networks_keep_the_largest_weights_where_they_were() -> None:
+    for whole, some in zip(models(), models(), strict=True):
+        scores = whole.scores(np.arange(9))
+        prune_networks(whole, SparseEntries(density=1.0, method="prune"))
+        torch.testing.assert_close(whole.scores(np.arange(9)), scores)
+        prune_networks(some, SparseEntries(density=0.4, method="prune", distribution="erk"))
+        stored = sum(layer.nnz for layer in some.sparse_layers)
+        assert stored == pytest.approx(0.4 * sum(layer.nnz for layer in whole.sparse_layers), abs=2)
+        assert some.layer_bytes().weights < whole.layer_bytes().weights
 
 
 def test_erk_keeps_the_smaller_table_denser() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from embeddings.sparsity import Growth, Schedule, Sparsity
 from embeddings.tables import step_all
+from embeddings.tables.sparse_weights import prune_layers
 from recsys.dense_adam import DenseAdam
 from recsys.mlp import Mlp, layer_shapes
 
@@ -171,6 +172,21 @@ def test_only_stored_weights_take_memory() -> None:
     starts = 8 * (128 // 16 + 1 + 64 // 16 + 1)
     assert sum(layer.bytes().weights for layer in network.sparse_layers) == 4 * entries + masks + starts
     assert sum(layer.bytes().optimizer for layer in network.sparse_layers) == 8 * entries
+
+
+def test_pruned_layers_keep_their_largest_weights() -> None:
+    network = Mlp(WIDTHS, np.random.default_rng(0))
+    first, second = (weight.detach().clone() for weight in network.layer_weights())
+    network.use_sparse(prune_layers(network.layer_weights(), [0.2, 0.5]))
+    for weight, density in ((first, 0.2), (second, 0.5)):
+        weight[
+            weight.abs() < weight.abs().flatten().sort(descending=True).values[round(density * weight.numel()) - 1]
+        ] = 0
+    assert torch.equal(network.sparse_layers[0].weight(), first)
+    assert torch.equal(network.sparse_layers[1].weight(), second)
+    expected = functional.linear(functional.relu(functional.linear(batch(0), first)), second)
+    torch.testing.assert_close(network(batch(0)).detach(), expected)
+    assert set(network.dense_parameters()) == {"biases.0", "biases.1"}
 
 
 def test_what_does_not_fit_is_refused() -> None:
