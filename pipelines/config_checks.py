@@ -184,6 +184,8 @@ def check_optimizer(model: TableModel | RankerModel | ExpertMixture) -> Iterator
 
 def _check_tables(model: TableModel) -> Iterator[Finding]:
     yield from check_optimizer(model)
+    if model.backend == "fbgemm":
+        yield from _check_fbgemm(model)
     if isinstance(model, Mf | TwoTower):
         yield from _check_sparse(model)
     if not isinstance(model, Mf):
@@ -198,6 +200,20 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
     if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
         yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
     yield from _check_tables_kind(model)
+
+
+def _check_fbgemm(model: TableModel) -> Iterator[Finding]:
+    decay = model.optimizer.weight_decay
+    if decay:
+        message = f"the fbgemm back end has none on the CPU, got {decay}; use 0, or backend: torch"
+        yield ("model", "optimizer", "weight_decay"), message
+    dims = {"dim": model.table_dim} | ({"feature_dim": model.feature_dim} if isinstance(model, TwoTower) else {})
+    for name, dim in dims.items():
+        if dim % 4:
+            yield (
+                ("model", name),
+                f"the fbgemm back end needs tables of a multiple of 4 columns, got {dim}; or use torch",
+            )
 
 
 def _check_sparse(model: Mf | TwoTower) -> Iterator[Finding]:

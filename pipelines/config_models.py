@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.config_section import Section, TableModel
-from pipelines.config_sparse import MixedDims, Sparse
+from pipelines.config_sparse import MixedDims, Sparse, SparseEntries
 from pipelines.config_two_tower import TwoTower
 
 
@@ -171,6 +171,9 @@ class NeuMf(Mf):
     similarity: Literal["dot"] = "dot"
     loss: LogLoss = LogLoss()
     widths: tuple[int, ...] = Field(default=(64, 64), min_length=1, description="of the perceptron's layers")
+    sparse_layers: SparseEntries | None = Field(
+        default=None, description="store only a share of these layers' weights; the output's stay"
+    )
 
     @property
     def table_dim(self) -> int:

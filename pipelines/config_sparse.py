@@ -1,4 +1,4 @@
-"""The sparse part of a model's configuration: how few entries of its tables are stored, and how they are found."""
+"""The sparse part of a model's configuration: how few entries of its tables and layers are stored, and which."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 
-class Sparse(BaseModel, frozen=True, extra="forbid"):
-    """Tables that store a share of their entries: found in training, random, or the largest after a full training."""
+class SparseEntries(BaseModel, frozen=True, extra="forbid"):
+    """Matrices that store a share of their entries: found in training, random, or the largest after a full training."""
 
-    density: float = Field(gt=0, le=1, description="share of the entries that are stored, users and items together")
+    density: float = Field(gt=0, le=1, description="share of the entries that are stored, of all matrices together")
     method: Literal["dynamic", "static", "prune"] = Field(
         default="dynamic", description="static: a random mask that stays; prune: by magnitude, after training"
     )
-    distribution: Literal["uniform", "erk"] = Field(default="uniform", description="erk: small tables stay denser")
-    columns: Literal["clusters", "random"] = Field(
-        default="clusters", description="that rows start with: of their cluster of the graph, or drawn by each row"
-    )
-    resolution: float = Field(default=8.0, gt=0, description="of these clusters; higher: more and smaller ones")
+    distribution: Literal["uniform", "erk"] = Field(default="uniform", description="erk: small matrices stay denser")
     growth: Literal["gradient", "random", "momentum"] = Field(default="gradient", description="RigL and DSL, SET, SNFS")
     every_steps: int = Field(default=100, ge=1, description="Delta T, steps between two updates")
     start: float = Field(default=0.5, ge=0, le=1, description="share of the entries that the first updates move")
@@ -33,6 +29,15 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
         if self.end > self.start:
             raise ValueError(f"the share that moves must fall, got start {self.start} and end {self.end}")
         return self
+
+
+class Sparse(SparseEntries):
+    """Sparse tables, whose rows start with columns that suit the graph."""
+
+    columns: Literal["clusters", "random"] = Field(
+        default="clusters", description="that rows start with: of their cluster of the graph, or drawn by each row"
+    )
+    resolution: float = Field(default=8.0, gt=0, description="of these clusters; higher: more and smaller ones")
 
 
 class MixedDims(BaseModel, frozen=True, extra="forbid"):

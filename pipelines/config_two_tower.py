@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipelines.config_features import Encoding
 from pipelines.config_section import Optimizer, Section, TableModel
-from pipelines.config_sparse import Sparse
+from pipelines.config_sparse import Sparse, SparseEntries
 
 
 class TowerInputs(Section):
@@ -64,5 +64,8 @@ class TwoTower(TableModel):
     loss: TowerLoss = TowerLoss()
     ssl: TowerSsl | None = None
     sparse: Sparse | None = Field(default=None, description="store only a share of the id tables' entries")
+    sparse_layers: SparseEntries | None = Field(
+        default=None, description="store only a share of the weights of both networks"
+    )
     optimizer: Optimizer = Optimizer(name="adagrad", lr=0.05)
     dense_lr: float = Field(default=1e-3, gt=0, description="of Adam, for everything that is no table")

@@ -14,7 +14,6 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
-from embeddings.tables.sparse_table import SparseTable
 from embeddings.tables.table import Table
 from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
@@ -39,7 +38,7 @@ from recsys.models.two_tower import TwoTower
 from recsys.retriever import VectorRetriever
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
-from recsys.table_tensors import table_tensors
+from recsys.table_tensors import read_sparse_table, table_tensors
 from recsys.tiger_checkpoint import tiger_contents, tiger_model
 from recsys.training_state import CheckpointError
 
@@ -204,10 +203,9 @@ def _either_table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
     """What :func:`recsys.table_tensors.table_tensors` wrote of a table."""
     if f"{side}.values" not in tensors:
         return _table(map_path, tensors[side])
-    id_map, dim = _id_map(map_path), int(tensors[f"{side}.dim"])
-    mask = tensors[f"{side}.mask"].numpy().view(np.uint16)
+    id_map = _id_map(map_path)
     try:
-        return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{side}.values"])
+        return read_sparse_table(side, tensors, id_map)
     except ValueError as error:
         raise CheckpointError(f"the {side} beside {map_path} do not fit it: {error}; train it again") from error
 

@@ -15,7 +15,7 @@ from recsys.models.kgat import Kgat
 from recsys.models.neumf import NeuMf
 from recsys.models.simplex import SimpleX
 from recsys.models.transr import TransR
-from recsys.table_tensors import table_tensors
+from recsys.table_tensors import layer_tensors, read_layers, table_tensors
 
 Backbone = Kgat | SimpleX | NeuMf
 
@@ -36,6 +36,7 @@ def backbone_contents(model: Backbone) -> tuple[dict[str, Any], dict[str, Tensor
             return {"model": "simplex", **facts}, tensors | BipartiteGraph.of(model.history).interactions()
         case NeuMf():
             tensors |= _layers("matrices", model.matrices) | _layers("biases", model.biases)
+            tensors |= {} if model.sparse is None else layer_tensors("sparse", model.sparse)
             return {"model": "neumf", "widths": model.widths}, tensors
 
 
@@ -59,8 +60,11 @@ def load_backbone(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tup
             return simplex
         case _:
             neumf = NeuMf(*tables, widths=facts["widths"], generator=nothing)
-            for layer, (matrix, bias) in enumerate(zip(neumf.matrices, neumf.biases, strict=True)):
-                matrix.data, bias.data = tensors[f"matrices.{layer}"], tensors[f"biases.{layer}"]
+            if "sparse.0.values" in tensors:
+                neumf.use_sparse(read_layers("sparse", tensors, neumf.widths))
+            for name, parts in (("matrices", neumf.matrices), ("biases", neumf.biases)):
+                for layer, part in enumerate(parts):
+                    part.data = tensors[f"{name}.{layer}"]
             return neumf
 
 

@@ -29,6 +29,10 @@ class DenseAdam(nn.Module):
             self.register_buffer(f"{name}_avg_sq", torch.zeros_like(parameter))
         self.register_buffer("steps", torch.tensor(0))
 
+    def bytes(self) -> int:
+        """Of the moments."""
+        return sum(buffer.nbytes for name, buffer in self.named_buffers() if name != "steps")
+
     @torch.no_grad()
     def step(self) -> None:
         """Apply and forget the gradients since the last step; nothing where no parameter has one."""

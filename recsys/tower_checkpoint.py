@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from embeddings.tables import Table
+from embeddings.tables.sparse_weights import SparseWeights
 from recsys.features import Features
 from recsys.histories import Histories
 from recsys.mlp import Mlp
 from recsys.models.tower import Tower
 from recsys.models.two_tower import TwoTower
-from recsys.table_tensors import table_tensors
+from recsys.table_tensors import layer_tensors, read_layers, table_tensors
 
 SIDES = ("users", "items")
 
@@ -33,7 +34,9 @@ def contents(model: TwoTower) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "tables": len(tower.tables),
         }
         tensors |= {f"{side}.features.{name}": _tensor(array) for name, array in tower.features.arrays().items()}
-        tensors |= {f"{side}.network.{name}": part for name, part in tower.network.state_dict().items()}
+        tensors |= {f"{side}.network.{name}": part for name, part in tower.network.dense_parameters().items()}
+        if isinstance(tower.network.weights, SparseWeights):
+            tensors |= layer_tensors(f"{side}.network.weights", tower.network.weights)
     for name, table in tables(model).items():
         tensors |= table_tensors(name, table)
     return facts, tensors
@@ -61,8 +64,7 @@ def restore(facts: dict[str, Any], tensors: dict[str, Tensor], table: Callable[[
         found = facts[side]
         arrays = {name: part.numpy() for name, part in _below(f"{side}.features.", tensors).items()}
         features = Features.from_arrays(found["rows"], found["features"], arrays)
-        network = Mlp(found["widths"], np.random.default_rng(0))
-        network.load_state_dict(_below(f"{side}.network.", tensors))
+        network = _network(f"{side}.network.", found["widths"], tensors)
         own = [table(f"{side}.table.{place}") for place in range(found["tables"])]
         towers.append(Tower(features, own, network))
     users, items = towers
@@ -70,6 +72,16 @@ def restore(facts: dict[str, Any], tensors: dict[str, Tensor], table: Callable[[
     places, offsets = tensors["histories.items"].numpy(), tensors["histories.offsets"].numpy()
     model.use_histories(Histories(places, offsets, model.num_items))
     return model
+
+
+def _network(prefix: str, widths: Sequence[int], tensors: dict[str, Tensor]) -> Mlp:
+    network = Mlp(widths, np.random.default_rng(0))
+    if f"{prefix}weights.0.values" in tensors:
+        network.use_sparse(read_layers(f"{prefix}weights", tensors, widths[1:]))
+    else:
+        network.weights.load_state_dict(_below(f"{prefix}weights.", tensors))
+    network.biases.load_state_dict(_below(f"{prefix}biases.", tensors))
+    return network
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from embeddings.tables.collected_table import CollectedTable, pool_collected
 from embeddings.tables.table import Bags, Table, bags_together
 from embeddings.tables.torch_table import TorchTable, pool_together, step_together
 
@@ -45,6 +46,9 @@ def look_up(
     fused = [table for table in tables if isinstance(table, TorchTable)]
     if len(fused) == len(tables):
         return pool_together(fused, bags)
+    collected = [table for table in tables if isinstance(table, CollectedTable)]
+    if len(collected) == len(tables):
+        return pool_collected(collected, bags)
     return tuple(table.pool(bag) for table, bag in zip(tables, bags, strict=True))
 
 

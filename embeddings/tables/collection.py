@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from embeddings.id_map import IdMap
 from embeddings.tables.batch import look_up, step_all
 from embeddings.tables.build import build_table
-from embeddings.tables.spec import OptimizerSpec, TableBytes
+from embeddings.tables.spec import OptimizerSpec, TableBytes, total_bytes
 from embeddings.tables.table import Table
 
 CollectionBackend = Literal["torch", "fbgemm", "torchrec"]
@@ -110,8 +110,7 @@ class Tables(TableCollection):
 
     def bytes(self) -> TableBytes:
         """See :meth:`TableCollection.bytes`."""
-        sizes = [table.bytes() for table in self._tables]
-        return TableBytes(sum(s.weights for s in sizes), sum(s.optimizer for s in sizes), sum(s.map for s in sizes))
+        return total_bytes(*(table.bytes() for table in self._tables))
 
     def set_lr(self, lr: float) -> None:
         """See :meth:`TableCollection.set_lr`."""
@@ -161,6 +160,6 @@ def build_collection(
         case "torchrec":
             from embeddings.tables.torchrec_collection import TorchRecTables  # torchrec takes seconds to import
 
-            return TorchRecTables(fields, optimizer, init_std=init_std, generator=generator)
+            return TorchRecTables(fields, optimizer, init_std=init_std, generators=[generator] * len(fields))
         case _:
             assert_never(backend)

@@ -307,13 +307,18 @@ def prune(table: Table, density: float, optimizer: OptimizerSpec | None = None) 
         density: share of the entries that are kept, of the whole table.
         optimizer: to train what is left, with new state; None for lookups only.
     """
-    weight = table.weight().numpy()
+    return prune_rows(table.weight(), table.id_map, density, optimizer)
+
+
+def prune_rows(rows: Tensor, id_map: IdMap, density: float, optimizer: OptimizerSpec | None = None) -> SparseTable:
+    """As :func:`prune`, of float32 [num_rows, D]."""
+    weight, dim = rows.numpy(), rows.shape[1]
     threshold, ties = regrow.select_largest(weight.reshape(-1), entries(density, *weight.shape))
-    mask = np.zeros((len(weight), -(-table.dim // WORD)), np.uint16)
+    mask = np.zeros((len(weight), -(-dim // WORD)), np.uint16)
     regrow.grow_above(mask, np.arange(len(weight), dtype=np.int32), weight, threshold, ties)
-    stored = np.unpackbits(mask.view(np.uint8), axis=1, bitorder="little")[:, : table.dim].astype(np.bool_)
+    stored = np.unpackbits(mask.view(np.uint8), axis=1, bitorder="little")[:, :dim].astype(np.bool_)
     values = torch.from_numpy(weight[stored])
-    return SparseTable(table.id_map, table.dim, optimizer or OptimizerSpec("sgd"), mask, values)
+    return SparseTable(id_map, dim, optimizer or OptimizerSpec("sgd"), mask, values)
 
 
 def _check(mask: Words, values: Tensor, rows: int, dim: int) -> None:

@@ -47,3 +47,8 @@ class TableBytes:
     weights: int
     optimizer: int
     map: int = 0
+
+
+def total_bytes(*sizes: TableBytes) -> TableBytes:
+    """The sizes of several tables together."""
+    return TableBytes(sum(s.weights for s in sizes), sum(s.optimizer for s in sizes), sum(s.map for s in sizes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from embeddings.tables.collection import Field, TableCollection
 from embeddings.tables.fbgemm_table import check_supported, import_fbgemm
 from embeddings.tables.spec import OptimizerSpec, TableBytes
-from embeddings.tables.table import map_tensors
+from embeddings.tables.table import Bags, map_tensors
 from embeddings.tables.torch_table import normal_rows
 
 INSTALL = "pip install torch==2.13.0 fbgemm-gpu-cpu==1.8.0 && pip install --no-deps torchrec==1.8.0"
@@ -31,7 +32,8 @@ class TorchRecTables(TableCollection):
         fields: F of them, with dimensions that are multiples of 4.
         optimizer: SGD, Adagrad or row-wise Adagrad, without weight decay.
         init_std: standard deviation of the rows' normal initialisation, the torch back end's numbers.
-        generator: draws it.
+        generators: draw it, one for each field; it may be the same one.
+        weighted: whether :meth:`pool` gets bags with weights where no id map has any.
 
     Raises:
         ModuleNotFoundError: TorchRec or FBGEMM is missing or does not load.
@@ -39,34 +41,60 @@ class TorchRecTables(TableCollection):
     """
 
     def __init__(
-        self, fields: Sequence[Field], optimizer: OptimizerSpec, *, init_std: float, generator: np.random.Generator
-    ) -> None:
+        self, fields: Sequence[Field], optimizer: OptimizerSpec, *, init_std: float,
+        generators: Sequence[np.random.Generator], weighted: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(fields)
         for field in fields:
             check_supported(field.dim, optimizer)
         self._torchrec = import_torchrec()
-        maps = [map_tensors(field.id_map) for field in fields]
-        self._maps = [_whole_map(field, *parts) for field, parts in zip(fields, maps, strict=True)]
-        self._weighted = any(weights is not None for _, weights in self._maps)
+        maps = [field.id_map for field in fields]
+        self._weighted = weighted or any(m.rows_per_id > 1 or m.weights is not None for m in maps)
         bags = self._collection(optimizer)
         self._bags = [bags]  # in a list, so that its own names stay out of state_dict
-        for field in fields:
+        for field, generator in zip(fields, generators, strict=True):
             weight = bags.embedding_bags[field.name].weight.data
             weight.copy_(normal_rows(field.id_map.num_rows, field.dim, init_std, generator))
             self.register_buffer(f"embedding_{field.name}", weight)
         for name, state in self._states():
             self.register_buffer(f"sum_{name}", state)
 
+    @functools.cached_property
+    def _maps(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Rows and weights of the ids of each field; :meth:`pool` is given rows, and does without."""
+        return [_whole_map(field, *map_tensors(field.id_map)) for field in self.fields]
+
     def look_up(self, ids_FB: Tensor) -> tuple[Tensor, ...]:
         """See :meth:`TableCollection.look_up`."""
-        rows, weights, lengths = [], [], []
+        bags = []
         for field, (map_rows, map_weights), ids in zip(self.fields, self._maps, ids_FB, strict=True):
             known = (ids >= 0) & (ids < field.id_map.num_ids)
             places = torch.where(known, ids, field.id_map.num_ids)
-            rows.append(map_rows[places].reshape(-1))
-            lengths.append(torch.full((len(ids),), map_rows.shape[1], dtype=torch.int64))
-            if self._weighted:
-                weights.append(torch.ones(rows[-1].shape) if map_weights is None else map_weights[places].reshape(-1))
+            weights = None if map_weights is None else map_weights[places].reshape(-1)
+            offsets = torch.arange(len(ids) + 1) * map_rows.shape[1]
+            bags.append(Bags(map_rows[places].reshape(-1), weights, offsets))
+        return torch.split(self.pool(bags), list(self.dims), dim=1)
+
+    def pool(self, bags: Sequence[Bags | None]) -> Tensor:
+        """The weighted sums of the bags of every field side by side.
+
+        Args:
+            bags: F times the rows of at most B bags, or None.
+
+        Returns:
+            Float32 [B, sum of D_f], B of the field with most bags; a field has zeros where it has fewer.
+        """
+        count = max(0 if bag is None else bag.count for bag in bags)
+        if count == 0:  # of which a jagged tensor cannot be made
+            return torch.empty(0, sum(self.dims), requires_grad=True)
+        rows, weights, lengths = [], [], []
+        for bag in bags:
+            padded = torch.zeros(count, dtype=torch.int64)
+            if bag is not None:
+                padded[: bag.count] = 1 if bag.offsets is None else bag.offsets.diff()
+                rows.append(bag.rows.long())
+                weights.append(torch.ones(len(bag.rows)) if bag.weights is None else bag.weights)
+            lengths.append(padded)
         jagged = self._torchrec.KeyedJaggedTensor(
             keys=[field.name for field in self.fields],
             values=torch.cat(rows),
@@ -74,7 +102,7 @@ class TorchRecTables(TableCollection):
             weights=torch.cat(weights) if self._weighted else None,
         )
         pooled: Tensor = self._bags[0](jagged).values()
-        return torch.split(pooled, list(self.dims), dim=1)
+        return pooled
 
     def weight(self, name: str) -> Tensor:
         """See :meth:`TableCollection.weight`."""

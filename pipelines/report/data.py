@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.config import Experiment
-from pipelines.config_models import Mf
+from pipelines.config_models import Mf, NeuMf
 from pipelines.config_section import Section
 from pipelines.config_two_tower import TwoTower
 from pipelines.run_directory import selection_metric
@@ -131,16 +131,22 @@ def family_name(variant: str) -> str:
 
 
 def stored_entries(model: Section) -> str:
-    """The share of a model's table entries that is stored, in words; empty for all.
+    """The share of the entries of a model's tables and layers that is stored, in words; empty for all.
 
     >>> stored_entries(Mf(mixed_dims={"density": 0.2}))
     'mixed dimensions, density 0.2'
+    >>> stored_entries(TwoTower(sparse_layers={"density": 0.2}))
+    'layers: dynamic mask, density 0.2'
     """
+    words = []
     if isinstance(model, Mf | TwoTower) and model.sparse:
-        return f"{SPARSE_NAMES[model.sparse.method]}, density {model.sparse.density:g}"
+        words.append(f"{SPARSE_NAMES[model.sparse.method]}, density {model.sparse.density:g}")
+    if isinstance(model, NeuMf | TwoTower) and model.sparse_layers:
+        layers = model.sparse_layers
+        words.append(f"layers: {SPARSE_NAMES[layers.method]}, density {layers.density:g}")
     if isinstance(model, Mf) and model.mixed_dims:
-        return f"mixed dimensions, density {model.mixed_dims.density:g}"
-    return ""
+        words.append(f"mixed dimensions, density {model.mixed_dims.density:g}")
+    return ", ".join(words)
 
 
 class Run:

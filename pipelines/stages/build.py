@@ -12,9 +12,10 @@ from pipelines.config import Train
 from pipelines.config_models import AdapTau, Bsl, Kgat, LightGcn, Mf, NeuMf, Ngcf, SimpleX, UltraGcn
 from pipelines.config_models import Loss as LossConfig
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import build_tables, optimizer_spec
+from pipelines.stages.sparse import build_tables, layer_sparsities, optimizer_spec
 from recsys.knowledge_graph import KnowledgeGraph
 from recsys.losses import Adaptation, Constraints, Loss
+from recsys.mlp import layer_shapes
 from recsys.models.kgat import Kgat as KgatModel
 from recsys.models.lightgcn import LightGcn as LightGcnModel
 from recsys.models.mf import MatrixFactorization
@@ -77,7 +78,14 @@ def build_mf(
                 generator=generator(seed, "init", "mixers"),
             )
         case NeuMf():
-            return NeuMfModel(users, items, widths=config.widths, generator=generator(seed, "init", "perceptron"))
+            shapes = layer_shapes((config.table_dim, *config.widths))
+            return NeuMfModel(
+                users,
+                items,
+                widths=config.widths,
+                generator=generator(seed, "init", "perceptron"),
+                sparsities=layer_sparsities(config.sparse_layers, shapes, steps),
+            )
         case SimpleX():
             return SimpleXModel(
                 users,

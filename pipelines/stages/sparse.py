@@ -1,6 +1,8 @@
-"""The tables of a model from its configuration: whole, sparse, or in search of their dimensions."""
+"""The tables and layers of a model from its configuration: whole, sparse, or in search of their dimensions."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -10,17 +12,22 @@ from embeddings.row_groups import cluster_groups
 from embeddings.sparsity import RowGroups, Schedule, Sparsity, erk_densities
 from embeddings.tables import OptimizerSpec, Table, build_table
 from embeddings.tables.sparse_table import prune
+from embeddings.tables.sparse_weights import prune_layers
 from pipelines.config_models import Mf
 from pipelines.config_section import TableModel
-from pipelines.config_sparse import MixedDims
+from pipelines.config_sparse import MixedDims, SparseEntries
 from pipelines.config_two_tower import TwoTower
 from pipelines.stages.compress import Maps
 from recsys.mixed_dims import DimSearch
+from recsys.mlp import Mlp
 from recsys.models.graph_model import GraphModel
 from recsys.models.mf import TwoTables
+from recsys.models.neumf import NeuMf as NeuMfModel
 from recsys.models.tower import ID
 from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.rng import generator
+
+Shapes = Sequence[tuple[int, int]]
 
 
 def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int) -> list[Table]:
@@ -77,14 +84,33 @@ def sparsities(config: Mf | TwoTower, maps: Maps, steps: int) -> list[Sparsity |
     sparse = config.sparse
     if sparse is None or sparse.method == "prune":
         return [None, None]
-    densities = [sparse.density, sparse.density]
-    if sparse.distribution == "erk":
-        shapes = [(rows, config.table_dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
-        densities = erk_densities(shapes, sparse.density)
+    shapes = [(rows, config.table_dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
+    return [*_sparsities(sparse, shapes, steps)]
+
+
+def layer_sparsities(sparse: SparseEntries | None, shapes: Shapes, steps: int) -> list[Sparsity] | None:
+    """How the layers of a network are stored in training; None where they are whole.
+
+    Args:
+        sparse: of the configuration.
+        shapes: of the layers' matrices; they share the density together.
+        steps: as for :func:`sparsities`.
+    """
+    return None if sparse is None or sparse.method == "prune" else _sparsities(sparse, shapes, steps)
+
+
+def _sparsities(sparse: SparseEntries, shapes: Shapes, steps: int) -> list[Sparsity]:
     if sparse.method == "static":
-        return [Sparsity(density) for density in densities]
+        return [Sparsity(density) for density in _densities(sparse, shapes)]
     schedule = Schedule(sparse.every_steps, steps, sparse.start, sparse.end, sparse.stop)
-    return [Sparsity(density, schedule, sparse.growth, sparse.window_steps, sparse.momentum) for density in densities]
+    return [
+        Sparsity(density, schedule, sparse.growth, sparse.window_steps, sparse.momentum)
+        for density in _densities(sparse, shapes)
+    ]
+
+
+def _densities(sparse: SparseEntries, shapes: Shapes) -> list[float]:
+    return erk_densities(shapes, sparse.density) if sparse.distribution == "erk" else [sparse.density] * len(shapes)
 
 
 def dim_search(config: MixedDims) -> DimSearch:
@@ -100,4 +126,17 @@ def prune_tables(model: TwoTables | TwoTowerModel, density: float) -> None:
     else:
         model.users, model.items = prune(model.users, density), prune(model.items, density)
     if isinstance(model, GraphModel | TwoTowerModel):
+        model.forget()
+
+
+def prune_networks(model: NeuMfModel | TwoTowerModel, sparse: SparseEntries) -> None:
+    """Keep the largest weights of the layers of a trained model, for use only."""
+    networks: list[Mlp | NeuMfModel] = (
+        [model] if isinstance(model, NeuMfModel) else [model.users.network, model.items.network]
+    )
+    weights = [network.layer_weights() for network in networks]
+    densities = iter(_densities(sparse, [(len(part), part.shape[1]) for parts in weights for part in parts]))
+    for network, parts in zip(networks, weights, strict=True):
+        network.use_sparse(prune_layers(parts, [next(densities) for _ in parts]))
+    if isinstance(model, TwoTowerModel):
         model.forget()

@@ -29,6 +29,7 @@ from pipelines.config_models import (
     ItemKnn,
     Kgat,
     Mf,
+    NeuMf,
     Popularity,
     Slim,
     is_searched,
@@ -43,7 +44,7 @@ from pipelines.knowledge import open_knowledge
 from pipelines.stages import closed_form, ensemble, generative, sequence, two_tower
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import dim_search, prune_tables
+from pipelines.stages.sparse import dim_search, prune_networks, prune_tables
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
 from recsys.mixed_dims import search_dims
@@ -169,7 +170,8 @@ def _key(
     train = variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"})
     libraries = ["torch", "numpy", "scipy", "numba"]
     if isinstance(variant.model, TableModel):
-        libraries += ["fbgemm-gpu-cpu"] if variant.model.backend == "fbgemm" else []
+        if variant.model.backend == "fbgemm":
+            libraries += ["fbgemm-gpu-cpu"] + (["torchrec"] if isinstance(variant.model, TwoTower) else [])
     elif not isinstance(variant.model, EpochModel):
         train, seed = {"sees_valid": variant.train.sees_valid}, seed if isinstance(variant.model, Ials) else 0
         if is_searched(variant.model):
@@ -229,6 +231,7 @@ def _train_mf(
         on_epoch=on_epoch,
     )
     trained = [table.bytes() for table in model.tables]
+    of_layers = _prune_layers(config, model) if isinstance(model, NeuMfModel) else {}
     if config.sparse is not None and config.sparse.method == "prune":
         prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in model.tables]
@@ -237,6 +240,7 @@ def _train_mf(
         "table_rows": sum(table.num_rows for table in model.tables),
         "table_bytes": sum(table.weights for table in tables),
         "optimizer_bytes": sum(table.optimizer for table in trained),
+        **of_layers,
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
         "peak_rss_mib": peak,
@@ -244,6 +248,15 @@ def _train_mf(
     }
     _save(model, directory, facts, [dataclasses.asdict(record) for record in result.history])
     _keep_negatives(scratch, directory)
+
+
+def _prune_layers(config: Mf, model: NeuMfModel) -> dict[str, int]:
+    """Prune the layers where the configuration says so; the bytes of the layers, and of their optimizer before."""
+    assert isinstance(config, NeuMf)
+    optimizer = model.layer_bytes().optimizer
+    if config.sparse_layers is not None and config.sparse_layers.method == "prune":
+        prune_networks(model, config.sparse_layers)
+    return {"layer_bytes": model.layer_bytes().weights, "layer_optimizer_bytes": optimizer}
 
 
 def _keep_negatives(scratch: Path, directory: Path) -> None:

@@ -12,24 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.sparse import csr_array
 
-from embeddings.id_map import IdMap
-from embeddings.sparsity import RowGroups, Sparsity
-from embeddings.tables import Table, build_table
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Train
 from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, SplitName
 from pipelines.features import FeatureEncoder, default_encodings
+from pipelines.stages.build_towers import build_two_tower
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import optimizer_spec, prune_tables, row_groups, sparsities
-from recsys.features import Features, Numeric
+from pipelines.stages.sparse import prune_networks, prune_tables
+from recsys.features import Features
 from recsys.histories import Context, Histories
 from recsys.item_ssl import ItemSsl
-from recsys.mlp import Mlp
-from recsys.models.tower import ID, Tower, full_map, id_column, joined_width
+from recsys.models.tower import id_column
 from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.mutual_information import normalised_mutual_information
 from recsys.rng import generator
@@ -116,65 +112,6 @@ def histories(dataset: Dataset, *splits: SplitName) -> Histories:
     return Histories.of_events(users, items, num_users=dataset.num_users, num_items=dataset.num_items)
 
 
-def build_model(
-    config: TwoTower, encoded: dict[str, Encoded], maps: Maps, seed: int, train: csr_array, steps: int
-) -> TwoTowerModel:
-    """A two-tower model with freshly drawn weights; the id tables are compressed as the maps say.
-
-    Args:
-        config: of the model.
-        encoded: features of "users" and "items".
-        maps: rows of the id tables.
-        seed: of the run.
-        train: [users, items], for the clusters of sparse tables.
-        steps: of the training at most, for their schedule.
-    """
-    history = config.dim if config.history is not None else 0
-    (sparse_users, sparse_items), groups = sparsities(config, maps, steps), row_groups(config, maps, seed, train)
-    users = _IdTable(maps.users, sparse_users, groups[0])
-    items = _IdTable(maps.items, sparse_items, groups[1])
-    return TwoTowerModel(
-        _tower("users", config, encoded["users"].features, users, seed, extra=history),
-        _tower("items", config, encoded["items"].features, items, seed, extra=0),
-        history_length=config.history.length if config.history is not None else 0,
-        temperature=config.loss.temperature,
-        learn_temperature=config.loss.learn_temperature,
-        dense_lr=config.dense_lr,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _IdTable:
-    """What the id table of a tower is made of."""
-
-    id_map: IdMap
-    sparsity: Sparsity | None
-    groups: RowGroups | None
-
-
-def _tower(side: str, config: TwoTower, features: Features, ids: _IdTable, seed: int, *, extra: int) -> Tower:
-    spec = optimizer_spec(config)
-    tables: list[Table] = []
-    for column in features.columns:
-        if isinstance(column, Numeric):
-            continue
-        is_id = column.name == ID
-        tables.append(
-            build_table(
-                ids.id_map if is_id else full_map(column.size),
-                config.dim if is_id else config.feature_dim,
-                backend=config.backend,
-                optimizer=spec,
-                init_std=config.init_std,
-                generator=generator(seed, "init", side, column.name),
-                sparsity=ids.sparsity if is_id else None,
-                groups=ids.groups if is_id else None,
-            )
-        )
-    width = joined_width(features, [table.dim for table in tables]) + extra
-    return Tower(features, tables, Mlp((width, *config.hidden, config.dim), generator(seed, "init", side, "network")))
-
-
 def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSettings:
     """The plain arguments of the trainer."""
     loss = config.loss
@@ -195,11 +132,12 @@ def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSet
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A trained model, how it went, the bytes of its tables' optimizer in training, the histories of each phase."""
+    """A trained model, how it went, the bytes of optimizers in training, the histories of each phase."""
 
     model: TwoTowerModel
     result: FitResult
     optimizer_bytes: int
+    layer_optimizer_bytes: int
     histories: dict[str, Histories]
 
 
@@ -224,14 +162,17 @@ def fit(
     context: Context = ("before" if ordered else "others") if asked == "auto" else asked
     affinity = affinity_stage(cache, encoded["items"]) if config.ssl is not None and config.ssl.name == "cfm" else None
     steps = train.epochs * -(-len(first.items) // train.batch_size)
-    model = build_model(config, encoded, maps, seed, first.matrix(), steps)
+    features = {side: part.features for side, part in encoded.items()}
+    model = build_two_tower(config, features, maps, seed, first.matrix(), steps)
     data = TowerData(first, dataset.matrix("test" if on_test else "valid"), union, affinity)
     settings = tower_settings(config, train, context)
     result = fit_two_tower(model, data, settings, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
-    trained = [table.bytes().optimizer for table in model.tables()]
+    trained = sum(table.bytes().optimizer for table in model.tables()), model.layer_bytes().optimizer
     if config.sparse is not None and config.sparse.method == "prune":
         prune_tables(model, config.sparse.density)
-    return Fitted(model, result, sum(trained), {"select": first} | ({"refit": union} if union is not None else {}))
+    if config.sparse_layers is not None and config.sparse_layers.method == "prune":
+        prune_networks(model, config.sparse_layers)
+    return Fitted(model, result, *trained, {"select": first} | ({"refit": union} if union is not None else {}))
 
 
 def facts(fitted: Fitted) -> dict[str, Any]:
@@ -241,6 +182,8 @@ def facts(fitted: Fitted) -> dict[str, Any]:
         "table_rows": sum(table.num_rows for table in tables),
         "table_bytes": sum(table.bytes().weights for table in tables),
         "optimizer_bytes": fitted.optimizer_bytes,
+        "layer_bytes": fitted.model.layer_bytes().weights,
+        "layer_optimizer_bytes": fitted.layer_optimizer_bytes,
         "epochs": fitted.result.best_epoch,
         "epochs_run": fitted.result.epochs_run,
         "peak_rss_mib": max((record.rss_mib for record in fitted.result.history), default=0.0),

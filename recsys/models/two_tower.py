@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embeddings.tables import Table, step_all
+from embeddings.tables.sparse_table import SparseTable
+from embeddings.tables.spec import TableBytes, total_bytes
 from recsys.dense_adam import DenseAdam
 from recsys.features import Features, MultiCategorical
 from recsys.histories import Histories
@@ -68,9 +70,11 @@ class TwoTower(nn.Module):
         dense = {
             f"{side}_{name.replace('.', '_')}": parameter
             for side, tower in (("users", users), ("items", items))
-            for name, parameter in tower.network.named_parameters()
+            for name, parameter in tower.network.dense_parameters().items()
         }
         self.adam = DenseAdam(dense | ({"temperature": self.log_temperature} if learn_temperature else {}), dense_lr)
+        for layer in self.sparse_layers:
+            layer.set_lr(dense_lr)
         self._histories: Histories | None = None
         self._item_vectors: Tensor | None = None
         for module in (self, *self.tables()):
@@ -117,6 +121,16 @@ class TwoTower(nn.Module):
         """The tables of both towers."""
         return [*self.users.tables, *self.items.tables]
 
+    @property
+    def sparse_layers(self) -> list[SparseTable]:
+        """The weights of the layers of both towers, where a share of them is stored."""
+        return [*self.users.network.sparse_layers, *self.items.network.sparse_layers]
+
+    def layer_bytes(self) -> TableBytes:
+        """Exact sizes of all that is no embedding table."""
+        whole = sum(p.nbytes for tower in (self.users, self.items) for p in tower.network.dense_parameters().values())
+        return total_bytes(TableBytes(whole, self.adam.bytes()), *(layer.bytes() for layer in self.sparse_layers))
+
     def forget(self) -> None:
         """Make the item vectors again at the next evaluation; call it after writing to weights."""
         self._item_vectors = None
@@ -133,7 +147,7 @@ class TwoTower(nn.Module):
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step."""
-        step_all(self.tables())
+        step_all([*self.tables(), *self.sparse_layers])
         self.adam.step()
         self.forget()
 

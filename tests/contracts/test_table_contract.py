@@ -13,6 +13,8 @@ from torch import Tensor
 from embeddings.id_map import IdMap
 from embeddings.sparsity import Sparsity
 from embeddings.tables import Backend, OptimizerSpec, Table, build_table
+from embeddings.tables.collected_table import collected_tables
+from embeddings.tables.collection import Field
 from embeddings.tables.sparse_table import SparseTable
 
 NUM_IDS, NUM_ROWS, DIM = 300, 121, 20
@@ -41,7 +43,7 @@ MAPS = {
 
 def new_table(
     id_map: IdMap,
-    backend: Backend | Literal["sparse"],
+    backend: Backend | Literal["sparse", "collected"],
     name: str = "sgd",
     *,
     dim: int = DIM,
@@ -53,6 +55,10 @@ def new_table(
     if backend == "sparse":
         sparsity = Sparsity(0.4)
         return build_table(id_map, dim, optimizer=spec, init_std=0.1, generator=generator, sparsity=sparsity)
+    if backend == "collected":
+        fields = [Field("other", full_map(), 8), Field("own", id_map, dim)]
+        draws = [np.random.default_rng(0), generator]
+        return collected_tables(fields, optimizer=spec, init_std=0.1, generators=draws)[1]
     return build_table(id_map, dim, backend=backend, optimizer=spec, init_std=0.1, generator=generator)
 
 
@@ -104,13 +110,16 @@ def one_torch_thread() -> Iterator[None]:
 needs_fbgemm = pytest.mark.skipif(importlib.util.find_spec("fbgemm_gpu") is None, reason="fbgemm is not installed")
 
 
-@pytest.fixture(params=["torch", pytest.param("fbgemm", marks=needs_fbgemm)])
+FBGEMM = [pytest.param("fbgemm", marks=needs_fbgemm), pytest.param("collected", marks=needs_fbgemm)]
+
+
+@pytest.fixture(params=["torch", *FBGEMM])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Back ends that store every entry."""
     return request.param
 
 
-@pytest.fixture(params=["torch", pytest.param("fbgemm", marks=needs_fbgemm), "sparse"])
+@pytest.fixture(params=["torch", *FBGEMM, "sparse"])
 def any_backend(request: pytest.FixtureRequest) -> Backend:
     """Also the table that stores some of them."""
     return request.param

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_experiment import recsys, write_tiny
 
 from embeddings.id_map import IdMap
+from embeddings.sparsity import Schedule, Sparsity
+from embeddings.tables import OptimizerSpec, build_table
 from pipelines.config_models import Mf
-from pipelines.config_sparse import Sparse
+from pipelines.config_sparse import Sparse, SparseEntries
 from pipelines.report.data import Run
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import sparsities
+from pipelines.stages.sparse import layer_sparsities, prune_networks, sparsities
+from recsys.models.neumf import NeuMf
+from recsys.models.two_tower import TwoTower
+from tests.recsys import tower_fixture
 
 VARIANTS = """\
 variants:
@@ -25,6 +31,8 @@ variants:
   - {name: pruned, model: {sparse: {density: 0.25, method: prune}}}
   - {name: neumf, model: {name: neumf, dim: 8, sparse: {density: 0.25, every_steps: 5}}}
   - {name: neumf-pruned, model: {name: neumf, dim: 8, sparse: {density: 0.25, method: prune}}}
+  - {name: layers, model: {name: neumf, dim: 8, widths: [16, 8], sparse_layers: {density: 0.25, every_steps: 5}}}
+  - {name: layers-pruned, model: {name: neumf, dim: 8, widths: [16, 8], sparse_layers: {density: 0.25, method: prune}}}
   - {name: shared, compressor: {name: modulo}, model: {name: lightgcn, sparse: {density: 0.5, growth: momentum}}}
 """
 
@@ -46,12 +54,20 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
         assert variants[name]["table_bytes"] == 2 * entries * 4 + mask_bytes, "a row has the vectors of both parts"
     assert variants["pruned"]["table_bytes"] == entries * 4 + mask_bytes
     assert variants["pruned"]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
+    weights, others = 16 * 16 + 16 * 8, 16 + 16 + 8 + 1  # h, and a bias for each output
+    starts = 8 * (2 + 2)
+    for name in ("layers", "layers-pruned"):
+        assert variants[name]["table_bytes"] == 2 * rows * 8 * 4
+        assert variants[name]["layer_bytes"] == 4 * (weights // 4 + others) + weights // 8 + starts
+    assert variants["layers"]["layer_optimizer_bytes"] == 8 * (weights // 4 + others)
+    assert variants["layers-pruned"]["layer_optimizer_bytes"] == 8 * (weights + others)
     assert all(0 <= v["metrics"]["test/recall@20"] <= 1 for v in variants.values())
     page = (tmp_path / run / "report.html").read_text()
     for method in ("MF, pruned, density 0.25", "MF, static mask, density 0.25"):
         assert method in page
     told = Run(tmp_path / run)
     assert [variant.name for variant in told.variants if variant.is_full] == ["full"]
+    assert told.variant("layers-pruned").method == "NeuMF, layers: pruned, density 0.25"
     assert told.variant("shared").method == "LightGCN, modulo, dynamic mask, density 0.5"
 
 
@@ -68,6 +84,43 @@ def test_the_schedule_runs_over_the_whole_training() -> None:
         assert [step for step in range(1, 701) if sparsity.observes(step)][-1] == 525
     assert sparsities(Mf(), maps(50, 9), 700) == [None, None]
     assert sparsities(Mf(sparse=Sparse(density=0.2, method="prune")), maps(50, 9), 700) == [None, None]
+
+
+def test_layers_share_a_density_by_erk() -> None:
+    shapes = [(64, 200), (64, 64), (8, 8)]
+    found = layer_sparsities(SparseEntries(density=0.2, distribution="erk", every_steps=7, stop=0.75), shapes, 700)
+    assert found is not None and all(part.schedule == Schedule(7, 700, stop=0.75) for part in found)
+    wide, square, small = (part.density for part in found)
+    assert wide < 0.2 < square < small == 1
+    assert sum(part.density * n * m for part, (n, m) in zip(found, shapes, strict=True)) == pytest.approx(
+        0.2 * sum(n * m for n, m in shapes)
+    )
+    assert layer_sparsities(None, shapes, 700) is None
+    assert layer_sparsities(SparseEntries(density=0.2, method="prune"), shapes, 700) is None
+    static = layer_sparsities(SparseEntries(density=0.2, method="static"), shapes, 700)
+    assert static == [Sparsity(0.2)] * 3
+
+
+def models() -> list[NeuMf | TwoTower]:
+    users, items = (
+        build_table(
+            IdMap.identity(count), 6, optimizer=OptimizerSpec("adam"), init_std=0.5, generator=np.random.default_rng(1)
+        )
+        for count in (9, 7)
+    )
+    towers = tower_fixture.two_tower(tower_fixture.described(9, 1), tower_fixture.described(7, 2), hidden=(12,))
+    return [NeuMf(users, items, widths=(5, 4), generator=np.random.default_rng(0)), towers]
+
+
+def test_pruned_networks_keep_the_largest_weights_where_they_were() -> None:
+    for whole, some in zip(models(), models(), strict=True):
+        scores = whole.scores(np.arange(9))
+        prune_networks(whole, SparseEntries(density=1.0, method="prune"))
+        torch.testing.assert_close(whole.scores(np.arange(9)), scores)
+        prune_networks(some, SparseEntries(density=0.4, method="prune", distribution="erk"))
+        stored = sum(layer.nnz for layer in some.sparse_layers)
+        assert stored == pytest.approx(0.4 * sum(layer.nnz for layer in whole.sparse_layers), abs=2)
+        assert some.layer_bytes().weights < whole.layer_bytes().weights
 
 
 def test_erk_keeps_the_smaller_table_denser() -> None:
@@ -91,6 +144,8 @@ def test_erk_keeps_the_smaller_table_denser() -> None:
             "model={name: mf, backend: fbgemm, optimizer: {name: sgd}, mixed_dims: {density: 0.2}}",
             "mixed dimensions need the torch back",
         ),
+        ("model.sparse_layers={density: 0.2}", "sparse_layers: unknown key"),
+        ("model={name: neumf, sparse_layers: {density: 0.2, columns: random}}", "columns: unknown key"),
         ("model.sparse={density: 0.2, grow: random}", "grow: unknown key"),
         (
             "model.sparse={density: 0.2, method: prune, distribution: erk}",

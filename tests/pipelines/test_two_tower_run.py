@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -46,6 +47,8 @@ variants:
   - {{name: cfm, model: {{ssl: {{name: cfm, batch_size: 16}}, item: {{dropout: 0.2}}}}}}
   - {{name: sparse, model: {{sparse: {{density: 0.5, growth: random, every_steps: 5}}}}}}
   - {{name: pruned, model: {{sparse: {{density: 0.5, method: prune}}}}}}
+  - {{name: layers, model: {{hidden: [16], sparse_layers: {{density: 0.5, distribution: erk, every_steps: 5}}}}}}
+  - {{name: layers-pruned, model: {{hidden: [16], sparse_layers: {{density: 0.5, method: prune}}}}}}
 """
 COLD = ITEMS
 """An item that only the test split has; it is of group 0."""
@@ -94,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_learns_and_its_report_is_written(run: Path) -> None:
     found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
-    assert set(found) == {"popularity", "plain", "hashed", "cfm", "sparse", "pruned"}
+    assert set(found) == {"popularity", "plain", "hashed", "cfm", "sparse", "pruned", "layers", "layers-pruned"}
     popular = found["popularity"]["metrics"]["test/recall@5"]
     assert all(row["metrics"]["test/recall@5"] > popular for name, row in found.items() if name != "popularity")
     assert found["hashed"]["table_rows"] < found["plain"]["table_rows"]
@@ -105,6 +108,20 @@ def test_a_run_learns_and_its_report_is_written(run: Path) -> None:
     of_models = [check for check in audit if any(name in check["name"] for name in ("plain", "hashed", "cfm"))]
     assert len(of_models) == 3 * 4  # training data and candidates, each of select and refit
     assert all(check["passed"] for check in of_models)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchrec") is None, reason="torchrec is not installed")
+def test_the_fbgemm_back_end_has_the_same_bytes_and_metrics(run: Path, tmp_path: Path) -> None:
+    done = recsys(tmp_path, "run", str(write(tmp_path)), "variants=[plain]", "model.backend=fbgemm")
+    assert done.returncode == 0, done.stderr + done.stdout
+    metrics = [directory / "metrics.json" for directory in (run, tmp_path / done.stdout.splitlines()[-1])]
+    torch, fbgemm = (
+        next(row for row in json.loads(path.read_text())["variants"] if row["name"] == "plain") for path in metrics
+    )
+    for size in ("table_rows", "table_bytes", "optimizer_bytes", "layer_bytes"):
+        assert torch[size] == fbgemm[size]
+    for metric, value in torch["metrics"].items():
+        assert fbgemm["metrics"][metric] == pytest.approx(value, abs=0.05), metric
 
 
 def test_sparse_id_tables_are_as_small_as_the_report_says(run: Path) -> None:
@@ -121,6 +138,21 @@ def test_sparse_id_tables_are_as_small_as_the_report_says(run: Path) -> None:
     saved = found["plain"]["optimizer_bytes"] - found["sparse"]["optimizer_bytes"]
     assert saved == 4 * entries, "Adagrad has a number for each entry"
     assert found["pruned"]["optimizer_bytes"] == found["plain"]["optimizer_bytes"], "training had the full tables"
+
+
+def test_sparse_layers_are_as_small_as_the_report_says(run: Path) -> None:
+    found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
+    for name in ("layers", "layers-pruned"):
+        model = load_model(run / "variants" / f"{name}-s0" / "checkpoint")
+        assert isinstance(model, TwoTowerModel)
+        layers = model.sparse_layers
+        assert len(layers) == 4 and model.layer_bytes().weights == found[name]["layer_bytes"]
+        entries, biases = sum(layer.num_rows * layer.dim for layer in layers), 2 * (16 + 8)
+        stored = sum(layer.nnz for layer in layers)
+        assert stored == pytest.approx(0.5 * entries, abs=4)
+        trained = entries if name == "layers-pruned" else stored
+        assert found[name]["layer_optimizer_bytes"] == 8 * (trained + biases)
+        assert found[name]["table_bytes"] == found["plain"]["table_bytes"]
 
 
 def test_a_cold_item_is_found_by_its_features(run: Path) -> None:
@@ -184,6 +216,16 @@ def test_wrong_features_are_named(tmp_path: Path) -> None:
         ("model.item.id=false", "a history is pooled from the items' id table; set model.item.id or history: null"),
         ("train.precision=bfloat16", "two_tower does not take it, got 'bfloat16'; remove it"),
         ("model.backend=fbgemm", "got 'fbgemm', but sparse tables need the torch back end"),
+        ("model={name: two_tower, backend: fbgemm, dim: 10}", "needs tables of a multiple of 4 columns, got 10; or"),
+        (
+            "model={name: two_tower, backend: fbgemm, feature_dim: 6}",
+            "needs tables of a multiple of 4 columns, got 6; or",
+        ),
+        (
+            "model={name: two_tower, backend: fbgemm, optimizer: {name: sgd, weight_decay: 0.1}}",
+            "the fbgemm back end has none on the CPU, got 0.1; use 0, or backend: torch",
+        ),
+        ("model={name: two_tower, backend: fbgemm, optimizer: {name: adam}}", "the fbgemm back end has no adam; use"),
         ("model.loss.count=0", "greater than or equal to 1"),
         ("model.loss={name: sampled, hardness: 0.5}", "loss sampled does not take it, got 0.5; set it to 0"),
         ("model.ssl={name: spread_out, projection: separate}", "spread_out has one view and no second network"),
@@ -199,4 +241,14 @@ def test_compressed_towers_run_at_every_budget(tmp_path: Path) -> None:
     config = write(tmp_path)
     config.write_text(config.read_text().replace("budget: {rows: 40%}", "budgets: [20%, 40%]"))
     names = [variant.name for variant in load_experiment(str(config)).variants]
-    assert names == ["popularity", "plain", "hashed@20%", "hashed@40%", "cfm", "sparse", "pruned"]
+    assert names == [
+        "popularity",
+        "plain",
+        "hashed@20%",
+        "hashed@40%",
+        "cfm",
+        "sparse",
+        "pruned",
+        "layers",
+        "layers-pruned",
+    ]

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
+from embeddings.sparsity import Sparsity
 from embeddings.tables import OptimizerSpec, Table, build_table
 from recsys.features import Categorical, Features, MultiCategorical, Numeric
 from recsys.histories import Histories
@@ -23,15 +24,17 @@ def table(id_map: IdMap, name: str, dim: int = DIM, lr: float = 0.2) -> Table:
 
 
 def tower(
-    side: str, features: Features, *, hidden: tuple[int, ...] = (), extra: int = 0, id_map: IdMap | None = None
-) -> Tower:
+    side: str, features: Features, *, hidden: tuple[int, ...] = (), extra: int = 0, id_map: IdMap | None = None,
+    sparsity: Sparsity | None = None,
+) -> Tower:  # fmt: skip
     tables = [
         table(id_map if column.name == ID and id_map is not None else full_map(column.size), f"{side} {column.name}")
         for column in features.columns
         if not isinstance(column, Numeric)
     ]
     width = joined_width(features, [part.dim for part in tables]) + extra
-    return Tower(features, tables, Mlp((width, *hidden, DIM), generator(0, "network", side)))
+    stored = None if sparsity is None else [sparsity] * (len(hidden) + 1)
+    return Tower(features, tables, Mlp((width, *hidden, DIM), generator(0, "network", side), stored))
 
 
 def two_tower(
@@ -42,10 +45,11 @@ def two_tower(
     hidden: tuple[int, ...] = (),
     item_map: IdMap | None = None,
     learn_temperature: bool = False,
+    sparsity: Sparsity | None = None,
 ) -> TwoTower:
     return TwoTower(
-        tower("users", users, hidden=hidden, extra=DIM if history_length else 0),
-        tower("items", items, hidden=hidden, id_map=item_map),
+        tower("users", users, hidden=hidden, extra=DIM if history_length else 0, sparsity=sparsity),
+        tower("items", items, hidden=hidden, id_map=item_map, sparsity=sparsity),
         history_length=history_length,
         temperature=0.2,
         learn_temperature=learn_temperature,
