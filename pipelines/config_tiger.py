@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from pipelines.config_section import EpochModel, Section
-from pipelines.config_semantic import CollaborativeFeatures, RqKmeans, RqVae, SemanticIds
+from pipelines.config_semantic import RqKmeans, RqVae, SemanticIds
 
 if TYPE_CHECKING:
     from pipelines.config import Experiment, Variant
@@ -28,7 +28,7 @@ class AdamW(Section):
 class Dense(Section):
     """LIGER's dense head (Yang et al. 2024): ranks what the search finds and all cold items by their content.
 
-    The content is that of ``semantic_ids.features``.
+    The content is that of ``semantic_ids.features``, without the vectors of the training graph.
     """
 
     weight: float = Field(default=1.0, gt=0, description="of its loss beside that of the codes")
@@ -76,7 +76,7 @@ def check_tiger(experiment: Experiment, variant: Variant) -> Iterator[Finding]:
 
 
 def _check_dense(dense: Dense, ids: SemanticIds, longest: int) -> Iterator[Finding]:
-    if all(isinstance(one, CollaborativeFeatures) for one in ids.features):
+    if not ids.content_features:
         names = ", ".join(one.name for one in ids.features)
         yield (
             ("model", "dense"),

@@ -45,7 +45,8 @@ def train(
     content = None
     if config.dense is not None:
         made_of = SemanticIds.model_validate(codes.source)
-        content = item_features(dataset, made_of.features, seed, share_empty=made_of.without_content == "share")
+        share = made_of.without_content == "share"
+        content = item_features(dataset, made_of.content_features, seed, share_empty=share)
     model = build(config, codes, data.train, seed, content).to(device(config.device))
     result = fit_tiger(
         model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
@@ -86,7 +87,7 @@ def content_key(config: TigerConfig, codes: SemanticCodes, dataset: Dataset) -> 
         return {}
     made_of = SemanticIds.model_validate(codes.source)
     return {
-        "content": features_hash(dataset.path, made_of.features),
+        "content": features_hash(dataset.path, made_of.content_features),
         "features": made_of.model_dump(mode="json", include={"features", "without_content"}),
     }
 

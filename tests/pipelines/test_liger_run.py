@@ -26,7 +26,7 @@ dataset:
   items: {{source: items.csv, id: item, title: title, features: {{kind: categorical}}}}
   split: {{method: leave_last_n}}
 semantic_ids:
-  features: [{{name: text, columns: [kind], dim: 8}}]
+  features: [{{name: text, columns: [kind], dim: 8}}, {{name: spectral, dim: 4}}]
   tokeniser: {{name: category, columns: [kind]}}
 evaluate: {{k: [1, 5], max_k: 8, bootstrap: 100, auc: false}}
 model:
@@ -81,7 +81,7 @@ def test_cold_items_are_recommended_and_their_slice_tells(run: Path) -> None:
     assert "no train users" in (run / "report.html").read_text()
 
 
-def test_the_head_reads_the_features_of_the_codes_and_knows_what_was_not_trained(run: Path) -> None:
+def test_the_head_reads_content_without_the_graph_and_knows_what_was_not_trained(run: Path) -> None:
     model = load_model(run / "variants" / "liger-s0" / "checkpoint")
     assert isinstance(model, Tiger) and model.dense is not None
     content = model.dense.content.numpy()

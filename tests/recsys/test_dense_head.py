@@ -232,6 +232,17 @@ def test_products_in_bfloat16_leave_the_cosines_in_float32() -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_scores_and_learns() -> None:
+    model, expected = liger(), liger().scores(USERS)
+    model.to("cuda")
+    assert torch.allclose(model.scores(USERS), expected, atol=1e-3)
+    settings = TigerSettings(lr=0.01, warmup_steps=20, batch_size=96, epochs=25)
+    walks = ring_walks(6)
+    result = fit_tiger(ring_model(dense=True).to("cuda"), SequenceData(walks, None, walks), settings, seed=0)
+    assert result.history[-1].loss < result.history[0].loss / 2
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
