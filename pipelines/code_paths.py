@@ -76,7 +76,7 @@ class ContentMatch:
         return dataclasses.replace(self, nearest=tuple(map(clean, self.nearest)))
 
 
-def why(
+def explanations(
     model: Tiger, dataset: Dataset, user: int, items: list[int], scores: list[float]
 ) -> list[tuple[CodePrefix | ContentMatch, ...]]:
     """For each recommended item its :func:`prefixes`, or that the dense head alone brought it in.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.code_paths import CodePrefix, ContentMatch, why
+from pipelines.code_paths import CodePrefix, ContentMatch, explanations
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.explain import Reason, reasons
@@ -157,7 +157,7 @@ def _explained(model: Model, dataset: Dataset, user: int, top: TopK) -> Sequence
     there = top.items[0] >= 0
     items = top.items[0][there].tolist()
     if isinstance(model, Tiger):
-        return why(model, dataset, user, items, top.scores[0][there].tolist())
+        return explanations(model, dataset, user, items, top.scores[0][there].tolist())
     assert isinstance(model, Kgat)
     knowledge = open_knowledge(dataset)
     return [reasons(model, dataset, knowledge, user, item, _PATHS) for item in items]

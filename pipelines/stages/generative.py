@@ -53,10 +53,9 @@ def train(
     )
     model.to("cpu")
     embedding = model.transformer.embedding
-    served = 0 if model.dense is None else model.dense.content.nbytes
     facts = {
         "table_rows": len(embedding),
-        "table_bytes": embedding.nbytes + served,
+        "table_bytes": embedding.nbytes + (0 if content is None else content.nbytes),
         "optimizer_bytes": 2 * embedding.nbytes,
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,

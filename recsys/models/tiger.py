@@ -225,7 +225,7 @@ class Tiger(nn.Module):
         """Users of a search."""
         widest = max(len(self.transformer.embedding), self.transformer.shape.inner)
         ranked = 0 if self.dense is None else len(self.dense.ranked_for_all())
-        return max(1, _NUMBERS_AT_ONCE // max(self._beam_for(k) * widest, ranked))
+        return max(1, _NUMBERS_AT_ONCE // max(max(k, self.beam, self._beam_for(k)) * widest, ranked))
 
 
 class _Codes:
