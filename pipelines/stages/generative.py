@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.config import Train
-from pipelines.config_semantic import SemanticIds
+from pipelines.config_semantic import Features, SemanticIds
 from pipelines.config_tiger import Tiger as TigerConfig
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
@@ -39,14 +39,12 @@ def train(
         phase saw.
 
     Raises:
-        DataError: Items share their codes or have no content, or ``model.device`` is not there.
+        DataError: Items share their codes, their features cannot be made, or ``model.device`` is not there.
     """
     data = sequence_data(dataset, settings)
     content = None
     if config.dense is not None:
-        made_of = SemanticIds.model_validate(codes.source)
-        share = made_of.without_content == "share"
-        content = item_features(dataset, made_of.content_features, seed, share_empty=share)
+        content = item_features(dataset, _content_features(codes), seed, share_empty=True)
     model = build(config, codes, data.train, seed, content).to(device(config.device))
     result = fit_tiger(
         model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
@@ -84,11 +82,14 @@ def content_key(config: TigerConfig, codes: SemanticCodes, dataset: Dataset) -> 
     """What a dense head depends on beside the codes, for the key of the training; empty without one."""
     if config.dense is None:
         return {}
-    made_of = SemanticIds.model_validate(codes.source)
-    return {
-        "content": features_hash(dataset.path, made_of.content_features),
-        "features": made_of.model_dump(mode="json", include={"features", "without_content"}),
-    }
+    features = _content_features(codes)
+    named = [one.model_dump(mode="json") for one in features]
+    return {"content": features_hash(dataset.path, features), "features": named}
+
+
+def _content_features(codes: SemanticCodes) -> tuple[Features, ...]:
+    """Of what the codes were made of."""
+    return SemanticIds.model_validate(codes.source).content_features
 
 
 def build(

@@ -223,6 +223,16 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_knows_what_is_cold(tmp_p
     assert resumed.dense.cold.nonzero()[:, 0].tolist() == list(MISSING[1:] if refit else MISSING)
 
 
+def test_items_without_content_are_alike_and_harm_nobody() -> None:
+    content = torch.from_numpy(np.random.default_rng(0).standard_normal((ITEMS, 5), dtype=np.float32))
+    content[[3, 8]] = 0
+    model = tiger(dense=head(DenseSettings(candidates=None), content))
+    scores = model.scores(USERS)
+    assert torch.equal(scores[:, 3], scores[:, 8]) and not torch.equal(scores[:, 3], scores[:, 4])
+    ((_, _, loss),) = NextCodes(model, histories(), TigerSettings(batch_size=10_000), seed=0).steps("select", 0, 0)
+    assert np.isfinite(loss) and all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 def test_products_in_bfloat16_leave_the_cosines_in_float32() -> None:
     losses = []
     for precision in ("float32", "bfloat16"):
