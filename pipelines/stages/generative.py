@@ -89,7 +89,7 @@ def content_key(config: TigerConfig, codes: SemanticCodes, dataset: Dataset) -> 
 
 def _content_features(codes: SemanticCodes) -> tuple[Features, ...]:
     """Of what the codes were made of."""
-    return SemanticIds.model_validate(codes.source).content_features
+    return SemanticIds.model_validate({"features": codes.source["features"]}).content_features
 
 
 def build(

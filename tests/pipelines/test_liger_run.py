@@ -27,7 +27,9 @@ dataset:
   split: {{method: leave_last_n}}
 semantic_ids:
   features: [{{name: text, columns: [kind], dim: 8}}, {{name: spectral, dim: 4}}]
-  tokeniser: {{name: category, columns: [kind]}}
+  tokeniser: {{name: rq_kmeans, widths: [4, 4]}}
+  collisions: digit
+  gates: {{min_usage: 0, max_colliding: 1, max_prefix_share: 1, hierarchy: false}}
 evaluate: {{k: [1, 5], max_k: 8, bootstrap: 100, auc: false}}
 model:
   {{name: tiger, dim: 16, layers: 1, heads: 2, head_dim: 8, inner: 32, max_items: 3, beam: 8, dropout: 0.0,
