@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/ from benchmarks/results: ``python -m benchmarks.tables [--add RUN]``.
 
-A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``, where NAME is a file of benchmarks/results or its
-directory ``published`` (benchmarks/reproduction.py), without ``.json``, or ``benchmarks`` for one line per benchmark.
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. NAME is a file of benchmarks/results without
+``.json``, or of its directory ``published`` (benchmarks/reproduction.py), or ``benchmarks`` for one line per benchmark.
 ``--add RUN`` first copies a run's metrics.json there.
 """
 
