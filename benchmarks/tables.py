@@ -1,7 +1,8 @@
 """Write the tables of README.md and docs/ from benchmarks/results: ``python -m benchmarks.tables [--add RUN]``.
 
-A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``, where NAME is a file of benchmarks/results without
-``.json``, or ``benchmarks`` for one line per benchmark. ``--add RUN`` first copies a run's metrics.json there.
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. NAME is a file of benchmarks/results without
+``.json``, or of its directory ``published`` (benchmarks/reproduction.py), or ``benchmarks`` for one line per benchmark.
+``--add RUN`` first copies a run's metrics.json there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+from benchmarks import reproduction
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ("benchmarks", "models", "generative", "rankers", "semantic_ids")
@@ -54,6 +57,11 @@ def table(name: str, results: Path) -> str:
     if name == "benchmarks":
         found = [json.loads(path.read_text("utf-8")) for path in map(results.joinpath, files()) if path.exists()]
         return _summaries(found) if found else "Not measured yet: `make bench`.\n"
+    published = results / "published" / f"{name}.json"
+    if published.exists():
+        rows = json.loads(published.read_text("utf-8"))["rows"]
+        lines = [_line(*reproduction.cells(row, results)) for row in rows]
+        return _line(*reproduction.COLUMNS) + _rule(len(reproduction.COLUMNS)) + "".join(lines)
     path = results / f"{name}.json"
     if not path.exists():
         command = f"recsys bench {name}" if name in BENCHMARKS else f"recsys run {name}"

@@ -1,4 +1,4 @@
-"""Paths of codes in words: why TIGER writes an item, and how far its first choice is right."""
+"""Paths of codes in words: why TIGER or LIGER recommends an item, and how far its first choice is right."""
 
 from __future__ import annotations
 
@@ -52,6 +52,59 @@ class CodePrefix:
         return dataclasses.replace(self, common=tuple(map(clean, self.common)), seen=tuple(map(clean, self.seen)))
 
 
+@dataclasses.dataclass(frozen=True)
+class ContentMatch:
+    """An item that no search brought in, but the dense head.
+
+    Attributes:
+        cold: whether the item has no event in what the model was trained on.
+        nearest: titles of what the user did, most similar content first.
+        weight: cosine of the item's content with what the encoder made of the history, in [-1, 1].
+    """
+
+    cold: bool
+    nearest: tuple[str, ...]
+    weight: float
+
+    def text(self) -> str:
+        """One line."""
+        who = "cold item, by the dense head" if self.cold else "by the dense head"
+        return f"{who}; of the history nearest in content: {', '.join(self.nearest)}" if self.nearest else who
+
+    def printable(self, clean: Callable[[str], str]) -> ContentMatch:
+        """The same with cleaned titles."""
+        return dataclasses.replace(self, nearest=tuple(map(clean, self.nearest)))
+
+
+def explanations(
+    model: Tiger, dataset: Dataset, user: int, items: list[int], scores: list[float]
+) -> list[tuple[CodePrefix | ContentMatch, ...]]:
+    """For each recommended item its :func:`prefixes`, or that the dense head alone brought it in.
+
+    Args:
+        model: that recommends them.
+        dataset: of its catalogue.
+        user: index.
+        items: indices, n.
+        scores: of the items, n.
+
+    Raises:
+        DataError: The codes of the model are those of another catalogue.
+    """
+    written = prefixes(model, dataset, user, items)
+    if model.dense is None:
+        return [*written]
+    dense, titles, alone = model.dense, dataset.item_titles(), set(model.dense.ranked_for_all().tolist())
+    history = np.array(_latest(model, user), dtype=np.int64)
+
+    def match(item: int, score: float) -> ContentMatch:
+        near = tuple(titles[other] for other in dense.nearest(item, history)[:_SEEN])
+        return ContentMatch(bool(dense.cold[item]), near, score)
+
+    found = zip(items, scores, written, strict=True)
+    return [(match(item, score),) if item in alone else path for item, score, path in found]
+
+
 def prefixes(model: Tiger, dataset: Dataset, user: int, items: list[int]) -> list[tuple[CodePrefix, ...]]:
     """For each item its prefixes, the shortest first, down to the one that the item has for itself.
 
@@ -66,8 +119,7 @@ def prefixes(model: Tiger, dataset: Dataset, user: int, items: list[int]) -> lis
         return []
     chances = model.path_log_probabilities(user, np.array(items)).double().cumsum(1).exp().numpy()
     common, titles = _Words(dataset), dataset.item_titles()
-    first, last = model.histories.offsets[user : user + 2]
-    history = list(dict.fromkeys(model.histories.items[first:last][::-1].tolist()))
+    history = _latest(model, user)
 
     def level(path: tuple[int, ...], weight: float) -> CodePrefix:
         under = model.codes.items(path)
@@ -81,6 +133,12 @@ def prefixes(model: Tiger, dataset: Dataset, user: int, items: list[int]) -> lis
         alone = next((depth for depth, step in enumerate(steps) if step.items == 1), len(steps) - 1)
         found.append(tuple(steps[: alone + 1]))
     return found
+
+
+def _latest(model: Tiger, user: int) -> list[int]:
+    """Each item of the history that the model reads once, latest first."""
+    first, last = model.histories.offsets[user : user + 2]
+    return list(dict.fromkeys(model.histories.items[first:last][::-1].tolist()))
 
 
 class _Words:

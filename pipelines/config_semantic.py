@@ -127,6 +127,11 @@ class SemanticIds(Section):
     )
     gates: QualityGates = QualityGates()
 
+    @property
+    def content_features(self) -> tuple[Features, ...]:
+        """Those that an item has before anyone has it: all but those of the training graph."""
+        return tuple(one for one in self.features if not isinstance(one, CollaborativeFeatures))
+
 
 UserCompressor = Literal["graph", "graphhash", "frequency", "residual_codes"]
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from pipelines.config_section import EpochModel, Section
-from pipelines.config_semantic import RqKmeans, RqVae
+from pipelines.config_semantic import RqKmeans, RqVae, SemanticIds
 
 if TYPE_CHECKING:
     from pipelines.config import Experiment, Variant
 
 _NEVER_UNIQUE = (RqKmeans, RqVae)
+Finding = tuple[tuple[str | int, ...], str]
 
 
 class AdamW(Section):
@@ -22,6 +23,20 @@ class AdamW(Section):
     lr: float = Field(default=1e-3, gt=0, description="at its highest")
     warmup_steps: int = Field(default=1000, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
+
+
+class Dense(Section):
+    """LIGER's dense head (Yang et al. 2024): ranks what the search finds and all cold items by their content.
+
+    The content is that of ``semantic_ids.features``, without the vectors of the training graph.
+    """
+
+    weight: float = Field(default=1.0, gt=0, description="of its loss beside that of the codes")
+    temperature: float = Field(default=0.07, gt=0, description="of the cosines in its loss")
+    candidates: int | None = Field(
+        default=20, ge=1, description="items of the search that it ranks; null: it ranks all items, without a search"
+    )
+    hidden: tuple[int, ...] = Field(default=(), description="widths of the hidden layers that project the content")
 
 
 class Tiger(EpochModel):
@@ -37,20 +52,40 @@ class Tiger(EpochModel):
     user_tokens: int = Field(default=1, ge=1, description="tokens that users are hashed to; 1: none of their own")
     dropout: float = Field(default=0.1, ge=0, lt=1)
     beam: int = Field(default=50, ge=1, description="prefixes that a search keeps; more where longer lists are asked")
+    dense: Dense | None = None
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     optimizer: AdamW = AdamW()
     validation_users: int | None = Field(default=None, ge=1, description="that select the epoch, at random; null: all")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
 
 
-def check_tiger(experiment: Experiment, variant: Variant) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def check_tiger(experiment: Experiment, variant: Variant) -> Iterator[Finding]:
     """Yield the key and the message of every rule that a variant with :class:`Tiger` breaks."""
     ids = experiment.semantic_ids
     if ids is None:
         yield ("model", "name"), "tiger writes semantic ids: add a section `semantic_ids`"
     elif ids.collisions == "keep" and isinstance(ids.tokeniser, _NEVER_UNIQUE):
         yield ("model", "name"), "tiger needs one code an item: set semantic_ids.collisions to digit or reassign"
+    assert isinstance(variant.model, Tiger)
+    if variant.model.dense is not None and ids is not None:
+        yield from _check_dense(variant.model.dense, ids, max(experiment.evaluate.k, default=0))
     if experiment.evaluate.auc:
         yield ("model", "name"), "tiger does not score the whole catalogue: set evaluate.auc to false"
     if variant.train.lr_decay != 1:
         yield ("train", "lr_decay"), f"tiger has a schedule of its own, got {variant.train.lr_decay}; set it to 1"
+
+
+def _check_dense(dense: Dense, ids: SemanticIds, longest: int) -> Iterator[Finding]:
+    if not ids.content_features:
+        names = ", ".join(one.name for one in ids.features)
+        yield (
+            ("model", "dense"),
+            f"a cold item has no vector of the training graph, and semantic_ids.features has only {names}: add text,"
+            " matrix or sentence_transformers",
+        )
+    if dense.candidates is not None and dense.candidates < longest:
+        yield (
+            ("model", "dense", "candidates"),
+            f"got {dense.candidates}, fewer than the {longest} items of the longest list in evaluate.k; set it to"
+            f" {longest} or more, or to null for all items",
+        )

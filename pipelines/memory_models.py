@@ -20,6 +20,8 @@ _PAIR_BYTES = 12
 
 _TIGER_BATCH, _TIGER_LEVELS = 256, 4
 """Targets of a step and codes of an item, as usual."""
+_CONTENT_DIM = 128
+"""Columns of the items' content, as usual."""
 
 
 def fitting_mib(model: Model | SequenceModel | Tiger | Ensemble, rows: int, users: int, items: int) -> float:
@@ -29,7 +31,7 @@ def fitting_mib(model: Model | SequenceModel | Tiger | Ensemble, rows: int, user
             own = _propagation(model, rows, users, items) if isinstance(model, LightGcn) else 0.0
             found = _tables(model, users, items) + own
         case Tiger():
-            found = _transformer(model)
+            found = _transformer(model) + (_dense_head(model.dim, items) if model.dense is not None else 0.0)
         case Ensemble():
             found = 0.0  # its members are trained before
         case Popularity():
@@ -62,6 +64,11 @@ def _transformer(model: Tiger) -> float:
     tokens = _TIGER_BATCH * model.max_items * _TIGER_LEVELS
     step = tokens * model.layers * 2 * (model.inner + 6 * model.dim)
     return (9 * weights + step) * 4 / MIB
+
+
+def _dense_head(dim: int, items: int) -> float:
+    """Content (live, initial, best or being written), its projection with its gradient, and a step's cosines."""
+    return items * (3 * _CONTENT_DIM + 3 * dim + 3 * _TIGER_BATCH) * 4 / MIB
 
 
 def _propagation(model: LightGcn, rows: int, users: int, items: int) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.code_paths import CodePrefix, prefixes
+from pipelines.code_paths import CodePrefix, ContentMatch, explanations
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.explain import Reason, reasons
@@ -22,11 +22,14 @@ from recsys.checkpoint import Model, load_model
 from recsys.models.kgat import Kgat
 from recsys.models.popularity import Popularity
 from recsys.models.tiger import Tiger
-from recsys.topk import exact_top_k
+from recsys.topk import TopK, exact_top_k
 
 _SHOWN_HISTORY = 20
 _PATHS = 3
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+Explanation = Reason | CodePrefix | ContentMatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Item:
     id: str
     title: str
     score: float | None = None
-    because: tuple[Reason | CodePrefix, ...] = ()
+    because: tuple[Explanation, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +145,7 @@ def recommend(
     history = _history(dataset, index)
     items = _items(dataset, top.items[0], top.scores[0])
     if explain:
-        because = _explained(model, dataset, index, top.items[0][top.items[0] >= 0].tolist())
+        because = _explained(model, dataset, index, top)
         items = tuple(dataclasses.replace(item, because=b) for item, b in zip(items, because, strict=True))
         if not any(because):
             unexplained = "no fact of the knowledge graph connects these items with the user's history"
@@ -150,11 +153,11 @@ def recommend(
     return Recommendation(str(directory), chosen.name, user, False, note, history, int(trained_on), items)  # noqa: FBT003
 
 
-def _explained(
-    model: Model, dataset: Dataset, user: int, items: list[int]
-) -> Sequence[tuple[Reason | CodePrefix, ...]]:
+def _explained(model: Model, dataset: Dataset, user: int, top: TopK) -> Sequence[tuple[Explanation, ...]]:
+    there = top.items[0] >= 0
+    items = top.items[0][there].tolist()
     if isinstance(model, Tiger):
-        return prefixes(model, dataset, user, items)
+        return explanations(model, dataset, user, items, top.scores[0][there].tolist())
     assert isinstance(model, Kgat)
     knowledge = open_knowledge(dataset)
     return [reasons(model, dataset, knowledge, user, item, _PATHS) for item in items]

@@ -1,4 +1,4 @@
-"""Training of TIGER: every event after a user's first is a target, and what came before it is the input."""
+"""Training of TIGER and LIGER: every event after a user's first is a target, and those before it are the input."""
 
 from __future__ import annotations
 
@@ -114,6 +114,8 @@ class _TigerTask:
     def start(self, phase: Phase) -> NextCodes:
         sequences = self._data.train if phase == "select" else self._data.known
         self.model.histories = self._data.train  # what validation reads
+        if self.model.dense is not None:
+            self.model.dense.set_cold(sequences)
         return NextCodes(self.model, sequences, self._settings, seed=self._seed)
 
     def show(self, phase: Phase) -> None:
@@ -186,7 +188,9 @@ class NextCodes:
         targets = self._sequences.items[places].astype(np.int64)
         dropout = Dropout(model.dropout, generator(self._seed, "dropout", *counters))
         codes, total = targets.size * model.codes.levels, torch.zeros((), device=model.device)
-        blocks = model.encode(batch, dropout)
+        projected = None if model.dense is None else model.dense.items()
+        contents = None if projected is None else projected.detach().requires_grad_()  # blocks share one projection
+        blocks = model.encode(batch, dropout, contents)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             for rows, memory in blocks:
                 logits, paths = model.path_logits(memory, targets[rows], dropout)
@@ -194,8 +198,13 @@ class NextCodes:
                     logits.flatten(0, 1).float(), paths.flatten(),
                     label_smoothing=settings.label_smoothing, reduction="sum",
                 ) / codes  # fmt: skip
+                if model.dense is not None and contents is not None:
+                    goals = torch.from_numpy(targets[rows]).to(model.device)
+                    loss = loss + model.dense.loss(memory.last, contents, goals) / targets.size
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
+        if projected is not None and contents is not None:
+            projected.backward(contents.grad)  # type: ignore[no-untyped-call]
         if settings.gradient_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters.values(), settings.gradient_clip_norm)
         self._adam.step()

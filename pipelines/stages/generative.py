@@ -12,10 +12,14 @@ from scipy.sparse import csr_array
 
 from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.config import Train
+from pipelines.config_semantic import Features, SemanticIds
 from pipelines.config_tiger import Tiger as TigerConfig
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
+from pipelines.item_features import Matrix, features_hash, item_features
 from pipelines.stages.sequence import sequence_data
+from recsys.mlp import Mlp
+from recsys.models.dense_head import DenseHead, DenseSettings
 from recsys.models.t5 import T5Shape
 from recsys.models.tiger import Reading, Tiger
 from recsys.rng import generator
@@ -35,10 +39,13 @@ def train(
         phase saw.
 
     Raises:
-        DataError: Items share their codes, or ``model.device`` is not there.
+        DataError: Items share their codes, their features cannot be made, or ``model.device`` is not there.
     """
     data = sequence_data(dataset, settings)
-    model = build(config, codes, data.train, seed).to(device(config.device))
+    content = None
+    if config.dense is not None:
+        content = item_features(dataset, _content_features(codes), seed, share_empty=True)
+    model = build(config, codes, data.train, seed, content).to(device(config.device))
     result = fit_tiger(
         model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
     )
@@ -46,7 +53,7 @@ def train(
     embedding = model.transformer.embedding
     facts = {
         "table_rows": len(embedding),
-        "table_bytes": embedding.nbytes,
+        "table_bytes": embedding.nbytes + (0 if content is None else content.nbytes),
         "optimizer_bytes": 2 * embedding.nbytes,
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
@@ -71,8 +78,24 @@ def device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
 
 
-def build(config: TigerConfig, codes: SemanticCodes, histories: Sequences, seed: int) -> Tiger:
-    """A model with freshly drawn parameters.
+def content_key(config: TigerConfig, codes: SemanticCodes, dataset: Dataset) -> dict[str, Any]:
+    """What a dense head depends on beside the codes, for the key of the training; empty without one."""
+    if config.dense is None:
+        return {}
+    features = _content_features(codes)
+    named = [one.model_dump(mode="json") for one in features]
+    return {"content": features_hash(dataset.path, features), "features": named}
+
+
+def _content_features(codes: SemanticCodes) -> tuple[Features, ...]:
+    """Of what the codes were made of."""
+    return SemanticIds.model_validate({"features": codes.source["features"]}).content_features
+
+
+def build(
+    config: TigerConfig, codes: SemanticCodes, histories: Sequences, seed: int, content: Matrix | None = None
+) -> Tiger:
+    """A model with freshly drawn parameters; ``content`` float32 [items, F] is for a dense head.
 
     Raises:
         DataError: Two items share their codes.
@@ -85,10 +108,18 @@ def build(config: TigerConfig, codes: SemanticCodes, histories: Sequences, seed:
             Reading(config.max_items, config.user_tokens),
             beam=config.beam,
             dropout=config.dropout,
+            dense=None if content is None else _dense(config, content, seed),
             generator=generator(seed, "init", "tiger"),
         )
     except ValueError as error:
         raise DataError(f"tiger: {error}") from error
+
+
+def _dense(config: TigerConfig, content: Matrix, seed: int) -> DenseHead:
+    assert config.dense is not None
+    network = Mlp((content.shape[1], *config.dense.hidden, config.dim), generator(seed, "init", "dense"))
+    settings = DenseSettings(config.dense.weight, config.dense.temperature, config.dense.candidates)
+    return DenseHead(torch.from_numpy(content), network, settings, max_items=config.max_items)
 
 
 def fit_settings(config: TigerConfig, train: Train) -> TigerSettings:

@@ -186,8 +186,14 @@ def _key(
         "seed": seed,
         "libraries": versions(libraries),
         **({"start": "least squares"} if isinstance(variant.model, Mf) and variant.model.init == "spectral" else {}),
-        **({"codes": codes.version} if isinstance(variant.model, Tiger) and codes is not None else {}),
+        **_codes_key(variant, codes, dataset),
     }
+
+
+def _codes_key(variant: Variant, codes: SemanticCodes | None, dataset: Dataset) -> dict[str, Any]:
+    if not isinstance(variant.model, Tiger) or codes is None:
+        return {}
+    return {"codes": codes.version} | generative.content_key(variant.model, codes, dataset)
 
 
 def _train_reader(

@@ -69,21 +69,24 @@ class T5(nn.Module):
         self.encoder = _Stack(shape, generator, cross=False)
         self.decoder = _Stack(shape, generator, cross=True)
 
-    def encode(self, tokens: Tensor, mask: Tensor, dropout: Dropout) -> Memory:
+    def encode(self, tokens: Tensor, mask: Tensor, dropout: Dropout, beside: Tensor | None = None) -> Memory:
         """Read sequences.
 
         Args:
             tokens: int64 [B, S].
-            mask: bool [B, S], True where there is a token; at least one in each row.
+            mask: bool [B, S], True where there is a token; at least one in each row, and what follows is padding.
             dropout: switched off outside of training.
+            beside: float [B, S, D] that is added to the tokens' embeddings.
         """
-        hidden = dropout(self.embedding[tokens])
+        embedded = self.embedding[tokens]
+        hidden = dropout(embedded if beside is None else embedded + beside)
         apart = _hide(~mask[:, None, None, :], hidden.dtype)
         bias = self.encoder.bias(tokens.shape[1], causal=False) + apart
         for layer in self.encoder.each():
             hidden, _ = layer(hidden, bias, dropout)
         read = dropout(self.encoder.norm(hidden))
-        return Memory([layer.cross.keys_values(read) for layer in self.decoder.each()], apart)
+        last = read[torch.arange(len(read), device=read.device), mask.sum(1) - 1]
+        return Memory([layer.cross.keys_values(read) for layer in self.decoder.each()], apart, last)
 
     def decode(self, tokens: Tensor, memory: Memory, dropout: Dropout) -> Tensor:
         """Logits float [B, L, V] of what follows each token, given those before it.
@@ -113,10 +116,12 @@ class Memory:
     Attributes:
         layers: keys and values of each decoder layer's cross-attention, float [B, H, S, d].
         bias: float [B, 1, 1, S], -inf where there is no token.
+        last: float [B, D], the encoder's output at the last token.
     """
 
     layers: list[KeysValues]
     bias: Tensor
+    last: Tensor
 
 
 class Decoding:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
+
+import yaml
 
 from benchmarks.tables import PAGES, render
 
@@ -67,6 +70,51 @@ def test_tables_show_what_the_json_says_and_are_stable(tmp_path: Path) -> None:
     assert "Not measured yet: `recsys bench topk`." in page and "Not measured yet: `recsys run x`." in page
     assert "old" not in page and page.startswith("before\n") and page.endswith("after\n")
     assert render(page, tmp_path) == page
+
+
+PUBLISHED = {
+    "rows": [
+        {
+            "model": model,
+            "data": "toy",
+            "protocol": "masked",
+            "published": {"recall@10": 0.0648, "ndcg@10": 0.0384, "source": "paper"},
+            "again": again,
+            "ours": {"experiment": "toy", "variant": variant, "command": f"recsys run toy 'variants=[{variant}]'"},
+        }
+        for model, variant, again in (
+            ("TIGER", "tiger", {"recall@10": 0.0634, "ndcg@10": None, "source": "rerun"}),
+            ("LIGER", "liger", None),
+        )
+    ]
+}
+
+
+def test_a_reproduction_has_what_others_report_and_our_mean_or_the_command_that_measures_it(tmp_path: Path) -> None:
+    seeds = [
+        {"name": "tiger", "metrics": {"test/recall@10": r, "test/ndcg@10": 0.04, "test/recall_unmasked@10": 0.05}}
+        for r in (0.06, 0.07)
+    ]
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "others.json").write_text(json.dumps(PUBLISHED))
+    (tmp_path / "toy.json").write_text(json.dumps({"variants": [*seeds, {"name": "x", "metrics": {}}]}))
+    page = render("<!-- table others -->\n<!-- end -->\n", tmp_path)
+    published = "| toy | masked | 0.0648 / 0.0384 (paper) |"
+    assert f"| TIGER {published} 0.0634 / - (rerun) | 0.0650 / 0.0400, 2 seeds | 0.0500 / - |" in page
+    assert f"| LIGER {published} - | not measured: `recsys run toy 'variants=[liger]'` | - |" in page
+
+
+def test_every_row_of_a_reproduction_is_a_variant_of_an_experiment() -> None:
+    tables = sorted((ROOT / "benchmarks" / "results" / "published").glob("*.json"))
+    assert tables
+    for row in [row for path in tables for row in json.loads(path.read_text())["rows"]]:
+        command, ours = shlex.split(row["ours"]["command"]), row["ours"]
+        config = yaml.safe_load((ROOT / "configs" / "experiments" / f"{command[2]}.yaml").read_text())
+        settings = dict(setting.split("=", 1) for setting in command[3:])
+        names = [variant["name"] for variant in config["variants"]]
+        assert ours["variant"] in names and set(yaml.safe_load(settings.get("variants", "[]"))) <= set(names)
+        assert settings.get("experiment", config["experiment"]) == ours["experiment"]
+        assert config["evaluate"]["unmasked"] and 10 in config["evaluate"]["k"]
 
 
 def test_the_pages_show_the_committed_results() -> None:

@@ -22,6 +22,7 @@ from recsys.mlp import Mlp
 from recsys.models.bspm import fit_bspm
 from recsys.models.cheby_cf import fit_cheby_cf
 from recsys.models.content_items import ContentItems
+from recsys.models.dense_head import DenseHead, DenseSettings
 from recsys.models.ease import Ease
 from recsys.models.ensemble import Ensemble
 from recsys.models.gf_cf import fit_gf_cf
@@ -203,8 +204,8 @@ def sequence_model(
     return model
 
 
-def tiger() -> Model:
-    """The first code of an item is its colour."""
+def tiger(candidates: int | None = None) -> Model:
+    """The first code of an item is its colour, and so is the content that a dense head ranks ``candidates`` by."""
     train = checkerboard()[0]
     users = np.repeat(np.arange(USERS), np.diff(train.indptr))
     order = np.random.default_rng(1).permutation(len(users))
@@ -212,7 +213,11 @@ def tiger() -> Model:
     items = np.arange(ITEMS)
     codes = SemanticCodes(np.column_stack([items % 2, items // 2]).astype(np.int32), (2, ITEMS // 2))
     shape = T5Shape(dim=16, layers=1, heads=2, head_dim=8, inner=16)
-    model = Tiger(codes, sequences, shape, Reading(5), dropout=0.0, generator=generator(0, "init"))
+    dense = None
+    if candidates is not None:
+        network = Mlp((2, 16), generator(0, "dense"))
+        dense = DenseHead(torch.eye(2)[items % 2], network, DenseSettings(candidates=candidates), max_items=5)
+    model = Tiger(codes, sequences, shape, Reading(5), dropout=0.0, dense=dense, generator=generator(0, "init"))
     settings = TigerSettings(lr=0.02, warmup_steps=10, batch_size=200, epochs=30)
     fit_tiger(model, SequenceData(sequences, None, sequences), settings, seed=0)
     return model
@@ -262,6 +267,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "sasrec-compressed": lambda: sequence_model(SasRecEncoder, paired_map),
     "hstu": lambda: sequence_model(HstuEncoder),
     "tiger": tiger,
+    "liger": lambda: tiger(candidates=20),
     "sasrec-content": lambda: sequence_model(SasRecEncoder, content=True),
     "ensemble": lambda: Ensemble(sequence_model(SasRecEncoder), mf("sampled_softmax", "cosine"), 0.3),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
@@ -321,6 +327,7 @@ WITHOUT_VECTORS = {
     "neumf",
     "neumf-compressed",
     "tiger",
+    "liger",
 }
 
 

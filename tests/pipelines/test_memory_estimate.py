@@ -23,6 +23,7 @@ from pipelines.config_models import (
     Popularity,
     Slim,
 )
+from pipelines.config_tiger import Dense, Tiger
 from pipelines.memory import Size, compressed_rows, estimate, measure, memory_lines, total
 from pipelines.memory_models import fitting_mib
 
@@ -62,7 +63,7 @@ def test_rows_of_the_budget_and_a_warning_when_memory_lacks(tmp_path: Path, monk
     assert memory_lines(experiment)[1].startswith("warning: this is more than the machine has free")
 
 
-def fitting(model: Model, items: int = 40_000) -> float:
+def fitting(model: Model | Tiger, items: int = 40_000) -> float:
     return fitting_mib(model, rows=1_000_000, users=30_000, items=items)
 
 
@@ -84,3 +85,9 @@ def test_closed_form_models_count_in_the_estimate_of_an_experiment(tmp_path: Pat
     overrides = ["variants=[popularity]", "variants.popularity.model={name: ease, method: dense}"]
     assert estimate(load_experiment(path, overrides), size)["train"] > 18_000
     assert estimate(load_experiment(path, ["variants=[popularity]"]), size)["train"] < 100
+
+
+def test_a_dense_head_takes_content_its_projection_and_the_cosines_of_a_step() -> None:
+    """40,000 items: 128 numbers of content, 64 of the projection and 256 cosines, thrice."""
+    more = fitting(Tiger(dim=64, dense=Dense())) - fitting(Tiger(dim=64))
+    assert more == pytest.approx(40_000 * 3 * (128 + 64 + 256) * 4 / 2**20)

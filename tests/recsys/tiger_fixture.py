@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.semantic_id.indexing import random_codes
+from recsys.mlp import Mlp
+from recsys.models.dense_head import DenseHead, DenseSettings
 from recsys.models.t5 import T5, T5Shape
 from recsys.models.tiger import Reading, Tiger
 from recsys.rng import generator
@@ -30,21 +32,43 @@ def histories(users: int = 9, items: int = ITEMS) -> Sequences:
     return Sequences.of_events(events, rng.integers(0, items, len(events)), users)
 
 
-def tiger(*, beam: int = ITEMS, reading: Reading | None = None, dropout: float = 0.0) -> Tiger:
+def tiger(
+    *, beam: int = ITEMS, reading: Reading | None = None, dropout: float = 0.0, dense: DenseHead | None = None
+) -> Tiger:
     draws = generator(0, "init")
     reading = reading or Reading(max_items=4, user_tokens=3)
-    return Tiger(codes(), histories(), SMALL, reading, beam=beam, dropout=dropout, generator=draws)
+    return Tiger(codes(), histories(), SMALL, reading, beam=beam, dropout=dropout, dense=dense, generator=draws)
 
 
-def plain_logits(model: T5, read: Tensor, written: Tensor) -> Tensor:
-    """T5 by its equations, logits [L, V] for tokens [S] and [L], token by token and head by head."""
-    p, shape = dict(model.named_parameters()), model.shape
-    memory = p["embedding"][read]
+def head(settings: DenseSettings, content: Tensor | None = None, *, dim: int = 16, max_items: int = 4) -> DenseHead:
+    """With places that are not 0, over random content of 5 columns."""
+    draws = generator(0, "dense")
+    if content is None:
+        content = torch.from_numpy(draws.standard_normal((ITEMS, 5), dtype=np.float32))
+    made = DenseHead(content, Mlp((content.shape[1], dim), draws), settings, max_items=max_items)
+    with torch.no_grad():
+        made.places.copy_(torch.from_numpy(draws.standard_normal((max_items, dim), dtype=np.float32)))
+    return made
+
+
+def plain_encoder(model: T5, embedded: Tensor) -> Tensor:
+    """The encoder by its equations, [S, D] of embedded tokens [S, D]."""
+    p, shape, memory = dict(model.named_parameters()), model.shape, embedded
     for layer in range(shape.layers):
         name = f"encoder.layers.{layer}"
         memory = _attend(p, f"{name}.own", memory, _norm(p, f"{name}.norm_own", memory), "encoder", shape)
         memory = _feed(p, name, memory)
-    memory = _norm(p, "encoder.norm", memory)
+    return _norm(p, "encoder.norm", memory)
+
+
+def plain_logits(model: T5, read: Tensor, written: Tensor) -> Tensor:
+    """T5 by its equations, logits [L, V] for tokens [S] and [L], token by token and head by head."""
+    return plain_decoder(model, plain_encoder(model, model.embedding[read]), written)
+
+
+def plain_decoder(model: T5, memory: Tensor, written: Tensor) -> Tensor:
+    """The decoder by its equations, logits [L, V] of tokens [L] after an encoder's output [S, D]."""
+    p, shape = dict(model.named_parameters()), model.shape
     hidden = p["embedding"][written]
     for layer in range(shape.layers):
         name = f"decoder.layers.{layer}"
