@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import reproduction
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ("benchmarks", "models", "generative", "rankers", "semantic_ids")
+DOCS = ("benchmarks", "models", "generative", "rankers", "semantic_ids", "two_tower")
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS))
 BENCHMARKS = (
     "topk",
@@ -40,6 +40,7 @@ BENCHMARKS = (
 COLUMNS = (
     ("recall@10", "ndcg@10", "recall_unmasked@10", "ndcg_unmasked@10"),
     ("recall@20", "ndcg@20"),
+    ("recall@10", "recall@50"),
     ("auc", "log_loss"),
 )
 """Metrics of a table, the first line of which a run has all."""
@@ -67,6 +68,8 @@ def table(name: str, results: Path) -> str:
         command = f"recsys bench {name}" if name in BENCHMARKS else f"recsys run {name}"
         return f"Not measured yet: `{command}`.\n"
     result = json.loads(path.read_text("utf-8"))
+    if "datasets" in result:
+        return _differences(result)
     return _variants(result) if "variants" in result else _rows(result)
 
 
@@ -100,6 +103,20 @@ def _variants(run: Json) -> str:
     facts = f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train']:,} training interactions"
     chosen = "; settings chosen on test" if run["selected_on"] == "test" else ""
     return "".join(lines) + f"\n{facts}{chosen}; data {data['hash'][:12]}; `{run['command']}`.\n"
+
+
+def _differences(found: Json) -> str:
+    """What ``python -m pipelines.slice_differences`` wrote: a line per variant and slice, a column per metric."""
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for data, rows in found["datasets"].items():
+        for row in rows:
+            cell = "{:.4f}, {:+.4f} [{:+.4f}, {:+.4f}]".format(row["value"], row["difference"], *row["ci95"])
+            lines.setdefault((data, row["slice"], row["variant"]), {})[row["metric"]] = cell
+    metrics = list(dict.fromkeys(metric for cells in lines.values() for metric in cells))
+    head = _line("data", "slice", "variant", *(f"{metric}, difference" for metric in metrics))
+    body = (_line(*names, *(cells.get(metric, "-") for metric in metrics)) for names, cells in lines.items())
+    ends = f"\nDifferences from `{found['against']}`, 95 % intervals over users, seeds averaged.\n"
+    return head + _rule(3 + len(metrics)) + "".join(body) + ends
 
 
 def _rows(bench: Json) -> str:

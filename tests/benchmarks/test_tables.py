@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.tables import PAGES, render
+from benchmarks.tables import PAGES, render, table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -88,6 +88,21 @@ PUBLISHED = {
         )
     ]
 }
+
+
+def test_differences_by_slice_have_a_line_for_each_variant_and_slice(tmp_path: Path) -> None:
+    row = {"variant": "cfm", "slice": "tail", "metric": "recall@10", "value": 0.02, "against": 0.01, "pairs": 9}
+    rows = [
+        row | {"difference": 0.01, "ci95": [-0.002, 0.03]},
+        row | {"metric": "recall@50", "difference": 0, "ci95": [0, 0]},
+    ]
+    (tmp_path / "slices.json").write_text(json.dumps({"against": "no-ssl", "datasets": {"anime": rows}}))
+    lines = table("slices", tmp_path).splitlines()
+    assert lines[0] == "| data | slice | variant | recall@10, difference | recall@50, difference |"
+    assert (
+        lines[2] == "| anime | tail | cfm | 0.0200, +0.0100 [-0.0020, +0.0300] | 0.0200, +0.0000 [+0.0000, +0.0000] |"
+    )
+    assert lines[-1].startswith("Differences from `no-ssl`")
 
 
 def test_a_reproduction_has_what_others_report_and_our_mean_or_the_command_that_measures_it(tmp_path: Path) -> None:
