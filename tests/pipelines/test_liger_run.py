@@ -95,12 +95,12 @@ def test_the_head_reads_content_without_the_graph_and_knows_what_was_not_trained
 
 
 def test_an_explanation_says_which_items_the_dense_head_brought_in(run: Path) -> None:
-    asked = ("recommend", str(run), "--user", "u1", "--explain", "--k", "5", "--variant")
+    asked = ("recommend", str(run), "--user", "u0", "--explain", "--k", "5", "--variant")
     shown = recsys(run.parent.parent, *asked, "liger")
     assert shown.returncode == 0, shown.stderr
-    assert "cold item, by the dense head; of the history nearest in content: Fine brush" in shown.stdout
+    assert "cold item, by the dense head; of the history nearest in content: Fine soap" in shown.stdout
     stored = json.loads(recsys(run.parent.parent, *asked, "liger", "--json").stdout)["items"]
-    assert "brush-new" not in [item["id"] for item in stored]  # u1 has it, in test
+    assert "soap-new" in [item["id"] for item in stored]  # of u0's kind, and u0 has not had it
     new = [item for item in stored if item["id"].endswith("-new")]
     old = [item for item in stored if item not in new]
     assert new and old
