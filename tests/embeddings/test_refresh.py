@@ -109,9 +109,10 @@ def test_new_ids_get_a_code_at_every_level_and_lonely_ones_the_unseen_row(name: 
     levels = np.flatnonzero(both.lookup_weights(np.array([80]))[0])
     assert levels.size >= 1
     for level in levels:
-        assert (
-            both.rows[80, level] == np.bincount(user_map.rows[blocks == 0, level]).argmax()
-        )  # that of most of its kind
+        code = both.rows[80, level]
+        assert code in user_map.rows[blocks == 0, level]
+        if name != "residual_codes" or level == levels[0]:  # blocks may share the codes of what the first level left
+            assert np.bincount(blocks[user_map.rows[:, level] == code]).argmax() == 0
     carried = refresh(user_map, both, table(31), {})
     assert carried.fitted == 0
     np.testing.assert_array_equal(carried.weight[np.unique(user_map.rows)], table(31)[np.unique(user_map.rows)])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,14 @@ SPACE = {"x": Range(type="float", low=-1, high=1), "kind": Range(type="categoric
 SEARCH = Search(parameters=SPACE, startup_trials=3, prune_after_trials=2)
 WORKER = """
 import sys
+import time
 from pathlib import Path
 from test_sweep_study import open_studies, work
-work(open_studies(Path(sys.argv[1])), int(sys.argv[2]), kill_at=int(sys.argv[3]))
+directory, limit, kill_at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+(directory / f"ready{kill_at}").touch()
+while len(list(directory.glob("ready*"))) < 2:
+    time.sleep(0.01)
+work(open_studies(directory), limit, kill_at, pause=0.1)
 """
 
 
@@ -29,8 +35,8 @@ def open_studies(directory: Path) -> Studies:
     return Studies(directory, {"a": SPACE, "b": SPACE}, SEARCH)
 
 
-def work(studies: Studies, limit: int, kill_at: int = -1) -> None:
-    """Trials of x -> -x²; the process kills itself in the middle of its trial number ``kill_at``."""
+def work(studies: Studies, limit: int, kill_at: int = -1, pause: float = 0.0) -> None:
+    """Trials of x -> -x², with a pause between; the process kills itself in the middle of its trial ``kill_at``."""
     done = 0
     while True:
         with studies.claim(limit) as own:
@@ -41,6 +47,7 @@ def work(studies: Studies, limit: int, kill_at: int = -1) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             own.complete(-(own.facts.values["x"] ** 2))
             done += 1
+        time.sleep(pause)
 
 
 def told(studies: Studies) -> list[tuple[str, int, dict, str, float | None]]:
@@ -52,7 +59,7 @@ def test_processes_share_the_trials_and_a_killed_one_loses_none(tmp_path: Path) 
     environment = env({"PYTHONPATH": os.pathsep.join(sys.path)})
     started = [
         subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path / "many"), "6", kill], env=environment)
-        for kill in ("1", "-1")
+        for kill in ("0", "-1")
     ]
     assert [process.wait() for process in started] == [-signal.SIGKILL, 0]
     studies = open_studies(tmp_path / "many")
