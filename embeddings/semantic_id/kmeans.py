@@ -69,7 +69,7 @@ def _first_largest(scores: Matrix, code: IntArray, best: npt.NDArray[np.float32]
         for value in row:
             largest = max(largest, value)
         place = 0
-        while row[place] != largest:
+        while place < len(row) - 1 and row[place] != largest:
             place += 1
         code[i], best[i] = place, largest
 
@@ -248,6 +248,7 @@ def _filled(points: Matrix, centres: Matrix, capacity: IntArray) -> IntArray:
 def _check(points: Matrix, clusters: int) -> None:
     if len(points) < clusters:
         raise ValueError(f"k-means of {clusters} clusters needs as many points, got {len(points)}; use narrower levels")
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        bad = np.flatnonzero(~np.isfinite(squared_lengths(points)))
     if bad.size:
         raise ValueError(f"vectors must be finite, but that of item {bad[0]} is not ({bad.size:,} bad items in all)")

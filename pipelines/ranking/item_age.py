@@ -30,7 +30,7 @@ def item_ages(
         DataError: The column has text.
     """
     kind = frame.collect_schema()[time]
-    if kind.is_temporal():
+    if isinstance(kind, pl.Date | pl.Datetime):
         number, unit = pl.col(time).cast(pl.Datetime("us")).dt.epoch("s") / _SECONDS_PER_DAY, "days"
     elif kind.is_numeric():
         number, unit = pl.col(time).cast(pl.Float64), time

@@ -19,6 +19,7 @@ from recsys.rankers.intervals import bootstrap_intervals
 MAX_CURVE_POINTS = 400
 ACTIVITY_BOUNDS = (0, 1, 5, 20, 100)
 """Lower ends of the slices by train events."""
+FIFTHS = np.linspace(0, 1, 6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +138,10 @@ def _activity(
 def _by_age(found: ItemAges) -> list[tuple[str, npt.NDArray[np.bool_]]]:
     """Events by fifths of the known ages; equal ages are in one slice."""
     known = np.isfinite(found.ages)
-    edges = np.unique(np.quantile(found.ages[known], np.linspace(0, 1, 6))) if known.any() else np.empty(0)
+    edges = np.unique(np.quantile(found.ages[known], FIFTHS, method="inverted_cdf")) if known.any() else np.empty(0)
     place = np.searchsorted(edges[1:-1], found.ages, side="left")
     bounds = list(itertools.pairwise(edges)) or [(edge, edge) for edge in edges]
-    parts = [(f"{low:.4g} to {high:.4g} {found.unit}", known & (place == i)) for i, (low, high) in enumerate(bounds)]
+    parts = [(f"{low:.10g} to {high:.10g} {found.unit}", known & (place == i)) for i, (low, high) in enumerate(bounds)]
     return [("first train event unknown", ~known), *parts]
 
 

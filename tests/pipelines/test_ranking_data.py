@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def test_the_age_of_an_item_is_the_time_since_its_first_train_event(tmp_path: Pa
     assert table(tmp_path).test_ages() is None
     with pytest.raises(DataError, match=r"dataset\.time needs numbers, dates or times, but the column 'at' has String"):
         table(tmp_path, time="at", columns={"at": ["x"] * 10})
+    with pytest.raises(DataError, match="the column 'at' has Duration"):
+        table(tmp_path, time="at", columns={"at": [timedelta(days=1)] * 10})
     with pytest.raises(DataError, match="has no column 'when'"):
         table(tmp_path, time="when")
 

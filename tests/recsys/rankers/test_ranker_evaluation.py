@@ -81,9 +81,9 @@ def test_slices_by_age_are_fifths_of_the_known_ages() -> None:
     unknown, *fifths = found.slices["age of the item"]
     assert (unknown["label"], unknown["events"]) == ("first train event unknown", 20)
     assert len(fifths) == 5
-    low, high = np.nanquantile(ages, [0.2, 0.4])
+    low, high = np.nanquantile(ages, [0.2, 0.4], method="inverted_cdf")
     rows = (ages > low) & (ages <= high)
-    assert fifths[1]["label"] == f"{low:.4g} to {high:.4g} days"
+    assert fifths[1]["label"] == f"{low:.10g} to {high:.10g} days"
     assert fifths[1]["events"] == rows.sum()
     assert fifths[1]["auc"] == pytest.approx(roc_auc_score(test.labels[rows], scores[rows]), abs=1e-12)
     assert sum(row["events"] for row in fifths) == 280
