@@ -10,7 +10,7 @@ from pipelines.config_budgets import budget_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
 from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_multitask import ExpertMixture
-from pipelines.config_problems import did_you_mean
+from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
 from pipelines.config_section import EpochModel, TableModel
 from pipelines.config_sequence import Sasrec
@@ -27,8 +27,6 @@ WITHOUT_NEGATIVES = ("in_batch_softmax", "directau", "softmax")
 
 CLUSTERING = ("graphhash", "double_graphhash", "multi_graphhash")
 """Compressors that read ``compressor.algorithm``."""
-
-Finding = tuple[tuple[str | int, ...], str]
 
 
 def check(experiment: Experiment) -> Iterator[Finding]:

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.config import Dataset, Experiment
 from pipelines.config_budgets import crossed
-from pipelines.config_checks import Finding, check, check_source
+from pipelines.config_checks import check, check_source
 from pipelines.config_multitask import MultiTaskExperiment
-from pipelines.config_problems import ConfigError, Problem, did_you_mean, explain, section_at
+from pipelines.config_problems import ConfigError, Finding, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
 from pipelines.config_ranking import RankingExperiment
 from pipelines.sweep.space import AnyExperiment

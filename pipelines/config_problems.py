@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
+Finding = tuple[Path, str]
+"""The key of a mistake and its message."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from pipelines.config_problems import Finding
 from pipelines.config_section import EpochModel, Section
 from pipelines.config_semantic import RqKmeans, RqVae, SemanticIds
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from pipelines.config import Experiment, Variant
 
 _NEVER_UNIQUE = (RqKmeans, RqVae)
-Finding = tuple[tuple[str | int, ...], str]
 
 
 class AdamW(Section):

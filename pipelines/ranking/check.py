@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from embeddings.names import SEMANTIC
-from pipelines.config_checks import Finding, check_budget, check_levels, check_names, check_optimizer
+from pipelines.config_checks import check_budget, check_levels, check_names, check_optimizer
 from pipelines.config_loader import run_path
+from pipelines.config_problems import Finding
 from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.errors import DataError
 from pipelines.sweep.space import check_search
