@@ -60,7 +60,7 @@ def multiply(matrix: Adjacency, x: Floats, base: Floats, parts: int, out: Floats
     for part in numba.prange(parts):
         for r in range(_first_row(matrix.starts, part, parts), _first_row(matrix.starts, part + 1, parts)):
             row = np.int64(r) * row_bytes
-            sum_rows(dim, at, index, 4, scales, matrix.starts[r], matrix.starts[r + 1], last, to + row)
+            sum_rows(dim, at, row_bytes, index, 4, scales, matrix.starts[r], matrix.starts[r + 1], last, to + row)
             if len(base):
                 add_scaled(dim, to + row, one, from_ + row)
 
@@ -83,7 +83,7 @@ def multiply_rows(matrix: Adjacency, x: Floats, rows: Longs, parts: int, out: Fl
         for j in range(len(rows) * part // parts, len(rows) * (part + 1) // parts):
             r = rows[j]
             start, stop = matrix.starts[r], matrix.starts[r + 1]
-            sum_rows(dim, at, index, 4, scales, start, stop, last, to + np.int64(j) * dim * 4)
+            sum_rows(dim, at, dim * 4, index, 4, scales, start, stop, last, to + np.int64(j) * dim * 4)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -111,7 +111,7 @@ def multiply_sparse(matrix: Adjacency, places: Ints, x: Floats, parts: int, out:
                 found[count], scales[count] = max(place, 0), matrix.weights[e]
                 count += place >= 0
             index, weights = address_of(found), address_of(scales)
-            sum_rows(dim, at, index, 4, weights, 0, count, count - 1, to + np.int64(r) * dim * 4)
+            sum_rows(dim, at, dim * 4, index, 4, weights, 0, count, count - 1, to + np.int64(r) * dim * 4)
 
 
 def positions(rows: npt.NDArray[np.int64], count: int) -> Ints:

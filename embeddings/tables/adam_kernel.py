@@ -50,7 +50,7 @@ def update_adam(
             row, start = np.uintp(r), i
             while i <= last and pairs[i] >> _ROW == np.uint64(r):
                 i += 1
-            sum_rows(dim, from_, bag, 8, scales, start, i, last, address_of(total))
+            sum_rows(dim, from_, dim * 4, bag, 8, scales, start, i, last, address_of(total))
             for d in range(dim):
                 g = total[d] + weight_decay * table[row, d]
                 m = b1 * exp_avg[row, d] + (one - b1) * g

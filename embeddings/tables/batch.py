@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from embeddings.tables.collected_table import CollectedTable, pool_collected
-from embeddings.tables.table import Bags, Table, bags_together
+from embeddings.tables.table import Bags, Table, bags_to_find, find_rows
 from embeddings.tables.torch_table import TorchTable, pool_together, step_together
 
 
@@ -39,17 +39,43 @@ def look_up(
             f"look_up takes ids and offsets for each table, got {len(tables)} tables, {len(ids)} ids and"
             f" {len(bounds)} offsets"
         )
-    bags = bags_together(tables, ids, bounds)
+    bags, finds, _kept = bags_to_find(tables, ids, bounds)
     if weights is not None:
         parts = zip(bags, weights, tables, strict=True)
         bags = [bag if weight is None else _weighted(bag, weight, table.rows_per_id) for bag, weight, table in parts]
     fused = [table for table in tables if isinstance(table, TorchTable)]
     if len(fused) == len(tables):
-        return pool_together(fused, bags)
+        return pool_together(fused, bags, finds)
+    find_rows(bags, finds)
     collected = [table for table in tables if isinstance(table, CollectedTable)]
     if len(collected) == len(tables):
         return pool_collected(collected, bags)
     return tuple(table.pool(bag) for table, bag in zip(tables, bags, strict=True))
+
+
+def look_up_joined(tables: Sequence[Table], ids: Sequence[Tensor]) -> Tensor:
+    """What each table gives for its ids, side by side, where rows on the torch back end are written in place.
+
+    Args:
+        tables: T of them, of any back ends.
+        ids: T times int64 [n].
+
+    Returns:
+        Float32 [n, sum of D].
+
+    Raises:
+        ValueError: As :func:`look_up`; or the tables have different numbers of ids.
+    """
+    fused = [table for table in tables if isinstance(table, TorchTable)]
+    if len(fused) < len(tables):
+        return torch.cat(look_up(tables, ids), 1)
+    counts = {len(part) for part in ids}
+    if len(tables) != len(ids) or len(counts) > 1:
+        raise ValueError(
+            f"look_up_joined takes equally many ids for each table, got {len(tables)} tables and {sorted(counts)} ids"
+        )
+    bags, finds, _kept = bags_to_find(tables, ids, [None] * len(tables))
+    return pool_together(fused, bags, finds, joined=True)[0]
 
 
 def _weighted(bags: Bags, weights: Tensor, rows_per_id: int) -> Bags:

@@ -30,7 +30,7 @@ class _Shared:
         """Float32 [B, D] for the bags of each place."""
         places = range(len(self.pending))
         pooled = self.collection.pool([bags.get(place) for place in places])
-        parts = torch.split(pooled, list(self.collection.dims), dim=1)
+        parts = self.collection.split(pooled)
         return tuple(parts[place][: bag.count].contiguous() for place, bag in bags.items())
 
     def step(self) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Literal, assert_never
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
-from embeddings.tables.batch import look_up, step_all
+from embeddings.tables.batch import look_up_joined, step_all
 from embeddings.tables.build import build_table
 from embeddings.tables.spec import OptimizerSpec, TableBytes, total_bytes
 from embeddings.tables.table import Table
@@ -56,14 +57,14 @@ class TableCollection(nn.Module, abc.ABC):
         """Columns of each field's table."""
         return tuple(field.dim for field in self.fields)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor) -> Tensor:
         """Look up one id of every field for each event.
 
         Args:
             ids: int64 [B, F]; an id outside ``[0, num_ids)`` of its field gets the field's unseen row.
 
         Returns:
-            F times float32 [B, D_f].
+            Float32 [B, sum of D_f], the fields' vectors side by side.
 
         Raises:
             ValueError: ``ids`` has not one column for each field.
@@ -73,8 +74,12 @@ class TableCollection(nn.Module, abc.ABC):
         return self.look_up(ids.T.contiguous())
 
     @abc.abstractmethod
-    def look_up(self, ids_FB: Tensor) -> tuple[Tensor, ...]:
-        """F times float32 [B, D_f] for int64 [F, B]."""
+    def look_up(self, ids_FB: Tensor) -> Tensor:
+        """Float32 [B, sum of D_f] for int64 [F, B]."""
+
+    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """The views [B, D_f] of each field in [B, sum of D_f]."""
+        return torch.split(vectors, list(self.dims), dim=1)
 
     @abc.abstractmethod
     def weight(self, name: str) -> Tensor:
@@ -100,9 +105,9 @@ class Tables(TableCollection):
         self.tables = nn.ModuleList(tables)
         self._tables = list(tables)
 
-    def look_up(self, ids_FB: Tensor) -> tuple[Tensor, ...]:
+    def look_up(self, ids_FB: Tensor) -> Tensor:
         """See :meth:`TableCollection.look_up`."""
-        return look_up(self._tables, ids_FB.unbind(0))
+        return look_up_joined(self._tables, ids_FB.unbind(0))
 
     def weight(self, name: str) -> Tensor:
         """See :meth:`TableCollection.weight`."""

@@ -39,13 +39,13 @@ Jobs = npt.NDArray[np.void]
 JOB = np.dtype(
     [(name, np.int64) for name in (
         "table", "num_rows", "dim", "state", "state_dim", "second", "rows", "lookups", "weights", "offsets",
-        "bags", "pooled",
+        "bags", "pooled", "pooled_step",
     )]
 )  # fmt: skip
 """One table of a call. Addresses: ``table`` float32 [num_rows, dim]; ``state`` and, for lazy Adam, ``second`` float32
 [num_rows, state_dim]; ``rows`` int32 [lookups]; ``weights`` float32 [lookups], 0 for ones; ``offsets`` int64 [bags + 1]
-or 0 for bags of one lookup; ``pooled`` float32 [bags, dim], the bags' sums in :func:`pool_tables` and their
-gradients in :func:`update_tables`.
+or 0 for bags of one lookup; ``pooled`` float32 [dim] every ``pooled_step`` bytes, the bags' sums in
+:func:`pool_tables` and their gradients in :func:`update_tables`.
 """
 FIND = np.dtype(
     [(name, np.int64) for name in ("ids", "count", "map_rows", "rows_per_id", "num_ids", "unseen_row", "rows")]
@@ -58,6 +58,7 @@ UNEVEN = 1.25  # work of the largest table over the mean from which on tables ar
 BLOCK = 32  # rows of which the gradients are summed before they are updated
 LOOKUPS_PER_THREAD = 2048  # below this, waking a thread takes longer than its work
 _HALF, _LOW_HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
+_U, _ONE = np.uint64, np.uint32(1)  # unsigned: numba then does not ask whether an index counts from the end
 
 
 @contextlib.contextmanager
@@ -100,19 +101,24 @@ def find_rows(jobs: Jobs, parts: int) -> None:
     """
     for task in numba.prange(len(jobs) * parts):
         job, part = jobs[task // parts], task % parts
-        num_ids, per_id, unseen_row = job.num_ids, job.rows_per_id, np.int32(job.unseen_row)
-        ids = array_at(job.ids, job.count, np.int64(0))
-        map_rows = array_at(job.map_rows, (num_ids + 1) * per_id, np.int32(0))
-        rows = array_at(job.rows, job.count * per_id, np.int32(0))
-        first, last = job.count * part // parts, job.count * (part + 1) // parts
-        if len(map_rows) == 0:
-            for i in range(first, last):
-                rows[i] = np.int32(ids[i]) if 0 <= ids[i] < num_ids else unseen_row
-        else:
-            for i in range(first, last):
-                source = ids[i] if 0 <= ids[i] < num_ids else num_ids
-                for h in range(per_id):
-                    rows[i * per_id + h] = map_rows[source * per_id + h]
+        _find(job, job.count * part // parts, job.count * (part + 1) // parts)
+
+
+@numba.njit(cache=True)
+def _find(job: Any, first: int, last: int) -> None:
+    """:func:`find_rows` for the ids from ``first`` to ``last`` of one table."""
+    num_ids, per_id, unseen_row = job.num_ids, job.rows_per_id, np.int32(job.unseen_row)
+    ids = array_at(job.ids + first * 8, last - first, np.int64(0))
+    map_rows = array_at(job.map_rows, (num_ids + 1) * per_id, np.int32(0))
+    rows = array_at(job.rows + first * per_id * 4, (last - first) * per_id, np.int32(0))
+    if len(map_rows) == 0:
+        for i in range(len(ids)):
+            rows[i] = np.int32(ids[i]) if 0 <= ids[i] < num_ids else unseen_row
+        return
+    for i in range(len(ids)):
+        source = ids[i] if 0 <= ids[i] < num_ids else num_ids
+        for h in range(per_id):
+            rows[i * per_id + h] = map_rows[source * per_id + h]
 
 
 @numba.njit(cache=True)
@@ -125,22 +131,27 @@ def first_fall(offsets: Longs) -> int:
 
 
 @numba.njit(parallel=True, cache=True)
-def pool_tables(jobs: Jobs, parts: int) -> None:
+def pool_tables(jobs: Jobs, finds: Jobs, parts: int) -> None:
     """Sum the rows of each bag into ``pooled``.
 
     Args:
         jobs: ``JOB`` [T]; the state is not used.
+        finds: ``FIND`` [T] to find the rows first, or [0] where they are there.
         parts: pieces of the work of one table.
     """
     for task in numba.prange(len(jobs) * parts):
-        job, part = jobs[task // parts], task % parts
+        t, part = task // parts, task % parts
+        job = jobs[t]
         offsets = array_at(job.offsets, job.bags + 1, np.int64(0))
-        row_bytes = job.dim * 4
-        for bag in range(job.bags * part // parts, job.bags * (part + 1) // parts):
+        first, last = job.bags * part // parts, job.bags * (part + 1) // parts
+        begin, end = (offsets[first], offsets[last]) if len(offsets) else (first, last)
+        if len(finds):
+            _find(finds[t], begin // finds[t].rows_per_id, end // finds[t].rows_per_id)
+        for bag in range(first, last):
             start = offsets[bag] if len(offsets) else bag
             stop = offsets[bag + 1] if len(offsets) else bag + 1
-            out = job.pooled + bag * row_bytes
-            sum_rows(job.dim, job.table, job.rows, 4, job.weights, start, stop, job.lookups - 1, out)
+            out = job.pooled + bag * job.pooled_step
+            sum_rows(job.dim, job.table, job.dim * 4, job.rows, 4, job.weights, start, stop, end - 1, out)
 
 
 def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
@@ -154,9 +165,9 @@ def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
     """
     bags, dim = out.shape
     at = [array.ctypes.data for array in (table, rows, offsets, out)]
-    job = (at[0], len(table), dim, 0, 0, 0, at[1], len(rows), 0, at[2], bags, at[3])
+    job = (at[0], len(table), dim, 0, 0, 0, at[1], len(rows), 0, at[2], bags, at[3], dim * 4)
     with threads_for(len(rows)) as threads:
-        pool_tables(records([job], JOB), threads)
+        pool_tables(records([job], JOB), records([], FIND), threads)
 
 
 @numba.njit(cache=True)
@@ -194,9 +205,9 @@ def _bits(count: int) -> int:
 
 
 @numba.njit(cache=True)
-def _counts_to_places(counts: Ints) -> None:
-    """Turn the count of each digit into the place of its first lookup, in place."""
-    total = np.int32(0)
+def _counts_to_places(counts: Any) -> None:
+    """Turn the count of each digit, uint32, into the place of its first lookup, in place."""
+    total = np.uint32(0)
     for digit in range(len(counts)):
         count = counts[digit]
         counts[digit] = total
@@ -211,40 +222,40 @@ def _radix_sort(
 
     Between them a lookup is a key of the type of ``like``: the high half and the bag. Its place tells the low half.
     """
-    row_bits, bag_bits = _bits(num_rows), _bits(bags)
-    low_bits = row_bits // 2
-    low_mask, bag_mask = (1 << low_bits) - 1, (1 << bag_bits) - 1
-    places = np.zeros(low_mask + 2, np.int32)
-    for row in rows:
-        places[row & low_mask] += np.int32(1)
+    row_bits, bag_bits = _bits(num_rows), _U(_bits(bags))
+    low_bits = _U(row_bits // 2)
+    low_mask, bag_mask = (_U(1) << low_bits) - _U(1), (_U(1) << bag_bits) - _U(1)
+    places = np.zeros(low_mask + _U(2), np.uint32)
+    for i in range(len(rows)):
+        places[_U(rows[i]) & low_mask] += _ONE
     _counts_to_places(places)
     first = np.searchsorted(places[:-1], len(rows) * part // parts) if part else 0
-    last = np.searchsorted(places[:-1], len(rows) * (part + 1) // parts) if part + 1 < parts else low_mask + 1
+    last = np.searchsorted(places[:-1], len(rows) * (part + 1) // parts) if part + 1 < parts else len(places) - 1
     starts = places[first : last + 1].copy()
     keys, scales = np.empty(len(rows), like.dtype), np.empty(len(weights), np.float32)
     for bag in range(bags):
-        start = offsets[bag] if len(offsets) else bag
-        stop = offsets[bag + 1] if len(offsets) else bag + 1
+        start = _U(offsets[bag]) if len(offsets) else _U(bag)
+        stop = _U(offsets[bag + 1]) if len(offsets) else _U(bag + 1)
         for i in range(start, stop):
-            row = rows[i]
+            row = _U(rows[i])
             place = places[row & low_mask]
-            places[row & low_mask] = place + np.int32(1)
-            keys[place] = (row >> low_bits) << bag_bits | bag
+            places[row & low_mask] = place + _ONE
+            keys[place] = (row >> low_bits) << bag_bits | _U(bag)
             if len(weights):
                 scales[place] = weights[i]
     keys, scales = keys[starts[0] : starts[-1]], scales[starts[0] : starts[-1]]
-    highs = np.zeros(1 << (row_bits - low_bits), np.int32)
-    for key in keys:
-        highs[np.int64(key) >> bag_bits] += np.int32(1)
+    highs = np.zeros(1 << (row_bits - row_bits // 2), np.uint32)
+    for i in range(len(keys)):
+        highs[_U(keys[i]) >> bag_bits] += _ONE
     _counts_to_places(highs)
     pairs, sorted_scales = np.empty(len(keys), np.uint64), np.empty_like(scales)
     for digit in range(len(starts) - 1):
-        for i in range(starts[digit] - starts[0], starts[digit + 1] - starts[0]):
-            key = np.int64(keys[i])
+        for i in range(_U(starts[digit] - starts[0]), _U(starts[digit + 1] - starts[0])):
+            key = _U(keys[i])
             high = key >> bag_bits
             place = highs[high]
-            highs[high] = place + np.int32(1)
-            pairs[place] = np.uint64(high << low_bits | (first + digit)) << _HALF | np.uint64(key & bag_mask)
+            highs[high] = place + _ONE
+            pairs[place] = (high << low_bits | _U(first + digit)) << _HALF | (key & bag_mask)
             if len(scales):
                 sorted_scales[place] = scales[i]
     return pairs, sorted_scales
@@ -345,11 +356,12 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, rates: Fl
             while i < count and pairs[i] >> _HALF == high:
                 i += 1
             if as_it_is and i - start == 1:
-                gradient = job.pooled + np.int64(pairs[start] & _LOW_HALF) * row_bytes
-                prefetch_row(job.pooled, np.int64(pairs[min(start + AHEAD, last)] & _LOW_HALF), row_bytes)
+                gradient = job.pooled + np.int64(pairs[start] & _LOW_HALF) * job.pooled_step
+                later = np.int64(pairs[min(start + AHEAD, last)] & _LOW_HALF)
+                prefetch_row(job.pooled + later * job.pooled_step, 0, row_bytes)
             else:
                 gradient = sums + groups * sum_bytes
-                sum_rows(dim, job.pooled, bags, 8, scales, start, i, last, gradient)
+                sum_rows(dim, job.pooled, job.pooled_step, bags, 8, scales, start, i, last, gradient)
             if weight_decay != 0:
                 add_scaled(dim, gradient, weight_decay, job.table + row * row_bytes)
             rows[groups], gradients[groups] = row, gradient

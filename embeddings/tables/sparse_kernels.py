@@ -118,8 +118,8 @@ def update_sparse(
             at, bits = start_of(mask, starts, row), address_of(mask) + row * words * 2
             count = count_ones(bits, words)
             sum_rows(
-                dim, address_of(gradients), address_of(pairs), 8, scale, groups[group], groups[group + 1], last,
-                address_of(total),
+                dim, address_of(gradients), dim * 4, address_of(pairs), 8, scale, groups[group], groups[group + 1],
+                last, address_of(total),
             )  # fmt: skip
             pack(bits, words, address_of(total), address_of(packed))
             to, gradient = address_of(values) + at * 4, address_of(packed)
@@ -156,7 +156,7 @@ def row_gradients(pairs: Pairs, weights: Floats, gradients: Floats) -> tuple[Int
     for group in range(len(rows)):
         rows[group] = np.int32(pairs[groups[group]] >> _HALF)
         sum_rows(
-            dim, address_of(gradients), address_of(pairs), 8, scale, groups[group], groups[group + 1], last,
+            dim, address_of(gradients), dim * 4, address_of(pairs), 8, scale, groups[group], groups[group + 1], last,
             address_of(sums[group]),
         )  # fmt: skip
     return rows, sums

@@ -159,6 +159,28 @@ class Table(nn.Module, abc.ABC):
 
 def bags_together(tables: Sequence[Table], ids: Sequence[Tensor], offsets: Sequence[Tensor | None]) -> list[Bags]:
     """:meth:`Table.bags` of several tables in one compiled call."""
+    bags, finds, _kept = bags_to_find(tables, ids, offsets)
+    find_rows(bags, finds)
+    return bags
+
+
+def find_rows(bags: Sequence[Bags], finds: kernels.Jobs) -> None:
+    """Write the rows of bags of :func:`bags_to_find`."""
+    counts = [bag.rows.shape[0] for bag in bags]
+    with kernels.threads_for(sum(counts)) as threads:
+        kernels.find_rows(finds, kernels.parts_for(counts, threads))
+
+
+def bags_to_find(
+    tables: Sequence[Table], ids: Sequence[Tensor], offsets: Sequence[Tensor | None]
+) -> tuple[list[Bags], kernels.Jobs, list[Tensor]]:
+    """:meth:`Table.bags` of several tables before their rows are found.
+
+    Returns:
+        bags: whose rows have any numbers.
+        finds: ``kernels.FIND`` [T] that writes them.
+        ids: what it reads, to be kept until then.
+    """
     checked: tuple[Tensor | None, int] = (None, 0)  # tables often share their offsets
     ids, rows, jobs = list(ids), [], []
     for t, (table, bounds) in enumerate(zip(tables, offsets, strict=True)):
@@ -171,13 +193,11 @@ def bags_together(tables: Sequence[Table], ids: Sequence[Tensor], offsets: Seque
         found = torch.empty(count * table.rows_per_id, dtype=torch.int32)
         rows.append(found)
         jobs.append((ids[t].data_ptr(), count, *table.map_facts(), found.data_ptr()))
-    counts = [len(found) for found in rows]
-    with kernels.threads_for(sum(counts)) as threads:
-        kernels.find_rows(kernels.records(jobs, kernels.FIND), kernels.parts_for(counts, threads))
-    return [
+    bags = [
         Bags(found, *table.weights_and_bounds(i, bounds))
         for table, found, i, bounds in zip(tables, rows, ids, offsets, strict=True)
     ]
+    return bags, kernels.records(jobs, kernels.FIND), ids
 
 
 def map_tensors(id_map: IdMap) -> tuple[Tensor | None, Tensor | None]:

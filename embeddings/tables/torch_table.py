@@ -89,9 +89,10 @@ class TorchTable(Table):
         b1, b2 = spec.betas
         with kernels.threads_for(self.num_rows) as parts:
             adam_kernel.update_adam(
-                self.weight().numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy(), pairs, weights, gradient.numpy(),
-                parts, (np.float32(b1), np.float32(b2)), np.float32(spec.lr / (1 - b1**steps)),
-                np.float32(math.sqrt(1 - b2**steps)), np.float32(spec.eps), np.float32(spec.weight_decay),
+                self.weight().numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy(), pairs, weights,
+                gradient.contiguous().numpy(), parts, (np.float32(b1), np.float32(b2)),
+                np.float32(spec.lr / (1 - b1**steps)), np.float32(math.sqrt(1 - b2**steps)),
+                np.float32(spec.eps), np.float32(spec.weight_decay),
             )  # fmt: skip
 
 
@@ -112,17 +113,22 @@ def normal_rows(num_rows: int, dim: int, std: float, generator: np.random.Genera
     return rows.mul_(std)
 
 
-def pool_together(tables: Sequence[TorchTable], bags: Sequence[Bags]) -> tuple[Tensor, ...]:
+def pool_together(
+    tables: Sequence[TorchTable], bags: Sequence[Bags], finds: kernels.Jobs | None = None, *, joined: bool = False
+) -> tuple[Tensor, ...]:
     """Pool several tables in one compiled call and one node of autograd.
 
     Args:
         tables: T of them.
-        bags: what is looked up in each.
+        bags: what is looked up in each; as many of each where ``joined``.
+        finds: what finds their rows first (:func:`embeddings.tables.table.bags_to_find`); None where they are found.
+        joined: whether the sums stand side by side.
 
     Returns:
-        T times float32 [B, D], the weighted sum of each bag's rows.
+        T times float32 [B, D], the weighted sum of each bag's rows; once float32 [B, sum of D] where ``joined``.
     """
-    pooled: tuple[Tensor, ...] = _Pool.apply(tables, bags, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
+    finds = kernels.records([], kernels.FIND) if finds is None else finds
+    pooled: tuple[Tensor, ...] = _Pool.apply(tables, bags, finds, joined, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
     return pooled
 
 
@@ -153,34 +159,48 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, tables: Sequence[TorchTable], bags: Sequence[Bags], *embeddings: Tensor
+        ctx: Any,
+        tables: Sequence[TorchTable],
+        bags: Sequence[Bags],
+        finds: kernels.Jobs,
+        joined: bool,  # noqa: FBT001
+        *embeddings: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Float32 [B, D] of each table."""
-        ctx.tables, ctx.bags = tables, bags
+        """Float32 [B, D] of each table, or [B, sum of D]."""
+        ctx.tables, ctx.bags, ctx.joined = tables, bags, joined
         ctx.set_materialize_grads(False)
-        pooled = tuple(torch.empty(bag.count, table.dim) for table, bag in zip(tables, bags, strict=True))
+        if joined:
+            whole = torch.empty(bags[0].count, sum(table.dim for table in tables))
+            outputs: tuple[Tensor, ...] = (whole,)
+            pooled = torch.split(whole, [table.dim for table in tables], dim=1)
+        else:
+            pooled = outputs = tuple(torch.empty(bag.count, table.dim) for table, bag in zip(tables, bags, strict=True))
         jobs = kernels.records([_job(*parts) for parts in zip(tables, bags, pooled, strict=True)], kernels.JOB)
-        lookups = [len(bag.rows) for bag in bags]
+        lookups = [bag.rows.shape[0] for bag in bags]
         with kernels.threads_for(sum(lookups)) as threads:
-            kernels.pool_tables(jobs, kernels.parts_for(lookups, threads))
-        return pooled
+            kernels.pool_tables(jobs, finds, kernels.parts_for(lookups, threads))
+        return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
-        """Keep [B, D] for :func:`step_together`."""
-        for table, bags, gradient in zip(ctx.tables, ctx.bags, gradients, strict=True):
+        """Keep what is [B, D] of each table for :func:`step_together`."""
+        parts: Sequence[Tensor | None] = [None if part is None else part.contiguous() for part in gradients]
+        if ctx.joined and parts[0] is not None:
+            parts = torch.split(parts[0], [table.dim for table in ctx.tables], dim=1)
+        for table, bags, gradient in zip(ctx.tables, ctx.bags, parts, strict=False):
             if gradient is not None:
-                table._pending.append((bags, gradient.contiguous()))
-        return (None,) * (2 + len(gradients))
+                table._pending.append((bags, gradient))
+        return (None,) * (4 + len(ctx.tables))
 
 
 def _job(table: TorchTable, bags: Bags, pooled: Tensor) -> tuple[int, ...]:
     """A line of ``kernels.JOB``: addresses, valid as long as the arguments live."""
     return (
         *table.place(),
-        bags.rows.data_ptr(), len(bags.rows), 0 if bags.weights is None else bags.weights.data_ptr(),
-        0 if bags.offsets is None else bags.offsets.data_ptr(), bags.count, pooled.data_ptr(),
+        bags.rows.data_ptr(), bags.rows.shape[0], 0 if bags.weights is None else bags.weights.data_ptr(),
+        0 if bags.offsets is None else bags.offsets.data_ptr(), bags.count,
+        pooled.data_ptr(), 4 * pooled.stride(0) if len(pooled) else 0,
     )  # fmt: skip
 
 

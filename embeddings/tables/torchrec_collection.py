@@ -64,7 +64,7 @@ class TorchRecTables(TableCollection):
         """Rows and weights of the ids of each field; :meth:`pool` is given rows, and does without."""
         return [_whole_map(field, *map_tensors(field.id_map)) for field in self.fields]
 
-    def look_up(self, ids_FB: Tensor) -> tuple[Tensor, ...]:
+    def look_up(self, ids_FB: Tensor) -> Tensor:
         """See :meth:`TableCollection.look_up`."""
         bags = []
         for field, (map_rows, map_weights), ids in zip(self.fields, self._maps, ids_FB, strict=True):
@@ -73,7 +73,7 @@ class TorchRecTables(TableCollection):
             weights = None if map_weights is None else map_weights[places].reshape(-1)
             offsets = torch.arange(len(ids) + 1) * map_rows.shape[1]
             bags.append(Bags(map_rows[places].reshape(-1), weights, offsets))
-        return torch.split(self.pool(bags), list(self.dims), dim=1)
+        return self.pool(bags)
 
     def pool(self, bags: Sequence[Bags | None]) -> Tensor:
         """The weighted sums of the bags of every field side by side.

@@ -191,15 +191,17 @@ _adam_block: Any = intrinsic(_type_adam_block)
 
 @numba.njit(cache=True)
 def sum_rows(
-    dim: Any, table: Any, index: Any, index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any, out: Any
-) -> None:
+    dim: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any,
+    out: Any,
+) -> None:  # fmt: skip
     """Write the sum of ``table[index[i]]``, times ``weights[i]``, over i from ``start`` to ``stop``.
 
     The order of the additions is the order of i. Nothing is checked: these are addresses.
 
     Args:
         dim: columns of the float32 table and of the result.
-        table: address of the table, C-contiguous.
+        table: address of its first row.
+        row_bytes: bytes from one row of the table to the next.
         index: address of the first int32 row index.
         index_bytes: bytes from one index to the next.
         weights: address of float32 weights, one for each index; 0 for ones.
@@ -208,26 +210,26 @@ def sum_rows(
         last: highest i that may be read, for prefetching beyond ``stop``.
         out: address of float32 [dim].
     """
-    stride, column = dim * 4, 0
+    column = 0
     while column < dim:
         at, to = table + column * 4, out + column * 4
         if dim - column >= 64:
             if weights:
-                _sum_block(64, 1, at, stride, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(64, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             else:
-                _sum_block(64, 0, at, stride, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(64, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             column += 64
         elif dim - column >= 16:
             if weights:
-                _sum_block(16, 1, at, stride, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(16, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             else:
-                _sum_block(16, 0, at, stride, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(16, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             column += 16
         else:
             if weights:
-                _sum_block(1, 1, at, stride, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             else:
-                _sum_block(1, 0, at, stride, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             column += 1
 
 

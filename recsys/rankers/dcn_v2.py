@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embeddings.tables.collection import TableCollection
-from recsys.rankers.ranker import Ranker, Tower, out_width, perceptron
+from recsys.rankers.ranker import Ranker, Tower, beside, out_width, perceptron
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,9 @@ class DcnV2(Ranker):
         deep = out_width(width, tower)
         self.head = nn.Linear(deep if self.stacked else width + deep, 1)
 
-    def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:
+    def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
-        first = torch.cat([*vectors, dense_BN], dim=1)
+        first = beside(vectors, dense_BN)
         crossed = first
         for layer in self.cross:
             crossed = layer(first, crossed)

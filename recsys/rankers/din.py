@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from embeddings.tables.collection import TableCollection, Tables
 from recsys.event_batch import EventBatch
-from recsys.rankers.ranker import Ranker, Tower, perceptron
+from recsys.rankers.ranker import Ranker, Tower, beside, perceptron
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Din(Ranker):
         vectors = self.tables(batch.ids)
         assert isinstance(self.tables, Tables)
         items_TD = self.tables.tables[self.place](batch.history.ids)
-        interest = self.pool(vectors[self.place], items_TD, batch.history.offsets)
-        return self.combine((*vectors, interest), batch.dense)
+        interest = self.pool(self.tables.split(vectors)[self.place], items_TD, batch.history.offsets)
+        return self.combine(torch.cat([vectors, interest], dim=1), batch.dense)
 
     def pool(self, candidates_BD: Tensor, items_TD: Tensor, offsets: Tensor) -> Tensor:
         """Interests [B, D] from candidates and the histories' items, whose events ``offsets`` int64 [B + 1] tell."""
@@ -80,7 +80,7 @@ class Din(Ranker):
         pairs = torch.cat([items_TD, targets_TD, items_TD - targets_TD, items_TD * targets_TD], dim=1)
         return torch.zeros_like(candidates_BD).index_add(0, owners_T, self.activation(pairs) * items_TD)
 
-    def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:
+    def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`; the last vector is the interest."""
-        logits: Tensor = self.tower(torch.cat([*vectors, dense_BN], dim=1)).squeeze(1)
+        logits: Tensor = self.tower(beside(vectors, dense_BN)).squeeze(1)
         return logits

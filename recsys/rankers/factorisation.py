@@ -35,12 +35,13 @@ class WideDeep(Ranker):
         self.wide = nn.Linear(num_dense, 1) if num_dense else None
         self.tower = perceptron(self.width - len(tables.fields), tower, self.noise, out=1)
 
-    def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:
+    def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
-        wide = torch.stack([vector[:, 0] for vector in vectors], dim=1).sum(1)
+        fields = self.tables.split(vectors)
+        wide = torch.stack([vector[:, 0] for vector in fields], dim=1).sum(1)
         if self.wide is not None:
             wide = wide + self.wide(dense_BN).squeeze(1)
-        deep = self.tower(torch.cat([*(vector[:, 1:] for vector in vectors), dense_BN], dim=1)).squeeze(1)
+        deep = self.tower(torch.cat([*(vector[:, 1:] for vector in fields), dense_BN], dim=1)).squeeze(1)
         logits: Tensor = wide + deep
         return logits
 
@@ -59,8 +60,8 @@ class DeepFm(WideDeep):
         super().__init__(tables, num_dense, tower)
         self.equal_dims()
 
-    def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:
+    def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
-        whole_BFD = torch.stack(vectors, dim=1)[:, :, 1:]
+        whole_BFD = vectors.reshape(len(vectors), -1, self.tables.dims[0])[:, :, 1:]
         pairs = whole_BFD.sum(1).square().sum(1) - whole_BFD.square().sum((1, 2))
         return super().combine(vectors, dense_BN) + pairs / 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from embeddings.tables.collection import TableCollection
-from recsys.rankers.ranker import Ranker, Tower, out_width, perceptron
+from recsys.rankers.ranker import Ranker, Tower, beside, out_width, perceptron
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,10 @@ class FinalMlp(Ranker):
         self.bilinear = nn.Parameter(torch.empty(heads, one // heads, two // heads))
         self.gates = nn.ModuleList(_Gate(self, fields, streams.gate_hidden) for fields in streams.gates or ())
 
-    def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:
+    def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
-        flat = torch.cat([*vectors, dense_BN], dim=1)
-        inputs = [flat * gate(vectors, len(flat)) for gate in self.gates] or [flat, flat]
+        flat = beside(vectors, dense_BN)
+        inputs = [flat * gate(self.tables.split(vectors), len(flat)) for gate in self.gates] or [flat, flat]
         one, two = self.first(inputs[0]), self.second(inputs[1])
         left = one.unflatten(1, (self.heads, -1))
         right = two.unflatten(1, (self.heads, -1))

@@ -116,7 +116,7 @@ class MultiTaskRanker(FieldModel):
 
     def forward(self, ids: Tensor) -> Outputs:
         """Predict every task of events with the ids int64 [B, F]."""
-        inputs = torch.cat(self.tables(ids), dim=1)
+        inputs = self.tables(ids)
         routings = [gate(inputs, ids[:, self.key]) for gate in self._gates]
         weights = [self._placed(routing.weights, place) for place, routing in enumerate(routings)]
         mixed = self.mixture(inputs, weights)

@@ -76,8 +76,8 @@ class Ranker(FieldModel, abc.ABC):
             raise ValueError(f"the ranker takes {self.num_dense} numeric fields, got {batch.dense.shape[1]}")
 
     @abc.abstractmethod
-    def combine(self, vectors: tuple[Tensor, ...], dense_BN: Tensor) -> Tensor:
-        """Log-odds [B] from F vectors [B, D_f] and the numeric fields [B, N]."""
+    def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
+        """Log-odds [B] from the fields' vectors side by side, [B, sum of D_f], and the numeric fields [B, N]."""
 
     @torch.no_grad()
     def scores(self, events: Events) -> npt.NDArray[np.float32]:
@@ -101,6 +101,11 @@ class Ranker(FieldModel, abc.ABC):
         if len(set(dims.values())) > 1:
             raise ValueError(f"{type(self).__name__} multiplies fields and needs one dim for all of them, got {dims}")
         return self.tables.dims[0]
+
+
+def beside(vectors: Tensor, dense_BN: Tensor) -> Tensor:
+    """Vectors and numeric fields side by side, without a copy where there are no numbers."""
+    return torch.cat([vectors, dense_BN], dim=1) if dense_BN.shape[1] else vectors
 
 
 class Dropout(nn.Module):
