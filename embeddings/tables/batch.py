@@ -64,16 +64,14 @@ def look_up_joined(tables: Sequence[Table], ids: Sequence[Tensor]) -> Tensor:
         Float32 [n, sum of D].
 
     Raises:
-        ValueError: As :func:`look_up`; or the tables have different numbers of ids.
+        ValueError: There are not as many ids for each table, or they are wrong (see :meth:`Table.forward`).
     """
+    counts = [part.shape[0] for part in ids]
+    if len(counts) != len(tables) or len(set(counts)) > 1:
+        raise ValueError(f"look_up_joined takes as many ids for each of {len(tables)} tables, got {counts}")
     fused = [table for table in tables if isinstance(table, TorchTable)]
     if len(fused) < len(tables):
         return torch.cat(look_up(tables, ids), 1)
-    counts = {len(part) for part in ids}
-    if len(tables) != len(ids) or len(counts) > 1:
-        raise ValueError(
-            f"look_up_joined takes equally many ids for each table, got {len(tables)} tables and {sorted(counts)} ids"
-        )
     bags, finds, _kept = bags_to_find(tables, ids, [None] * len(tables))
     return pool_together(fused, bags, finds, joined=True)[0]
 

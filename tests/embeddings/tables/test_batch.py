@@ -7,6 +7,7 @@ from torch import Tensor
 
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, Table, build_table, look_up, step_all
+from embeddings.tables.batch import look_up_joined
 from embeddings.tables.build import Backend
 
 BACKENDS: list[list[Backend]] = [["torch"] * 4, ["fbgemm"] * 4, ["torch", "fbgemm", "torch", "fbgemm"]]
@@ -67,6 +68,44 @@ def test_a_table_whose_output_is_not_used_stays_as_it_is() -> None:
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize("backends", BACKENDS, ids=["torch", "fbgemm", "mixed"])
+@pytest.mark.parametrize("count", [0, 1, 9000])
+def test_side_by_side(backends: list[Backend], count: int) -> None:
+    joined, apart = new_tables(backends), new_tables(backends)
+    for step in range(3):
+        rng = np.random.default_rng(step)
+        ids = [torch.from_numpy(rng.integers(-2, 60, count)) for _ in range(4)]
+        gradient = torch.from_numpy(rng.standard_normal((count, 32), np.float32))
+        vectors, parts = look_up_joined(joined, ids), look_up(apart, ids)
+        assert torch.equal(vectors, torch.cat(parts, 1))
+        vectors.backward(gradient)
+        torch.autograd.backward(parts, gradient.split(8, 1))
+        step_all(joined)
+        step_all(apart)
+    assert all(torch.equal(a.weight(), b.weight()) for a, b in zip(joined, apart, strict=True))
+    assert torch.equal(joined[1].weight(), new_tables(backends)[1].weight()) == (count == 0)
+
+
+def test_side_by_side_with_several_passes_and_dense_adam() -> None:
+    def new(seed: int) -> Table:
+        draws, spec = np.random.default_rng(seed), OptimizerSpec("adam", lr=0.1)
+        return build_table(IdMap.identity(30), 4 + seed, optimizer=spec, init_std=0.1, generator=draws)
+
+    joined, apart = [new(0), new(1)], [new(0), new(1)]
+    for first, second in ((3, 5), (7, 2)):
+        for ids in (torch.arange(first), torch.arange(second)):
+            look_up_joined(joined, [ids, ids + 1]).square().sum().backward()
+            sum(part.square().sum() for part in look_up(apart, [ids, ids + 1])).backward()  # type: ignore[union-attr]
+        step_all(joined)
+        step_all(apart)
+    assert all(torch.equal(a.weight(), b.weight()) for a, b in zip(joined, apart, strict=True))
+
+
+def test_side_by_side_takes_as_many_ids_for_each_table() -> None:
+    with pytest.raises(ValueError, match=r"as many ids for each of 4 tables, got \[2, 2, 3, 2\]"):
+        look_up_joined(new_tables(["torch"] * 4), [torch.arange(n) for n in (2, 2, 3, 2)])
 
 
 def test_no_offsets() -> None:
