@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from embeddings.clustering import search_resolution
-from embeddings.graph import degrees
+from embeddings.graph import canonical, degrees
 from embeddings.hashing import UniversalHash
 from embeddings.id_map import FloatArray, IdMap, IntArray
 from embeddings.label_propagation import balanced_clusters
@@ -21,6 +21,7 @@ from embeddings.neighbour_buckets import neighbour_buckets
 from embeddings.rebalance import fit_rows
 from embeddings.semantic_id.residual import fit_residual
 from embeddings.spectral import spectral_vectors
+from embeddings.structural_order import structural_order
 
 Composed = Literal["baco", "multi_graphhash", "residual_codes"]
 RANK = 32
@@ -32,6 +33,9 @@ def compress_composed(
 ) -> tuple[IdMap, IdMap]:
     """Map users and items to weighted sums of rows, see :func:`embeddings.compress.compress`.
 
+    Clusters and hashes depend on the order of the nodes, which are taken in their :func:`structural_order`: another
+    numbering of the users and items gives the same buckets.
+
     Args:
         name: compressor.
         graph: canonical train pairs [users, items].
@@ -40,6 +44,24 @@ def compress_composed(
         seed: of the hashed rows and of the start of the spectral vectors.
         levels: how the rows are divided; "baco" has none.
     """
+    orders = structural_order(graph)
+    ordered = canonical(graph[orders[0]][:, orders[1]])
+    found = _compose(name, ordered, (user_rows, item_rows), seed, levels)
+    return reordered(found[0], orders[0]), reordered(found[1], orders[1])
+
+
+def reordered(id_map: IdMap, order: IntArray) -> IdMap:
+    """The map in which id ``order[i]``, int64 [N], has the rows that id i has in ``id_map``."""
+    places = np.argsort(order)
+    weights = None if id_map.weights is None else id_map.weights[places]
+    return dataclasses.replace(id_map, rows=id_map.rows[places], weights=weights)
+
+
+def _compose(
+    name: Composed, graph: sparse.csr_array, table_rows: tuple[int, int], seed: int, levels: Levels
+) -> tuple[IdMap, IdMap]:
+    """:func:`compress_composed` of a graph whose order decides."""
+    user_rows, item_rows = table_rows
     if name == "baco":
         return _balanced(graph, user_rows, item_rows)
     sides = degrees(graph)
