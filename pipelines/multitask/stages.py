@@ -155,7 +155,9 @@ def evaluate_stage(cache: Cache, data: MultiTaskData, trained: TrainedRanker) ->
         names = [task.name for task in ranker.spec.tasks]
         found = {
             "tasks": {
-                task.name: evaluate_task(task, events, predictions[:, place], train, user=data.user, item=data.item)
+                task.name: evaluate_task(
+                    task, events, predictions[:, place], train, user=data.user, item=data.item, users=data.test_users()
+                )
                 for place, task in enumerate(ranker.spec.tasks)
             },
             "usage": {
