@@ -41,7 +41,7 @@ from recsys.rankers.ranker import Tower
 from recsys.rng import generator
 from recsys.settings import EpochRecord, FitResult
 
-VERSION = 1
+VERSION = 2
 
 
 def train_stage(
@@ -100,6 +100,7 @@ def build_model(
         gate=gate_spec(config.gate),
         experts=config.experts,
         private=config.private,
+        levels=config.levels,
         expert=Tower(config.hidden, config.dropout),
         head=Tower(config.head),
         key=data.user,
