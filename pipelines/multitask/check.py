@@ -57,8 +57,5 @@ def describe_multitask(experiment: MultiTaskExperiment) -> str:
     lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"tasks: {', '.join(f'{task.name} (weight {task.weight:g})' for task in experiment.tasks)}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
-    lines += [
-        f"  {v.name}: {v.model.gate.name} gate, {v.model.experts} experts, levels: {v.model.levels}"
-        for v in experiment.variants
-    ]
+    lines += [f"  {v.name}: {v.model.gate.name} gate, {v.model.experts} experts" for v in experiment.variants]
     return "\n".join(lines)
