@@ -65,7 +65,7 @@ class FbgemmTable(Table):
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
         if not torch.is_grad_enabled():
-            return self._pool(bags)
+            return self._operate(bags)
         pooled: tuple[Tensor] = Lookup.apply(_pool, [self], [bags], self.embedding)  # type: ignore[no-untyped-call]
         return pooled[0]
 
@@ -81,7 +81,7 @@ class FbgemmTable(Table):
         latest, self._latest = self._latest, None
         self.pending.clear()
         with torch.enable_grad():
-            pooled = latest[1] if latest is not None and latest[0] is bags else self._pool(bags)
+            pooled = latest[1] if latest is not None and latest[0] is bags else self._operate(bags)
             torch.autograd.backward(pooled, gradient)
 
     def set_lr(self, lr: float) -> None:
@@ -93,7 +93,7 @@ class FbgemmTable(Table):
         """See :meth:`Table.optimizer_state`."""
         return {} if self.optimizer.name == "sgd" else {"sum": self.sum}
 
-    def _pool(self, bags: Bags) -> Tensor:
+    def _operate(self, bags: Bags) -> Tensor:
         """As :meth:`pool`, with FBGEMM's graph."""
         offsets = torch.arange(len(bags.rows) + 1) if bags.offsets is None else bags.offsets
         pooled: Tensor = self._operator[0](bags.rows.long(), offsets, per_sample_weights=bags.weights)
@@ -103,7 +103,7 @@ class FbgemmTable(Table):
 def _pool(tables: Sequence[FbgemmTable], bags: Sequence[Bags]) -> tuple[Tensor, ...]:
     (table,), (bag,) = tables, bags
     with torch.enable_grad():
-        pooled = table._pool(bag)
+        pooled = table._operate(bag)
     table._latest = bag, pooled
     return (pooled.detach(),)
 
