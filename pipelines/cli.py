@@ -34,7 +34,7 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the file, as train.epochs=3 (values are YAML)"),
 ]
 Run = Annotated[Path, typer.Argument(help="run directory, or its name under runs/")]
-Variant = Annotated[str | None, typer.Option(help="variant of the run; without it the best one")]
+Variant = Annotated[str | None, typer.Option(help="variant of the run; without it the best one on validation")]
 
 
 @app.command(

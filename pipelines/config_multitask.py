@@ -140,7 +140,8 @@ class ExpertMixture(Section):
     name: Literal["expert_mixture"] = "expert_mixture"
     gate: GateConfig = SoftmaxGate()
     experts: int = Field(default=16, ge=1, description="that all tasks share")
-    private: int = Field(default=0, ge=0, description="experts of each task alone; with softmax: PLE with one level")
+    private: int = Field(default=0, ge=0, description="experts of each task alone")
+    levels: int = Field(default=1, ge=1, description="levels of experts; PLE has private experts at 2 or more")
     hidden: tuple[int, ...] = Field(default=(256,), min_length=1, description="of an expert")
     dropout: float = Field(default=0.5, ge=0, lt=1, description="in an expert")
     head: tuple[int, ...] = (256,)

@@ -25,7 +25,7 @@ def export_vectors(run: Path, out: Path, *, variant: str | None = None) -> Path:
     Args:
         run: Run directory or its name.
         out: Directory to write; must not exist.
-        variant: Name of a variant; the best one if None.
+        variant: Name of a variant; the best one on validation if None.
 
     Raises:
         DataError: There is no such run or variant, its dataset is gone, or the model has no vectors.

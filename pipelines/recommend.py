@@ -117,7 +117,7 @@ def recommend(
     Args:
         run: Run directory or its name.
         user: Raw id. An unknown user gets the most popular items, with ``fallback`` set.
-        variant: Name of a variant; the best one if None.
+        variant: Name of a variant; the best one on validation if None.
         k: How many items.
         explain: Give the paths of the knowledge graph that lead to each item, or the codes that TIGER wrote.
 

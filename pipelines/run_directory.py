@@ -11,7 +11,7 @@ from pipelines.config_problems import did_you_mean
 from pipelines.config_section import EpochModel
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
-from pipelines.run_files import RunFiles, VariantResult
+from pipelines.run_files import RunFiles, VariantResult, best_on_validation
 
 DATASET_LINK = "dataset.path"
 """File of a run directory with the place of its dataset in the stage cache."""
@@ -91,18 +91,31 @@ def unmasked(metrics: list[str]) -> list[str]:
     return ["_unmasked@".join(name.split("@")) for name in metrics]
 
 
+def default_variant(files: RunFiles) -> VariantResult:
+    """What a command takes where no variant is named: the best on validation, for the best on test owes some to luck.
+
+    Where no variant has a validation metric, a run that selected on test has the best by it, and any other run, whose
+    models had nothing to select, the first of its configuration.
+    """
+    results = files.metrics()
+    found = best_on_validation(results.variants)
+    if found is None and results.selected_on == "test":
+        metric = f"test/{selection_metric(files)}"
+        return max(results.variants, key=lambda variant: variant.metrics.get(metric, float("-inf")))
+    return found or results.variants[0]
+
+
 def find_variant(run_dir: Path, name: str | None) -> VariantResult:
-    """A variant by name (its first seed), or the best one by the metric that selected the epochs.
+    """A variant by name (its first seed), or the one of :func:`default_variant`.
 
     Raises:
         DataError: No variant has that name, or the run is a ranking experiment.
     """
     files = RunFiles(run_dir)
     files.refuse_ranking()
-    variants = files.metrics().variants
     if name is None:
-        metric = f"test/{selection_metric(files)}"
-        return max(variants, key=lambda variant: variant.metrics.get(metric, float("-inf")))
+        return default_variant(files)
+    variants = files.metrics().variants
     for variant in variants:
         if name in (variant.name, f"{variant.name}-s{variant.seed}"):
             return variant

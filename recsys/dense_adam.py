@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from embeddings.tables.spec import TableBytes
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 
@@ -49,3 +51,16 @@ class DenseAdam(nn.Module):
             root = (squares / (1 - BETAS[1] ** t)).sqrt_().add_(EPS)
             parameter.addcdiv_(average, root, value=-self.lr / (1 - BETAS[0] ** t))
             parameter.grad = None
+
+
+def layer_bytes(model: nn.Module, tables: Iterable[nn.Parameter]) -> TableBytes:
+    """Exact sizes of all parameters of a model but its tables', and of the two moments that Adam keeps of each.
+
+    Example:
+        >>> embedding, layer = nn.Embedding(100, 8), nn.Linear(8, 1, bias=False)
+        >>> layer_bytes(nn.ModuleList([embedding, layer]), embedding.parameters())
+        TableBytes(weights=32, optimizer=64, map=0)
+    """
+    rows = {id(parameter) for parameter in tables}
+    weights = sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in rows)
+    return TableBytes(weights, 2 * weights)

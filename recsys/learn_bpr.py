@@ -99,6 +99,5 @@ def _problems(model: MatrixFactorization, settings: FitSettings) -> list[str]:
             table.rows_per_id > 1 or table.id_map.weights is not None for table in tables
         ),
         "sparse tables": any(isinstance(table, SparseTable) for table in tables),
-        "the fbgemm back end": any(not hasattr(table, "optimizer_state") for table in tables),
     }
     return [name for name, wrong in checks.items() if wrong]

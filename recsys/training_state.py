@@ -17,7 +17,7 @@ from torch import Tensor
 from embeddings import atomic
 
 _MAGIC = "recsys-training-state"
-_VERSION = 1
+_VERSION = 2
 
 
 class CheckpointError(ValueError):
@@ -25,8 +25,11 @@ class CheckpointError(ValueError):
 
 
 def write_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON-able facts into one file; after a kill at any moment it is the old one or the new one."""
-    metadata = {"format": _MAGIC, "version": str(_VERSION), "facts": json.dumps(facts)}
+    """Write tensors and JSON-able facts into one file; after a kill at any moment it is the old one or the new one.
+
+    Equal states are equal bytes: the header has one entry, for safetensors writes several in random order.
+    """
+    metadata = {_MAGIC: json.dumps({"version": _VERSION, "facts": facts}, sort_keys=True)}
     atomic.write_bytes(path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
 
@@ -43,15 +46,15 @@ def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[st
     remedy = "delete it to train from the start"
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _MAGIC:
+            header = (file.metadata() or {}).get(_MAGIC)
+            if header is None:
                 raise CheckpointError(f"{path} is safetensors but not a training state of this program; {remedy}")
-            if metadata.get("version") != str(_VERSION):
+            found = json.loads(header)
+            if found["version"] != _VERSION:
                 raise CheckpointError(
-                    f"{path} has training state version {metadata.get('version')}, this program reads {_VERSION};"
-                    f" {remedy}"
+                    f"{path} has training state version {found['version']}, this program reads {_VERSION}; {remedy}"
                 )
-            facts: dict[str, Any] = json.loads(metadata["facts"])
+            facts: dict[str, Any] = found["facts"]
             if facts.get("fingerprint") != fingerprint:
                 raise CheckpointError(
                     f"{path} belongs to another configuration, data set or initial model"

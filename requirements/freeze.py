@@ -6,10 +6,13 @@ pip cannot lock this set: torchrec requires ``fbgemm-gpu``, the CUDA wheel, wher
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
-from importlib.metadata import Distribution, distributions
+from collections.abc import Collection, Mapping, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Protocol
 
 from packaging.requirements import Requirement
 
@@ -28,33 +31,80 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def closure(requirements: list[str], installed: dict[str, Distribution]) -> dict[str, str]:
-    """Name to version of the requirements and everything they need here, without ``REPLACED``."""
-    found: dict[str, str] = {}
-    waiting = [(requirement, "") for requirement in map(Requirement, requirements)]
+class Package(Protocol):
+    """What the closure asks of a distribution."""
+
+    version: str
+    requires: Sequence[str] | None
+
+
+@dataclasses.dataclass
+class Pin:
+    """A version in a lock; ``needs`` are the requirements of the package that apply, without their markers."""
+
+    version: str
+    needs: set[str] = dataclasses.field(default_factory=set)
+
+
+def closure(
+    requirements: Sequence[str], packages: Mapping[str, Package], *, environment: Mapping[str, str] | None = None,
+    replaced: Collection[str] = REPLACED,
+) -> dict[str, Pin]:  # fmt: skip
+    """The requirements and everything they need, by name.
+
+    Args:
+        requirements: direct ones.
+        packages: those there are, by normal name.
+        environment: values of markers that differ from those of this interpreter.
+        replaced: names that are left out.
+
+    Raises:
+        ValueError: A requirement has no package, or one of another version.
+    """
+    found: dict[str, Pin] = {}
+    waiting = [Requirement(line) for line in requirements]
     done = set()
     while waiting:
-        requirement, extra = waiting.pop()
+        requirement = waiting.pop()
         name = normal(requirement.name)
-        if name in REPLACED or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
+        if name in replaced:
             continue
-        for wanted in {"", *requirement.extras} - {e for n, e in done if n == name}:
-            done.add((name, wanted))
-            found[name] = installed[name].version.split("+")[0]
-            waiting += [(Requirement(line), wanted) for line in installed[name].requires or []]
+        if name not in packages:
+            raise ValueError(f"{requirement} is required, and there is no such package; install it, or resolve anew")
+        version = packages[name].version.split("+")[0]
+        if not requirement.specifier.contains(version, prereleases=True):
+            raise ValueError(f"{requirement} is required, but there is {version}; install another, or resolve anew")
+        pin = found.setdefault(name, Pin(version))
+        for extra in {"", *requirement.extras} - {e for n, e in done if n == name}:
+            done.add((name, extra))
+            for needed in map(Requirement, packages[name].requires or []):
+                if needed.marker is None or needed.marker.evaluate({**(environment or {}), "extra": extra}):
+                    needed.marker = None
+                    pin.needs.add(str(needed))
+                    waiting.append(needed)
     return found
+
+
+def write_lock(path: Path, pins: Mapping[str, Pin], head: str) -> None:
+    """Write pins under a line that says what they are for; the command that installs them is added to it."""
+    install = f"pip install --no-deps -r requirements/{path.name}"
+    lines = [f"{name}=={pins[name].version}\n" for name in sorted(pins)]
+    path.write_text(f"# Everything needed {head}. Install with: {install}\n" + "".join(lines), "utf-8")
+
+
+def project_requirements() -> list[str]:
+    """The dependencies in ``pyproject.toml``."""
+    lines: list[str] = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    return lines
 
 
 def main() -> None:
     """Write both files."""
     installed = {normal(d.metadata["Name"]): d for d in distributions()}
-    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
-    cpu = closure(project["dependencies"] + CPU, installed)
+    cpu = closure(project_requirements() + CPU, installed)
     dev = {name: pin for name, pin in closure(DEV, installed).items() if name not in cpu}
-    for file, pins, purpose in [("cpu.txt", cpu, "to run, on a CPU"), ("dev.txt", dev, "to test, beside cpu.txt")]:
-        install = f"pip install --no-deps -r requirements/{file}"
-        head = f"# Everything needed {purpose}; Python 3.11. Install with: {install}\n"
-        (HERE / file).write_text(head + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins)), "utf-8")
+    write_lock(HERE / "cpu.txt", cpu, "to run, on a CPU; Python 3.11")
+    write_lock(HERE / "dev.txt", dev, "to test, beside cpu.txt; Python 3.11")
 
 
 if __name__ == "__main__":

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from requirements.freeze import CPU, closure, normal
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+@dataclasses.dataclass
+class Made:
+    version: str
+    requires: list[str] | None
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -63,15 +70,37 @@ def test_a_lock_satisfies_the_project(lock: str) -> None:
 
 
 def test_the_cpu_lock_is_complete_for_what_is_installed() -> None:
-    code = (
-        "import sys; sys.path.insert(0, 'requirements'); import freeze\n"
-        "from importlib.metadata import distributions\n"
-        "installed = {freeze.normal(d.metadata['Name']): d for d in distributions()}\n"
-        "print(*freeze.closure(sys.argv[1:] + freeze.CPU, installed), sep='\\n')\n"
-    )
-    command = [sys.executable, "-c", code, *PROJECT["dependencies"]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == set(pins("cpu.txt"))
+    installed = {normal(d.metadata["Name"]): d for d in distributions()}
+    assert set(closure(PROJECT["dependencies"] + CPU, installed)) == set(pins("cpu.txt"))
+
+
+def test_the_cuda_lock_has_all_that_its_packages_need_in_versions_that_they_take() -> None:
+    """cuda.json has what each package requires on the GPU machine, as pip's resolver reported it."""
+    locked, needs = pins("cuda.txt"), json.loads((ROOT / "requirements" / "cuda.json").read_bytes())
+    assert set(needs) == set(locked)
+    for name, lines in needs.items():
+        for requirement in map(Requirement, lines):
+            version = locked[normal(requirement.name)]
+            assert requirement.specifier.contains(version, prereleases=True), (name, str(requirement), version)
+    assert {"triton", "cuda-toolkit"} <= {normal(Requirement(line).name) for line in needs["torch"]}
+
+
+def test_a_closure_follows_extras_and_markers_and_tells_what_is_missing() -> None:
+    packages = {
+        "a": Made("1.0+cpu", ["b[fast]>=2", "never; sys_platform == 'win32'", "old; python_version < '3.12'"]),
+        "b": Made("2.1", ["c; extra == 'fast'", "d; extra == 'slow'"]),
+        "c": Made("3", None),
+        "old": Made("4", []),
+    }
+    found = closure(["a"], packages, environment={"python_version": "3.11"})
+    assert {name: pin.version for name, pin in found.items()} == {"a": "1.0", "b": "2.1", "c": "3", "old": "4"}
+    assert found["a"].needs == {"b[fast]>=2", "old"}
+    assert "old" not in closure(["a"], packages, environment={"python_version": "3.12"})
+    assert set(closure(["a"], packages, replaced={"b", "old"})) == {"a"}
+    with pytest.raises(ValueError, match=r"e>1 is required, and there is no such package; install it, or resolve"):
+        closure(["e>1"], packages)
+    with pytest.raises(ValueError, match=r"b<2 is required, but there is 2\.1; install another, or resolve anew"):
+        closure(["b<2"], packages)
 
 
 def test_the_project_takes_no_torch_that_the_lock_does_not_know() -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from embeddings.tables.kept_gradients import Lookup, join_bags
 from embeddings.tables.spec import OptimizerSpec
 from embeddings.tables.table import Bags, Table
-from embeddings.tables.torch_table import join_bags
 
 if TYPE_CHECKING:
     from embeddings.tables.collection import Field
@@ -59,6 +58,7 @@ class CollectedTable(Table):
     def __init__(self, shared: _Shared, place: int, optimizer: OptimizerSpec) -> None:
         field = shared.collection.fields[place]
         super().__init__(field.id_map, field.dim, optimizer)
+        self.pending = shared.pending[place]
         self._shared, self._place = [shared], place  # in a list, so that the collection is no module of each table
         self.embedding = nn.Parameter(shared.collection.weight(field.name))
         if optimizer.name != "sgd":
@@ -125,28 +125,9 @@ def pool_collected(tables: Sequence[CollectedTable], bags: Sequence[Bags]) -> tu
     shared = {id(table._shared[0]) for table in tables}
     if len(shared) > 1 or len({table._place for table in tables}) < len(tables):
         return tuple(pool_collected([table], [bag])[0] for table, bag in zip(tables, bags, strict=True))
-    pooled: tuple[Tensor, ...] = _Pool.apply(tables, bags, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
+    pooled: tuple[Tensor, ...] = Lookup.apply(_pool, tables, bags, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
     return pooled
 
 
-class _Pool(torch.autograd.Function):
-    """Pools in forward; backward leaves the bags' gradients with the collection, and none for autograd."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, tables: Sequence[CollectedTable], bags: Sequence[Bags], *embeddings: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Float32 [B, D] of each table."""
-        ctx.tables, ctx.bags = tables, bags
-        ctx.set_materialize_grads(False)
-        pairs = zip(tables, bags, strict=True)
-        return tables[0]._shared[0].pool({table._place: bag for table, bag in pairs})
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
-        """Keep [B, D] for the step."""
-        for table, bags, gradient in zip(ctx.tables, ctx.bags, gradients, strict=True):
-            if gradient is not None:
-                table._shared[0].pending[table._place].append((bags, gradient))
-        return (None,) * (2 + len(gradients))
+def _pool(tables: Sequence[CollectedTable], bags: Sequence[Bags]) -> tuple[Tensor, ...]:
+    return tables[0]._shared[0].pool({table._place: bag for table, bag in zip(tables, bags, strict=True)})

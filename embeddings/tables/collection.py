@@ -94,7 +94,7 @@ class TableCollection(nn.Module, abc.ABC):
         """Let later steps use another learning rate; it is not part of ``state_dict``."""
 
     def step(self) -> None:
-        """Apply the gradients since the last step; nothing to do where backward is fused."""
+        """Apply the gradients since the last step; nothing to do for TorchRec, whose backward applies them."""
 
 
 class Tables(TableCollection):

@@ -1,16 +1,18 @@
-"""FBGEMM's table-batched embedding, with its optimizers fused into the backward pass."""
+"""FBGEMM's table-batched embedding, whose fused backward pass is run by the step, once for all lookups."""
 
 from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
+from embeddings.tables.kept_gradients import Lookup, join_bags
 from embeddings.tables.spec import OptimizerSpec
 from embeddings.tables.table import Bags, Table
 from embeddings.tables.torch_table import normal_rows
@@ -22,8 +24,9 @@ _OPTIMIZERS = {"sgd": "EXACT_SGD", "adagrad": "EXACT_ADAGRAD", "rowwise_adagrad"
 class FbgemmTable(Table):
     """A table in ``SplitTableBatchedEmbeddingBagsCodegen`` on the CPU.
 
-    The update happens in backward, once for every lookup: look a table up once in a step, or repeated rows get several
-    updates where the torch back end makes one.
+    FBGEMM's own backward applies the optimizer at once, so that a table that a step looks up several times would be
+    updated as often. Here backward keeps the gradients, and :meth:`step` passes them to FBGEMM: those of one lookup
+    through the graph that is there, those of several as one batch, which is looked up again.
 
     Args:
         id_map: which rows an id has.
@@ -37,7 +40,6 @@ class FbgemmTable(Table):
         ValueError: FBGEMM lacks the optimizer or weight decay on the CPU, or ``dim`` is not a multiple of 4.
     """
 
-    embedding: Tensor
     sum: Tensor
 
     def __init__(
@@ -54,20 +56,33 @@ class FbgemmTable(Table):
             bounds_check_mode=common.BoundsCheckMode.NONE,
         )
         self._operator = [operator]  # in a list, so that its own buffers stay out of state_dict
-        self.register_buffer("embedding", operator.split_embedding_weights()[0])
-        self.embedding.copy_(normal_rows(self.num_rows, dim, init_std, generator))
+        rows = operator.split_embedding_weights()[0]
+        self.embedding = nn.Parameter(rows.copy_(normal_rows(self.num_rows, dim, init_std, generator)))
         if optimizer.name != "sgd":
             self.register_buffer("sum", operator.split_optimizer_states()[0][0])
+        self._latest: tuple[Bags, Tensor] | None = None
 
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
-        offsets = torch.arange(len(bags.rows) + 1) if bags.offsets is None else bags.offsets
-        pooled: Tensor = self._operator[0](bags.rows.long(), offsets, per_sample_weights=bags.weights)
-        return pooled
+        if not torch.is_grad_enabled():
+            return self._operate(bags)
+        pooled: tuple[Tensor] = Lookup.apply(_pool, [self], [bags], self.embedding)  # type: ignore[no-untyped-call]
+        return pooled[0]
 
     def weight(self) -> Tensor:
         """Float32 [num_rows, D], a view."""
-        return self.embedding
+        return self.embedding.detach()
+
+    def step(self) -> None:
+        """Apply the gradients of the backward passes since the last step, as one batch."""
+        if not self.pending:
+            return
+        bags, gradient = join_bags(self.pending)
+        latest, self._latest = self._latest, None
+        self.pending.clear()
+        with torch.enable_grad():
+            pooled = latest[1] if latest is not None and latest[0] is bags else self._operate(bags)
+            torch.autograd.backward(pooled, gradient)
 
     def set_lr(self, lr: float) -> None:
         """See :meth:`Table.set_lr`."""
@@ -77,6 +92,20 @@ class FbgemmTable(Table):
     def optimizer_state(self) -> dict[str, Tensor]:
         """See :meth:`Table.optimizer_state`."""
         return {} if self.optimizer.name == "sgd" else {"sum": self.sum}
+
+    def _operate(self, bags: Bags) -> Tensor:
+        """As :meth:`pool`, with FBGEMM's graph."""
+        offsets = torch.arange(len(bags.rows) + 1) if bags.offsets is None else bags.offsets
+        pooled: Tensor = self._operator[0](bags.rows.long(), offsets, per_sample_weights=bags.weights)
+        return pooled
+
+
+def _pool(tables: Sequence[FbgemmTable], bags: Sequence[Bags]) -> tuple[Tensor, ...]:
+    (table,), (bag,) = tables, bags
+    with torch.enable_grad():
+        pooled = table._operate(bag)
+    table._latest = bag, pooled
+    return (pooled.detach(),)
 
 
 def check_supported(dim: int, optimizer: OptimizerSpec) -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from embeddings.id_map import IdMap
 from embeddings.sparsity import RowGroups, Sparsity, entries
 from embeddings.tables import kernels, regrow, sparse_kernels
+from embeddings.tables.kept_gradients import Lookup, join_bags
 from embeddings.tables.masked_vector import WORD
 from embeddings.tables.memory import empty_pages, keep_freed_memory
 from embeddings.tables.spec import OptimizerSpec, TableBytes
 from embeddings.tables.table import Bags, Table
-from embeddings.tables.torch_table import STATES, join_bags
+from embeddings.tables.torch_table import STATES
 
 Words = npt.NDArray[np.uint16]
 Floats = npt.NDArray[np.float32]
@@ -85,7 +86,6 @@ class SparseTable(Table):
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("growth_seed", torch.tensor(growth_seed))
         self._clear_window()
-        self._pending: list[tuple[Bags, Tensor]] = []
 
     @property
     def nnz(self) -> int:
@@ -94,8 +94,8 @@ class SparseTable(Table):
 
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
-        pooled: Tensor = _Pool.apply(self, bags, self.values)  # type: ignore[no-untyped-call]
-        return pooled
+        pooled: tuple[Tensor] = Lookup.apply(_pool, [self], [bags], self.values)  # type: ignore[no-untyped-call]
+        return pooled[0]
 
     def weight(self) -> Tensor:
         """Float32 [num_rows, D], a full copy with zeros; for export and tests."""
@@ -123,10 +123,10 @@ class SparseTable(Table):
     @torch.no_grad()
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step, as one batch; move entries where due."""
-        if not self._pending:
+        if not self.pending:
             return
-        bags, gradient = join_bags(self._pending)
-        self._pending.clear()
+        bags, gradient = join_bags(self.pending)
+        self.pending.clear()
         self.steps += 1
         step = int(self.steps)
         if self.sparsity is not None and self.sparsity.observes(step):
@@ -244,26 +244,14 @@ class SparseTable(Table):
         self._find_starts()
 
 
-class _Pool(torch.autograd.Function):
-    """Pools in forward; backward leaves the bags' gradients with the table, and none for autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, table: SparseTable, bags: Bags, values: Tensor) -> Tensor:
-        """Float32 [B, D]."""
-        ctx.table, ctx.bags = table, bags
-        pooled = torch.empty(bags.count, table.dim)
-        with kernels.threads_for(len(bags.rows)) as parts:
-            sparse_kernels.pool_sparse(
-                table._mask(), table.starts.numpy(), values.detach().numpy(), *bags.arrays, pooled.numpy(), parts
-            )
-        return pooled
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
-        """Keep [B, D] for :meth:`SparseTable.step`."""
-        ctx.table._pending.append((ctx.bags, gradient.contiguous()))
-        return None, None, None
+def _pool(tables: Sequence[SparseTable], bags: Sequence[Bags]) -> tuple[Tensor, ...]:
+    (table,), (bag,) = tables, bags
+    pooled = torch.empty(bag.count, table.dim)
+    with kernels.threads_for(len(bag.rows)) as parts:
+        sparse_kernels.pool_sparse(
+            table._mask(), table.starts.numpy(), table._values(), *bag.arrays, pooled.numpy(), parts
+        )
+    return (pooled,)
 
 
 def draw_sparse_table(

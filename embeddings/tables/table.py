@@ -57,6 +57,9 @@ class Table(nn.Module, abc.ABC):
         dim: D.
         optimizer: what :meth:`step` applies.
 
+    Attributes:
+        pending: bags and gradients float32 [B, D] of the backward passes since the last step.
+
     Raises:
         ValueError: ``dim`` is below 1, or ``num_rows`` needs more than 31 bits.
     """
@@ -82,6 +85,7 @@ class Table(nn.Module, abc.ABC):
         rows, weights = map_tensors(id_map)
         self.register_buffer("map_rows", rows, persistent=False)
         self.register_buffer("map_weights", weights, persistent=False)
+        self.pending: list[tuple[Bags, Tensor]] = []
 
     def forward(self, ids: Tensor, offsets: Tensor | None = None) -> Tensor:
         """Look up ids, and pool them by sum where ``offsets`` are given.
@@ -140,8 +144,9 @@ class Table(nn.Module, abc.ABC):
     def optimizer_state(self) -> dict[str, Tensor]:
         """The tensors of the optimizer, views: ``sum`` for Adagrad, ``exp_avg``, ``exp_avg_sq``, ``steps`` for Adam."""
 
+    @abc.abstractmethod
     def step(self) -> None:
-        """Apply the gradients of the backward passes since the last step; nothing to do where backward is fused."""
+        """Apply the gradients of the backward passes since the last step, as one batch."""
 
     def set_lr(self, lr: float) -> None:
         """Let later steps use another learning rate; it is not part of ``state_dict``."""

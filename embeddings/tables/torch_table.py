@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from embeddings.id_map import IdMap
 from embeddings.tables import adam_kernel, kernels
+from embeddings.tables.kept_gradients import Lookup, join_bags
 from embeddings.tables.memory import empty_pages, keep_freed_memory
 from embeddings.tables.spec import OptimizerSpec
 from embeddings.tables.table import Bags, Table
@@ -46,7 +46,6 @@ class TorchTable(Table):
         self.embedding = nn.Parameter(normal_rows(self.num_rows, dim, init_std, generator))
         for name, state in optimizer_tensors(optimizer, self.num_rows, dim).items():
             self.register_buffer(name, state)
-        self._pending: list[tuple[Bags, Tensor]] = []
 
     def place(self) -> tuple[int, ...]:
         """Addresses and shapes of the rows and of the optimizer's state, as ``kernels.JOB`` starts with."""
@@ -128,7 +127,8 @@ def pool_together(
         T times float32 [B, D], the weighted sum of each bag's rows; once float32 [B, sum of D] where ``joined``.
     """
     finds = kernels.records([], kernels.FIND) if finds is None else finds
-    pooled: tuple[Tensor, ...] = _Pool.apply(tables, bags, finds, joined, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
+    pool = functools.partial(_pool, finds=finds, joined=joined)
+    pooled: tuple[Tensor, ...] = Lookup.apply(pool, tables, bags, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
     return pooled
 
 
@@ -136,10 +136,10 @@ def step_together(tables: Sequence[TorchTable]) -> None:
     """The steps of several tables, in one compiled call but for those with dense Adam."""
     jobs, rates, kinds, kept = [], [], [], []
     for table in tables:
-        if not table._pending:
+        if not table.pending:
             continue
-        bags, gradient = join_bags(table._pending)
-        table._pending.clear()
+        bags, gradient = join_bags(table.pending)
+        table.pending.clear()
         if table.optimizer.name == "adam":
             table._update_adam(bags, gradient)
             continue
@@ -154,44 +154,20 @@ def step_together(tables: Sequence[TorchTable]) -> None:
             kernels.update_tables(records, settings, np.array(kinds), kernels.parts_for(lookups, threads))
 
 
-class _Pool(torch.autograd.Function):
-    """Pools in forward; backward leaves the bags' gradients with the tables, and none for autograd."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        tables: Sequence[TorchTable],
-        bags: Sequence[Bags],
-        finds: kernels.Jobs,
-        joined: bool,  # noqa: FBT001
-        *embeddings: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Float32 [B, D] of each table, or [B, sum of D]."""
-        ctx.tables, ctx.bags, ctx.joined = tables, bags, joined
-        ctx.set_materialize_grads(False)
-        if joined:
-            whole = torch.empty(bags[0].count, sum(table.dim for table in tables))
-            outputs: tuple[Tensor, ...] = (whole,)
-            pooled = torch.split(whole, [table.dim for table in tables], dim=1)
-        else:
-            pooled = outputs = tuple(torch.empty(bag.count, table.dim) for table, bag in zip(tables, bags, strict=True))
-        jobs = kernels.records([_job(*parts) for parts in zip(tables, bags, pooled, strict=True)], kernels.JOB)
-        lookups = [bag.rows.shape[0] for bag in bags]
-        with kernels.threads_for(sum(lookups)) as threads:
-            kernels.pool_tables(jobs, finds, kernels.parts_for(lookups, threads))
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
-        """Keep what is [B, D] of each table for :func:`step_together`."""
-        parts: Sequence[Tensor | None] = [None if part is None else part.contiguous() for part in gradients]
-        if ctx.joined and parts[0] is not None:
-            parts = torch.split(parts[0], [table.dim for table in ctx.tables], dim=1)
-        for table, bags, gradient in zip(ctx.tables, ctx.bags, parts, strict=False):
-            if gradient is not None:
-                table._pending.append((bags, gradient))
-        return (None,) * (4 + len(ctx.tables))
+def _pool(
+    tables: Sequence[TorchTable], bags: Sequence[Bags], *, finds: kernels.Jobs, joined: bool
+) -> tuple[Tensor, ...]:
+    dims = [table.dim for table in tables]
+    if joined:
+        outputs: tuple[Tensor, ...] = (torch.empty(bags[0].count, sum(dims)),)
+        pooled = torch.split(outputs[0], dims, dim=1)
+    else:
+        pooled = outputs = tuple(torch.empty(bag.count, dim) for dim, bag in zip(dims, bags, strict=True))
+    jobs = kernels.records([_job(*parts) for parts in zip(tables, bags, pooled, strict=True)], kernels.JOB)
+    lookups = [bag.rows.shape[0] for bag in bags]
+    with kernels.threads_for(sum(lookups)) as threads:
+        kernels.pool_tables(jobs, finds, kernels.parts_for(lookups, threads))
+    return outputs
 
 
 def _job(table: TorchTable, bags: Bags, pooled: Tensor) -> tuple[int, ...]:
@@ -202,20 +178,3 @@ def _job(table: TorchTable, bags: Bags, pooled: Tensor) -> tuple[int, ...]:
         0 if bags.offsets is None else bags.offsets.data_ptr(), bags.count,
         pooled.data_ptr(), 4 * pooled.stride(0) if len(pooled) else 0,
     )  # fmt: skip
-
-
-def join_bags(pending: list[tuple[Bags, Tensor]]) -> tuple[Bags, Tensor]:
-    """The lookups of several backward passes as those of one."""
-    if len(pending) == 1:
-        return pending[0]
-    bags = [bag for bag, _ in pending]
-    gradients = torch.cat([gradient for _, gradient in pending])
-    rows = torch.cat([bag.rows for bag in bags])
-    if all(bag.offsets is None for bag in bags):
-        return Bags(rows, None, None), gradients
-    lengths = [torch.ones(len(b.rows), dtype=torch.int64) if b.offsets is None else b.offsets.diff() for b in bags]
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(lengths).cumsum(0)])
-    weights = None
-    if any(bag.weights is not None for bag in bags):
-        weights = torch.cat([torch.ones(len(bag.rows)) if bag.weights is None else bag.weights for bag in bags])
-    return Bags(rows, weights, offsets), gradients

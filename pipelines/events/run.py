@@ -128,6 +128,8 @@ class EventRun(abc.ABC, Generic[V, D]):
             table_rows=facts["table_rows"],
             table_bytes=facts["table_bytes"],
             optimizer_bytes=facts["optimizer_bytes"],
+            layer_bytes=facts.get("layer_bytes", 0),
+            layer_optimizer_bytes=facts.get("layer_optimizer_bytes", 0),
             metrics={f"test/{name}": value for name, value in metrics.items()} | {f"valid/{selection}": valid},
             ci95={f"test/{name}": interval for name, interval in ci95.items()},
             seconds={"train": facts["seconds"], "evaluate": evaluated.seconds},

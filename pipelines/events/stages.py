@@ -31,6 +31,7 @@ from pipelines.config_ranking import RankingVariant
 from pipelines.config_semantic import SemanticRows
 from pipelines.events.data import PreparedEvents
 from pipelines.stages.versions import versions
+from recsys.dense_adam import layer_bytes
 from recsys.rankers.ranker import FieldModel
 from recsys.rankers.training import RankingSettings
 from recsys.settings import FitResult, Selection
@@ -168,11 +169,13 @@ def train_in_cache(
 
     def build(directory: Path) -> None:
         ranker, result = fit(scratch, directory / "checkpoint")
-        size = ranker.tables.bytes()
+        size, layers = ranker.tables.bytes(), layer_bytes(ranker, ranker.tables.parameters())
         facts = {
             "table_rows": sum(field.id_map.num_rows for field in ranker.tables.fields),
             "table_bytes": size.weights,
             "optimizer_bytes": size.optimizer,
+            "layer_bytes": layers.weights,
+            "layer_optimizer_bytes": layers.optimizer,
             "epochs": result.best_epoch,
             "seconds": result.seconds,
             "peak_rss_mib": max(record.rss_mib for record in result.history),

@@ -23,7 +23,7 @@ from pipelines.stages.versions import versions
 from recsys.rng import generator
 from recsys.task_events import TaskEvents
 
-VERSION = 1
+VERSION = 2
 IntArray = npt.NDArray[np.int64]
 
 
@@ -34,6 +34,10 @@ class MultiTaskData(PreparedEvents):
         """The events of a split."""
         arrays = load_file(self.path / f"{split}.safetensors")
         return TaskEvents(arrays["ids"], arrays["labels"], self.fields, tuple(self.facts["tasks"]))
+
+    def test_users(self) -> npt.NDArray[np.int32]:
+        """Whose each test event is, int32 [E]: an id, or a number after the ids for each user without one."""
+        return load_file(self.path / "test_users.safetensors")["users"]
 
     def graph(self) -> csr_array:
         """Float32 [users, items]: ones at the pairs of train interactions."""
@@ -177,6 +181,7 @@ def _write(positives: _Pairs, negatives: _Pairs, shape: tuple[int, int], directo
     labels = np.concatenate([positives.labels, negatives.labels])
     splits = np.concatenate([positives.splits, negatives.splits])
     known = [np.unique(ids[splits == 0, side]) for side in range(2)]
+    users = ids[:, 0].copy()
     for side, seen in enumerate(known):
         index = np.full(shape[side], len(seen))
         index[seen] = np.arange(len(seen))
@@ -185,6 +190,8 @@ def _write(positives: _Pairs, negatives: _Pairs, shape: tuple[int, int], directo
         rows = splits == code
         arrays = {"ids": ids[rows].astype(np.int32), "labels": labels[rows]}
         save_file(arrays, directory / f"{split}.safetensors")
+    users = np.where(ids[:, 0] < len(known[0]), ids[:, 0], len(known[0]) + users)[splits == 2]
+    save_file({"users": users.astype(np.int32)}, directory / "test_users.safetensors")
     pairs = ids[: len(positives.ids)][positives.splits == 0]
     save_file({"pairs": pairs}, directory / "pairs.safetensors")
     return known

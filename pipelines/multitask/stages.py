@@ -41,7 +41,7 @@ from recsys.rankers.ranker import Tower
 from recsys.rng import generator
 from recsys.settings import EpochRecord, FitResult
 
-VERSION = 1
+VERSION = 2
 
 
 def train_stage(
@@ -100,6 +100,7 @@ def build_model(
         gate=gate_spec(config.gate),
         experts=config.experts,
         private=config.private,
+        levels=config.levels,
         expert=Tower(config.hidden, config.dropout),
         head=Tower(config.head),
         key=data.user,
@@ -155,7 +156,9 @@ def evaluate_stage(cache: Cache, data: MultiTaskData, trained: TrainedRanker) ->
         names = [task.name for task in ranker.spec.tasks]
         found = {
             "tasks": {
-                task.name: evaluate_task(task, events, predictions[:, place], train, user=data.user, item=data.item)
+                task.name: evaluate_task(
+                    task, events, predictions[:, place], train, user=data.user, item=data.item, users=data.test_users()
+                )
                 for place, task in enumerate(ranker.spec.tasks)
             },
             "usage": {

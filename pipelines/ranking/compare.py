@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from pipelines.compare import ComparedPair, Comparison, check_same_data, run_labels
 from pipelines.errors import DataError, did_you_mean
-from pipelines.run_files import RunFiles, best_on_validation
+from pipelines.run_directory import default_variant
+from pipelines.run_files import RunFiles
 from recsys.metrics.delong import auc_difference
 from recsys.rankers.intervals import METRICS, PairedDifference, bootstrap_difference, resampled_metrics
 from recsys.significance import holm
@@ -55,7 +56,7 @@ def compare_ranking(runs: list[Path], metric: str = "auc", out: Path | None = No
     found = []
     for place in range(1, len(runs)):
         same = [(name, name) for name in scores[place] if name in scores[0]]
-        bests = (_best(loaded[place]), _best(loaded[0]))
+        bests = (default_variant(loaded[place]).name, default_variant(loaded[0]).name)
         for name, against in dict.fromkeys([*same, bests]):
             test = _difference(metric, labels, users, scores[place][name], scores[0][against])
             value, other = _value(loaded[place], name, metric), _value(loaded[0], against, metric)
@@ -116,9 +117,3 @@ def _value(files: RunFiles, name: str, metric: str) -> float:
     if f"test/{metric}" not in first.metrics:
         raise DataError(f"{files.directory}: {metric} of {name} is undefined on this test split, which lacks a class")
     return first.metrics[f"test/{metric}"]
-
-
-def _best(files: RunFiles) -> str:
-    """The variant that validation chooses: the one with the best test value would owe some of it to luck."""
-    variants = files.metrics().variants
-    return (best_on_validation(variants) or variants[0]).name

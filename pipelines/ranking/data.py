@@ -21,7 +21,7 @@ from pipelines.stages.versions import versions
 from recsys.event_batch import EventHistories, Events
 from recsys.rankers.evaluation import ItemAges
 
-VERSION = 4
+VERSION = 5
 Split = Literal["train", "valid", "test"]
 
 
@@ -48,6 +48,11 @@ class RankingData(PreparedEvents):
         """How old the items of the test events were; None without ``dataset.time``."""
         unit = self.facts["age_unit"]
         return None if unit is None else ItemAges(self._array("test-ages.npy"), unit)
+
+    def test_users(self) -> npt.NDArray[np.int32]:
+        """Whose each test event is, int32 [E]: an id, or a number after the ids for each user without one."""
+        users: npt.NDArray[np.int32] = self._array("test-users.npy")
+        return users
 
     def vocabulary(self, field: str) -> pl.DataFrame:
         """Frame (value, count) of a field; row i is id i."""
@@ -108,7 +113,7 @@ def _build(config: DataConfig, directory: Path) -> None:
             raise DataError(f"dataset.{role} is {name!r}, but the fields are {', '.join(source.fields)}")
     if len(set(fields)) < len(fields):
         raise DataError(f"a column is in fields and in numeric, or twice: {', '.join(fields)}")
-    encoding = encode(source, config.min_count, directory, config.item)
+    encoding = encode(source, config.min_count, directory, user=config.user, item=config.item)
     encoding.save(directory)
     if source.catalogue is not None:
         names = pl.col(config.item).cast(pl.String).alias("raw_id")

@@ -98,13 +98,16 @@ def _parsed(column: pl.Series) -> pl.Series:
     return numbers
 
 
-def encode(source: Source, min_count: int, directory: Path, item: str) -> Encoding:
+def encode(source: Source, min_count: int, directory: Path, *, user: str, item: str) -> Encoding:
     """Fit on train and write ``<split>-{ids,dense,labels}.npy`` for each split; memory does not grow with the events.
+
+    ``test-users.npy``, int32 [E], tells the users of test apart: those who share the unseen id have numbers after it.
 
     Args:
         source: the events.
         min_count: train events that a value needs for an id of its own.
         directory: exists.
+        user: field of the users.
         item: field whose values are those of the catalogue, if the source has one.
 
     Raises:
@@ -123,6 +126,9 @@ def encode(source: Source, min_count: int, directory: Path, item: str) -> Encodi
             arrays[code, name] = np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=(int(counts[code]), width))
         path = directory / f"{split}-labels.npy"
         arrays[code, "labels"] = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(int(counts[code]),))
+    path = directory / "test-users.npy"
+    arrays[2, "users"] = np.lib.format.open_memmap(path, "w+", dtype=np.int32, shape=(int(counts[2]),))
+    place, strangers = list(encoding.vocabularies).index(user), dict[Any, int]()
     written = [0, 0, 0]
     for first, frame in _blocks(source):
         splits = source.splits[first : first + len(frame)]
@@ -131,10 +137,13 @@ def encode(source: Source, min_count: int, directory: Path, item: str) -> Encodi
             "dense": _dense(frame, encoding, source.numeric),
             "labels": _labels(frame, first),
         }
+        ids = parts["ids"][:, place]
+        alone = (splits == 2) & (ids == len(encoding.vocabularies[user]))
+        parts["users"] = _tell_apart(frame[user], ids, alone, strangers)
         for code in range(3):
             rows = np.flatnonzero(splits == code)
-            for name, part in parts.items():
-                arrays[code, name][written[code] : written[code] + len(rows)] = part[rows]
+            for name in (name for split, name in arrays if split == code):
+                arrays[code, name][written[code] : written[code] + len(rows)] = parts[name][rows]
             written[code] += len(rows)
     for array in arrays.values():
         if array.size:
@@ -224,6 +233,16 @@ def _ids(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds) -> npt.NDArray[n
         found = _column(frame, name, kinds).rename(_VALUE).to_frame()
         ids = found.join(known, on=_VALUE, how="left", nulls_equal=True, maintain_order="left")["id"]
         out[:, place] = ids.fill_null(len(vocabulary)).to_numpy()
+    return out
+
+
+def _tell_apart(
+    values: pl.Series, ids: npt.NDArray[np.int32], unseen: npt.NDArray[np.bool_], strangers: dict[Any, int]
+) -> npt.NDArray[np.int32]:
+    """Ids [n], to which each distinct value among the ``unseen``, who have one id, adds its number in ``strangers``."""
+    out = ids.copy()
+    found = values.filter(pl.Series(unseen)).to_list()
+    out[unseen] += np.array([strangers.setdefault(value, len(strangers)) for value in found], np.int32)
     return out
 
 

@@ -34,7 +34,7 @@ def run_ranking(experiment: RankingExperiment, *, command: str = "", quiet: bool
         announce_data(context, data, f"{len(data.fields)} fields, {data.num_dense} numbers")
         with atomic_directory(context.files.directory / "fields") as fields:
             data.encoding().save(fields)
-        context.files.write_test_events(data.events("test").labels, data.events("test").column(data.user))
+        context.files.write_test_events(data.events("test").labels, data.test_users())
         codes = _semantic_ids(context, experiment, data)
         run = _RankingRun(context, experiment, data, ["auc", "log_loss"], codes)
         run.execute(experiment.variants, build_ranking_report)

@@ -14,8 +14,8 @@ from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ranking.encode import BLOCK, Encoding, encode_rows
 from pipelines.ranking.sources import joined, numeric_kinds
-from pipelines.run_directory import find_run
-from pipelines.run_files import RunFiles, VariantResult, best_on_validation
+from pipelines.run_directory import default_variant, find_run
+from pipelines.run_files import RunFiles, VariantResult
 from recsys.event_batch import Events
 from recsys.rankers.checkpoint import load_ranker
 from recsys.rankers.ranker import Ranker
@@ -135,9 +135,9 @@ def score_file(run: Path, source: Path, *, variant: str | None = None, out: Path
 
 
 def _find(files: RunFiles, name: str | None) -> VariantResult:
-    variants = files.metrics().variants
     if name is None:
-        return best_on_validation(variants) or variants[0]
+        return default_variant(files)
+    variants = files.metrics().variants
     for variant in variants:
         if name in (variant.name, f"{variant.name}-s{variant.seed}"):
             return variant

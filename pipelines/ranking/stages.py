@@ -100,7 +100,7 @@ def _tower(config: TowerSettings) -> Tower:
 
 def evaluate_stage(cache: Cache, data: RankingData, trained: TrainedRanker) -> EvaluatedRanker:
     """Evaluate a trained ranker on test, or find it evaluated."""
-    key = {"version": VERSION, "intervals": 1, "trained": trained.key}
+    key = {"version": VERSION, "evaluation": 2, "trained": trained.key}
 
     def build(directory: Path) -> None:
         events = data.events("test")
@@ -108,7 +108,7 @@ def evaluate_stage(cache: Cache, data: RankingData, trained: TrainedRanker) -> E
         few = tuple(name for name in data.fields if data.sizes[name] <= FEW_VALUES)
         found = evaluate_ranker(
             events, scores, data.events("train"), user=data.user, item=data.item, by=few, sizes=data.sizes,
-            ages=data.test_ages(),
+            ages=data.test_ages(), users=data.test_users(),
         )  # fmt: skip
         save_file({"scores": scores}, directory / "scores.safetensors")
         write_json(directory / "evaluation.json", finite(_named(found, data, few).summary()))

@@ -181,13 +181,14 @@ def _group_size(group: Json) -> str:
 
 
 def cost_table(run: Run) -> list[tuple[str, str, list[str]]]:
-    """Name, style and cells: seconds, epochs, throughput, memory, bytes."""
+    """Name, style and cells: seconds, epochs, throughput, memory, bytes of tables, of layers, of optimizers."""
     rows = []
     for variant in run.ranking:
         speeds = [e.triples_per_second for h in variant.histories for e in h if e.triples_per_second]
         memory = [e.rss_mib for h in variant.histories for e in h if e.rss_mib]
         memory += [r.peak_rss_mib for r in variant.results if r.peak_rss_mib]
-        weights, optimizer = variant.mean("table_bytes"), variant.mean("optimizer_bytes")
+        sizes = [variant.mean(f"{part}_bytes") for part in ("table", "layer")]
+        sizes.append(variant.mean("optimizer_bytes") + variant.mean("layer_optimizer_bytes"))
         rows.append(
             (
                 variant.name,
@@ -198,9 +199,7 @@ def cost_table(run: Run) -> list[tuple[str, str, list[str]]]:
                     f"{variant.mean('epochs'):g}" if variant.mean("epochs") else "–",
                     f"{np.median(speeds):,.0f}" if speeds else "–",
                     f"{max(memory):,.0f}" if memory else "–",
-                    words.size(weights) if weights else "none",
-                    words.size(optimizer) if optimizer else "none",
-                    words.size(weights + optimizer) if weights + optimizer else "none",
+                    *(words.size(size) if size else "none" for size in (*sizes, sum(sizes))),
                 ],
             )
         )

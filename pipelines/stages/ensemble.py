@@ -35,8 +35,8 @@ def combine(
         The model, and facts for the report: the members' sizes and what the search found.
     """
     first, second = (load_vectors(path) for path, _ in members)
-    sizes = ("table_rows", "table_bytes", "optimizer_bytes")
-    facts: dict[str, Any] = {name: sum(own[name] for _, own in members) for name in sizes}
+    sizes = ("table_rows", "table_bytes", "optimizer_bytes", "layer_bytes", "layer_optimizer_bytes")
+    facts: dict[str, Any] = {name: sum(own.get(name, 0) for _, own in members) for name in sizes}
     if not config.grid:
         return Ensemble(first, second, config.weight), facts
     readers = [model for model in (first, second) if isinstance(model, SequenceModel)]

@@ -18,6 +18,7 @@ from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.item_features import Matrix, features_hash, item_features
 from pipelines.stages.sequence import sequence_data
+from recsys.dense_adam import layer_bytes
 from recsys.mlp import Mlp
 from recsys.models.dense_head import DenseHead, DenseSettings
 from recsys.models.t5 import T5Shape
@@ -51,10 +52,13 @@ def train(
     )
     model.to("cpu")
     embedding = model.transformer.embedding
+    layers = layer_bytes(model, [embedding])
     facts = {
         "table_rows": len(embedding),
         "table_bytes": embedding.nbytes + (0 if content is None else content.nbytes),
         "optimizer_bytes": 2 * embedding.nbytes,
+        "layer_bytes": layers.weights,
+        "layer_optimizer_bytes": layers.optimizer,
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
         "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),

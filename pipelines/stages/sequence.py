@@ -17,6 +17,7 @@ from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
 from pipelines.item_features import Matrix, item_features
 from pipelines.stages.sparse import optimizer_spec
+from recsys.dense_adam import layer_bytes
 from recsys.mlp import Mlp
 from recsys.models.content_items import ContentItems
 from recsys.models.hstu import HstuEncoder
@@ -48,11 +49,13 @@ def train(
     result = fit_sequences(
         model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
     )
-    table = model.items.bytes()
+    table, layers = model.items.bytes(), layer_bytes(model, model.items.parameters())
     facts = {
         "table_rows": model.items.num_rows,
         "table_bytes": table.weights,
         "optimizer_bytes": table.optimizer,
+        "layer_bytes": layers.weights,
+        "layer_optimizer_bytes": layers.optimizer,
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
         "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),

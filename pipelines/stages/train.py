@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
 from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.tables.spec import TableBytes
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
@@ -47,6 +48,7 @@ from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import dim_search, prune_networks, prune_tables
 from pipelines.stages.versions import versions
 from recsys.checkpoint import save_model
+from recsys.dense_adam import layer_bytes
 from recsys.mixed_dims import search_dims
 from recsys.models import ials, popularity
 from recsys.models.mf import MatrixFactorization
@@ -237,7 +239,7 @@ def _train_mf(
         on_epoch=on_epoch,
     )
     trained = [table.bytes() for table in model.tables]
-    of_layers = _prune_layers(config, model) if isinstance(model, NeuMfModel) else {}
+    layers = _prune_layers(config, model) if isinstance(model, NeuMfModel) else _layers(model)
     if config.sparse is not None and config.sparse.method == "prune":
         prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in model.tables]
@@ -246,7 +248,8 @@ def _train_mf(
         "table_rows": sum(table.num_rows for table in model.tables),
         "table_bytes": sum(table.weights for table in tables),
         "optimizer_bytes": sum(table.optimizer for table in trained),
-        **of_layers,
+        "layer_bytes": layers.weights,
+        "layer_optimizer_bytes": layers.optimizer,
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
         "peak_rss_mib": peak,
@@ -256,13 +259,17 @@ def _train_mf(
     _keep_negatives(scratch, directory)
 
 
-def _prune_layers(config: Mf, model: NeuMfModel) -> dict[str, int]:
+def _layers(model: MatrixFactorization) -> TableBytes:
+    return layer_bytes(model, (parameter for table in model.tables for parameter in table.parameters()))
+
+
+def _prune_layers(config: Mf, model: NeuMfModel) -> TableBytes:
     """Prune the layers where the configuration says so; the bytes of the layers, and of their optimizer before."""
     assert isinstance(config, NeuMf)
     optimizer = model.layer_bytes().optimizer
     if config.sparse_layers is not None and config.sparse_layers.method == "prune":
         prune_networks(model, config.sparse_layers)
-    return {"layer_bytes": model.layer_bytes().weights, "layer_optimizer_bytes": optimizer}
+    return TableBytes(model.layer_bytes().weights, optimizer)
 
 
 def _keep_negatives(scratch: Path, directory: Path) -> None:

@@ -71,6 +71,7 @@ def evaluate_ranker(
     by: tuple[str, ...] = (),
     sizes: Mapping[str, int] | None = None,
     ages: ItemAges | None = None,
+    users: npt.NDArray[np.int32] | None = None,
 ) -> RankingEvaluation:
     """Evaluate log-odds.
 
@@ -78,11 +79,12 @@ def evaluate_ranker(
         events: with labels.
         scores: float32 [E] of these events.
         train: whose counts tell how active a user and how common an item was.
-        user: field that GAUC groups by.
+        user: field of the users.
         item: field of the items.
         by: fields whose values are slices, for fields of few values.
         sizes: ids of each field; the values that share the id after the last one are a slice of their own.
         ages: of the items at the events; gives slices by fifths of the ages.
+        users: int32 [E], whose event each is, for GAUC and the bootstrap; None where every user has an id in ``user``.
     """
     counts = ScoredCounts.of(events.labels, scores)
     metrics = {"log_loss": counts.log_loss(), "ece": counts.reliability().error}
@@ -101,7 +103,7 @@ def evaluate_ranker(
         if min(counts.num_positives, counts.num_negatives) > 1:
             found = auc_interval(events.labels, scores)
             ci95["auc"] = (found.low, found.high)
-        users = events.column(user)
+        users = events.column(user) if users is None else users
         ci95 |= bootstrap_intervals(events.labels, scores, users)
         both = np.intersect1d(users[events.labels == 1], users[events.labels == 0])
         if len(both):

@@ -33,30 +33,33 @@ class Experts(nn.Module):
             raise ValueError(f"an expert has at least one layer and no batch norm, got {tower}")
         sizes = [width, *tower.hidden]
         shapes = list(itertools.pairwise(sizes))
+        self.num_experts = num_experts
         self.weights = nn.ParameterList(torch.zeros(num_experts, *shape) for shape in shapes)
         self.biases = nn.ParameterList(torch.zeros(num_experts, out) for _, out in shapes)
         self.dropout = Dropout(tower.dropout, noise)
 
-    def forward(self, inputs: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, inputs: Tensor, weights: Sequence[Tensor], sources: Tensor | None = None) -> list[Tensor]:
         """Mix the experts' outputs.
 
         Args:
-            inputs: float32 [B, D].
+            inputs: float32 [B, D], or [G, B, D] with ``sources``.
             weights: for each sum float32 [B, E].
+            sources: int64 [E], which of G inputs an expert takes; None where all take the same one.
 
         Returns:
-            For each sum float32 [B, H]: ``sum_i weights_i f_i(inputs)``.
+            For each sum float32 [B, H]: ``sum_i weights_i f_i(inputs_i)``.
         """
         used = torch.stack([part.detach() for part in weights]).ne(0).any(dim=0)
         expert, example = used.T.nonzero(as_tuple=True)
         counts = used.sum(dim=0).tolist()
-        hidden = inputs.index_select(0, example)
+        rows = example if sources is None else sources[expert] * len(used) + example
+        hidden = inputs.flatten(end_dim=-2).index_select(0, rows)
         for weight, bias in zip(self.weights, self.biases, strict=True):
             parts = zip(torch.split(hidden, counts), weight.unbind(0), bias.unbind(0), strict=True)
             none = hidden.new_zeros(0, bias.shape[1])
             hidden = torch.cat([none, *(torch.addmm(b, part, w) for part, w, b in parts if len(part))])
             hidden = self.dropout(hidden.relu())
-        sums = inputs.new_zeros(len(inputs), hidden.shape[1])
+        sums = inputs.new_zeros(len(used), hidden.shape[1])
         return [sums.index_add(0, example, part[example, expert, None] * hidden) for part in weights]
 
     def draw(self, generator: torch.Generator) -> None:

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from embeddings.tables.collection import TableCollection
 from recsys.rankers.experts import Experts
+from recsys.rankers.extraction import Extraction
 from recsys.rankers.gates.build import GateSpec, build_gate
-from recsys.rankers.gates.gate import Gate
 from recsys.rankers.ranker import SCORED_AT_ONCE, FieldModel, Tower, initialise, perceptron
 from recsys.rng import torch_generator
 from recsys.task_events import TaskEvents
@@ -47,11 +47,12 @@ class MultiTaskSpec:
         tasks: T of them.
         gate: of each task.
         experts: how many all tasks share.
-        private: how many more each task has for itself, as in customized gate control (Tang et al. 2020).
+        private: how many more each task has for itself.
         expert: hidden widths and dropout of an expert.
         head: the same of a task's head, which ends in one number.
         key: field whose ids the hash gate assigns to experts.
         masked: share of the weights of an expert that EvoMoE's diversification sets to 0.
+        levels: how many extraction networks there are, one on the other, each with as many experts.
     """
 
     tasks: tuple[Task, ...]
@@ -62,6 +63,7 @@ class MultiTaskSpec:
     head: Tower = dataclasses.field(default_factory=lambda: Tower((256,)))
     key: str = "user"
     masked: float = 0.1
+    levels: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Outputs:
     Attributes:
         values: float32 [B, T]: log-odds of binary tasks, standardised labels of regressions.
         penalty: float32 [], of all gates.
-        weights: for each task float32 [B, E] over all experts, shared ones first, then those of each task.
+        weights: for each task float32 [B, E] over all experts of the last level, shared ones first, then those of each
+            task.
     """
 
     values: Tensor
@@ -82,8 +85,9 @@ class Outputs:
 class MultiTaskRanker(FieldModel):
     """``y_t = h_t(sum_i g_ti(x) f_i(x))`` for each task t, x the fields' vectors side by side.
 
-    With the dense gate it is MMoE (Ma et al. 2018); with private experts customized gate control, that is PLE with one
-    level (Tang et al. 2020); with a sparse gate the setting of DSelect-k and COMET.
+    With the dense gate it is MMoE (Ma et al. 2018); with private experts customized gate control, and with two levels
+    or more PLE, whose sums are the inputs of the level above (Tang et al. 2020, see :class:`Extraction`); with a sparse
+    gate the setting of DSelect-k and COMET.
 
     Args:
         tables: one for each categorical field.
@@ -103,33 +107,33 @@ class MultiTaskRanker(FieldModel):
         keys = {field.name: field.id_map.num_ids for field in tables.fields}
         if spec.key not in keys:
             raise ValueError(f"key names the field {spec.key!r}; the fields are {', '.join(keys)}")
+        if spec.levels < 1:
+            raise ValueError(f"a multi-task ranker has at least one level, got {spec.levels}")
         self.spec, self.key = spec, list(keys).index(spec.key)
-        total = spec.experts + spec.private * len(names)
-        self.mixture = Experts(self.width, total, spec.expert, self.noise)
-        gates = [
-            build_gate(spec.gate, self.width, spec.experts + spec.private, keys[spec.key], self.noise) for _ in names
-        ]
-        self.gates = nn.ModuleList(gates)
-        self._gates: list[Gate] = gates
+        self._levels = [self._level(place, keys[spec.key]) for place in range(spec.levels)]
+        self.levels = nn.ModuleList(self._levels)
         self.heads = nn.ModuleList(perceptron(spec.expert.hidden[-1], spec.head, self.noise, out=1) for _ in names)
         self.register_buffer("diversified", torch.tensor(spec.gate.name != "dense_to_sparse"))
 
+    def _level(self, place: int, num_keys: int) -> Extraction:
+        spec, tasks, last = self.spec, len(self.spec.tasks), place == self.spec.levels - 1
+        width = spec.expert.hidden[-1] if place else self.width
+        total = spec.experts + spec.private * tasks
+        seen = [spec.experts + spec.private] * tasks + ([] if last else [total])
+        gates = [build_gate(spec.gate, width, count, num_keys, self.noise) for count in seen]
+        return Extraction(Experts(width, total, spec.expert, self.noise), gates, tasks, spec.private)
+
     def forward(self, ids: Tensor) -> Outputs:
         """Predict every task of events with the ids int64 [B, F]."""
-        inputs = self.tables(ids)
-        routings = [gate(inputs, ids[:, self.key]) for gate in self._gates]
-        weights = [self._placed(routing.weights, place) for place, routing in enumerate(routings)]
-        mixed = self.mixture(inputs, weights)
-        values = torch.cat([head(part) for head, part in zip(self.heads, mixed, strict=True)], dim=1)
-        return Outputs(values, torch.stack([routing.penalty for routing in routings]).sum(), weights)
-
-    def _placed(self, weights: Tensor, task: int) -> Tensor:
-        """Weights of the shared and the task's own experts among those of all experts."""
-        if not self.spec.private:
-            return weights
-        before, after = task * self.spec.private, (len(self._gates) - 1 - task) * self.spec.private
-        shared, own = torch.split(weights, [self.spec.experts, self.spec.private], dim=1)
-        return torch.cat([shared, functional.pad(own, (before, after))], dim=1)
+        first, *others = self._levels
+        keys = ids[:, self.key]
+        found = first(self.tables(ids), keys)
+        penalties = [found.penalty]
+        for level in others:
+            found = level(torch.stack(found.mixed), keys)
+            penalties.append(found.penalty)
+        values = torch.cat([head(part) for head, part in zip(self.heads, found.mixed, strict=True)], dim=1)
+        return Outputs(values, torch.stack(penalties).sum(), found.weights)
 
     def losses(self, values: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of each task over its known labels, float32 [T]; 0 where none is known.
@@ -156,17 +160,17 @@ class MultiTaskRanker(FieldModel):
 
     def draw(self, seed: int) -> None:
         """Draw the initial weights of experts, gates and heads."""
-        self.mixture.draw(torch_generator(seed, "init", "experts"))
-        for place, gate in enumerate(self._gates):
-            gate.draw(torch_generator(seed, "init", "gate", place))
+        for place, level in enumerate(self._levels):
+            level.draw(seed, *([place] if place else []))
         initialise(self.heads, torch_generator(seed, "init", "heads"))
 
     def advance(self, epochs: float) -> None:
         """Tell the gates the time before a training step, and diversify the experts when EvoMoE's gate opens."""
-        for gate in self._gates:
-            gate.advance(epochs)
+        for level in self._levels:
+            level.advance(epochs)
         if not self.diversified and epochs >= self.spec.gate.annealing.shared_epochs:
-            self.mixture.diversify(self.spec.masked, self.noise)
+            for level in self._levels:
+                level.mixture.diversify(self.spec.masked, self.noise)
             self.diversified.fill_(True)  # noqa: FBT003
 
     @torch.no_grad()
@@ -175,7 +179,7 @@ class MultiTaskRanker(FieldModel):
 
         Returns:
             float32 [E, T], log-odds of binary tasks and labels of regressions; float64 [2, T, experts]: mean weight of
-            each expert, and share of the events that meet it.
+            each expert of the last level, and share of the events that meet it.
         """
         was_training = self.training
         self.eval()

@@ -13,7 +13,7 @@ from recsys.rankers.gates.dense_to_sparse import Annealing
 from recsys.rankers.gates.permuted import PermutationSearch
 from recsys.rankers.multi_task import MultiTaskRanker, MultiTaskSpec, Task, build_multi_task
 
-_LAYOUT = Layout("recsys-multi-task", 1)
+_LAYOUT = Layout("recsys-multi-task", 2)
 
 
 def save_multi_task(ranker: MultiTaskRanker, directory: Path) -> None:

@@ -37,8 +37,9 @@ def headline(task: Task) -> str:
 
 
 def evaluate_task(
-    task: Task, events: TaskEvents, predictions: FloatArray, train: TaskEvents, *, user: str, item: str
-) -> dict[str, Any]:
+    task: Task, events: TaskEvents, predictions: FloatArray, train: TaskEvents, *, user: str, item: str,
+    users: npt.NDArray[np.int32] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate the predictions of one task on the events whose label is known.
 
     Args:
@@ -48,6 +49,7 @@ def evaluate_task(
         train: whose counts tell how active a user and how common an item was.
         user: field of the users.
         item: field of the items.
+        users: as :func:`recsys.rankers.evaluation.evaluate_ranker` takes them.
 
     Returns:
         A binary task has what :class:`recsys.rankers.evaluation.RankingEvaluation` has; a regression "events",
@@ -63,7 +65,10 @@ def evaluate_task(
         return Events(split.ids[rows], none, split.labels[rows, place].astype(np.uint8), split.fields)
 
     scores = np.ascontiguousarray(predictions[known], dtype=np.float32)
-    found = evaluate_ranker(of(events, known), scores, of(train, train.known(task.name)), user=user, item=item)
+    found = evaluate_ranker(
+        of(events, known), scores, of(train, train.known(task.name)), user=user, item=item,
+        users=None if users is None else users[known],
+    )  # fmt: skip
     return found.summary()
 
 

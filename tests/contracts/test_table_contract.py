@@ -198,6 +198,28 @@ def test_back_ends_agree_over_50_steps(kind: str, name: str, pooled: bool) -> No
     torch.testing.assert_close(ours.optimizer_state(), theirs.optimizer_state(), rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("kind", ["full", "double-weighted"])
+def test_all_lookups_of_a_step_are_one_update(any_backend: Backend, kind: str, name: str) -> None:
+    """Adagrad tells one update with the sum of several gradients from several updates."""
+    table, joined = (new_table(MAPS[kind], any_backend, name, lr=0.005) for _ in range(2))
+    for seed in range(20):
+        (bags, offsets), (ids, _) = batch(seed, pooled=True), batch(seed, pooled=False)
+        one, two = table(bags, offsets), table(ids)
+        one.square().sum().backward()
+        table(ids)  # looked up, and not part of the loss
+        (two.square().sum() + 2 * table(ids).sum()).backward()
+        table.step()
+        assert offsets is not None
+        apart = offsets[-1] + torch.arange(1, len(ids) + 1)
+        once = joined(torch.cat([bags, ids, ids]), torch.cat([offsets, apart, apart + len(ids)]))
+        first, second, third = once.split([len(offsets) - 1, len(ids), len(ids)])
+        (first.square().sum() + second.square().sum() + 2 * third.sum()).backward()
+        joined.step()
+    torch.testing.assert_close(table.weight(), joined.weight(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(table.optimizer_state(), joined.optimizer_state(), rtol=1e-4, atol=1e-6)
+
+
 @needs_fbgemm
 def test_pooled_bags_of_20_agree() -> None:
     ours, theirs = (new_table(MAPS["shared"], backend, "rowwise_adagrad") for backend in ("torch", "fbgemm"))
@@ -247,6 +269,7 @@ def test_state_moves_between_back_ends() -> None:
     ours, theirs = (new_table(MAPS["shared"], backend, "rowwise_adagrad") for backend in ("torch", "fbgemm"))
     ids, offsets = batch(3, pooled=True)
     theirs(ids, offsets).sum().backward()
+    theirs.step()
     ours.load_state_dict(theirs.state_dict())
     assert torch.equal(ours.weight(), theirs.weight())
     assert torch.equal(ours(ids), ours.vectors(ids))

@@ -87,12 +87,17 @@ def test_the_split_is_exact_and_stratified_and_its_facts_are_right(source: Path)
 
 def test_an_id_without_a_train_event_is_unseen(source: Path) -> None:
     frame = pl.read_parquet(source / "interactions.parquet")
-    rare = pl.DataFrame({"user_id": range(5000, 5040), "item_id": [1000] * 40, "rating": [5] * 40})
+    rare = pl.DataFrame({"user_id": range(5000, 5200), "item_id": [1000] * 200, "rating": [5] * 200})
     pl.concat([frame, rare]).write_parquet(source / "interactions.parquet")
     data = prepared(source, negatives=0.1)
     train, test = data.events("train"), data.events("test")
     assert set(train.ids[:, 0]) == set(range(data.sizes["user_id"])), "every known user has a train event"
-    assert (test.ids[:, 0] == data.sizes["user_id"]).any()
+    unseen = test.ids[:, 0] == data.sizes["user_id"]
+    users = data.test_users()
+    assert np.array_equal(users[~unseen], test.ids[~unseen, 0])
+    assert unseen.sum() > 1 and users[unseen].min() >= data.sizes["user_id"]
+    interactions = unseen & (test.labels[:, 0] == 1)
+    assert len(set(users[interactions])) == interactions.sum(), "each has one interaction"
 
 
 def test_negatives_are_free_pairs_each_once() -> None:

@@ -52,6 +52,18 @@ def test_vocabularies_are_those_of_train_and_a_missing_value_is_a_value(tmp_path
     assert data.graph().toarray().tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
 
 
+def test_users_of_test_without_an_id_are_told_apart_in_every_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "BLOCK", 3)
+    users = [1, 1, 2, 2, 3, 3, 9, 8, 7, 1, 9, 7, 2, None, 9]
+    rows = {"item": ["a"] * 15, "price": [1.0] * 15, "label": [1, 0] * 7 + [1]}
+    split = ["train"] * 6 + ["valid"] * 2 + ["test"] * 7
+    data = table(tmp_path, columns={"user": users, "split": split, **rows})
+    assert data.events("test").column("user").tolist() == [3, 0, 3, 3, 1, 3, 3]
+    assert data.test_users().tolist() == [3, 0, 4, 3, 1, 5, 4]  # of 7, 1, 9, 7, 2, None, 9
+
+
 def test_rare_values_have_no_id_of_their_own(tmp_path: Path) -> None:
     data = table(tmp_path, min_count=2)
     assert data.vocabulary("item")["value"].to_list() == ["a", "b"]

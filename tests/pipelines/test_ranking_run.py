@@ -81,6 +81,8 @@ def test_an_experiment_ends_in_a_report_and_repeats(
     low, high = results["full"].ci95["test/auc"]
     assert low < results["full"].metrics["test/auc"] < high
     assert results["graphhash"].table_bytes < results["full"].table_bytes
+    assert results["graphhash"].layer_bytes == results["full"].layer_bytes > 0
+    assert results["full"].layer_optimizer_bytes == 2 * results["full"].layer_bytes
     assert results["graphhash"].table_rows == results["modulo"].table_rows
     tests = json.loads((directory / "tests.json").read_bytes())
     assert len(tests) == 6

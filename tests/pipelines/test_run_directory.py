@@ -31,11 +31,10 @@ def files(tmp_path: Path) -> RunFiles:
     return files
 
 
-def test_the_best_variant_and_the_table_are_by_the_selection_metric(
+def test_the_table_is_by_the_selection_metric(
     files: RunFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert headline_metrics(selection_metric(files)) == ["recall@5", "ndcg@5"]
-    assert find_variant(files.directory, None).name == "mf-full"
     summary(files)
     shown = capsys.readouterr().out
     assert "recall@5" in shown and "recall@20" not in shown
@@ -47,6 +46,23 @@ def test_the_best_variant_and_the_table_are_by_the_selection_metric(
     files.write_metrics(files.metrics().model_copy(update={"selected_on": "test"}))
     summary(files)
     assert "SELECTED ON TEST" in capsys.readouterr().out
+
+
+def test_validation_names_the_default_variant_and_test_only_where_it_selected(files: RunFiles) -> None:
+    found = files.metrics()
+    full, modulo = found.variants
+    lucky = full.model_copy(update={"metrics": full.metrics | {"valid/recall@5": 0.1}})
+    better = modulo.model_copy(update={"metrics": modulo.metrics | {"valid/recall@5": 0.2}})
+    baseline = VariantResult(name="popularity", model="popularity", metrics={"test/recall@5": 0.9})
+
+    def default(*variants: VariantResult, selected_on: str = "valid") -> str:
+        files.write_metrics(found.model_copy(update={"variants": variants, "selected_on": selected_on}))
+        return find_variant(files.directory, None).name
+
+    assert default(baseline, lucky, better) == "mf-modulo"
+    assert default(baseline, lucky) == "mf-full", "what validation did not measure is no default"
+    assert default(modulo, full) == "mf-modulo", "nothing was selected: the first of the configuration"
+    assert default(modulo, full, selected_on="test") == "mf-full"
 
 
 @pytest.mark.parametrize("model", ["{name: two_tower}", "{name: ease, grid: {l2: [1, 2]}}"])

@@ -15,7 +15,9 @@ from embeddings.sparsity import Schedule, Sparsity
 from embeddings.tables import OptimizerSpec, build_table
 from pipelines.config_models import Mf
 from pipelines.config_sparse import Sparse, SparseEntries
+from pipelines.report import words
 from pipelines.report.data import Run
+from pipelines.report.tables import cost_table
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import layer_sparsities, prune_networks, sparsities
 from recsys.models.neumf import NeuMf
@@ -62,7 +64,14 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
     assert variants["layers"]["layer_optimizer_bytes"] == 8 * (weights // 4 + others)
     assert variants["layers-pruned"]["layer_optimizer_bytes"] == 8 * (weights + others)
     assert all(0 <= v["metrics"]["test/recall@20"] <= 1 for v in variants.values())
+    assert variants["full"]["layer_bytes"] == 0
     page = (tmp_path / run / "report.html").read_text()
+    costs = {name: cells[-4:] for name, _, cells in cost_table(Run(tmp_path / run))}
+    tables, layers = 2 * rows * 8 * 4, variants["layers"]["layer_bytes"]
+    optimizers = variants["layers"]["optimizer_bytes"] + variants["layers"]["layer_optimizer_bytes"]
+    sizes = (tables, layers, optimizers, tables + layers + optimizers)
+    assert costs["layers"] == [words.size(size) for size in sizes]
+    assert costs["full"][1] == "none"
     for method in ("MF, pruned, density 0.25", "MF, static mask, density 0.25"):
         assert method in page
     told = Run(tmp_path / run)

@@ -35,6 +35,15 @@ def test_a_state_comes_back(state: Path) -> None:
     assert [p.name for p in state.parent.iterdir()] == ["training.safetensors"]
 
 
+def test_equal_states_are_equal_bytes(state: Path) -> None:
+    written = {state.read_bytes()}
+    for _ in range(20):
+        tensors = {"n": torch.tensor(4), "a": torch.arange(6.0).reshape(2, 3)}
+        write_state(state, tensors, dict(reversed(FACTS.items())))
+        written.add(state.read_bytes())
+    assert len(written) == 1
+
+
 def test_another_run_is_refused(state: Path) -> None:
     with pytest.raises(CheckpointError, match=r"belongs to another configuration.*fingerprint ffff.*this run has 0000"):
         read_state(state, "0" * 64)
@@ -58,9 +67,9 @@ def test_foreign_safetensors_and_versions_are_refused(state: Path) -> None:
     safetensors.torch.save_file({"a": torch.ones(2)}, state)
     with pytest.raises(CheckpointError, match="is safetensors but not a training state of this program"):
         read_state(state, "f" * 64)
-    metadata = {"format": "recsys-training-state", "version": "99", "facts": "{}"}
+    metadata = {"recsys-training-state": json.dumps({"version": 99, "facts": {}})}
     safetensors.torch.save_file({"a": torch.ones(2)}, state, metadata)
-    with pytest.raises(CheckpointError, match="has training state version 99, this program reads 1"):
+    with pytest.raises(CheckpointError, match="has training state version 99, this program reads 2"):
         read_state(state, "f" * 64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec
-from embeddings.tables.collection import Field, build_collection
+from embeddings.tables.collection import CollectionBackend, Field, build_collection
 from recsys.event_batch import EventHistories, Events, join
 from recsys.rankers.build import RankerSpec, build_ranker
 from recsys.rankers.checkpoint import load_ranker, save_ranker
@@ -37,10 +38,11 @@ def events(count: int, seed: int = 0) -> Events:
     return Events(ids, np.zeros((count, 0), np.float32), labels, ("user", "item"), history)
 
 
-def din(spec: RankerSpec = SPEC, optimizer: str = "adam") -> Any:
-    fields = [Field("user", IdMap.identity(USERS), 3), Field("item", IdMap.identity(ITEMS), 4)]
+def din(spec: RankerSpec = SPEC, optimizer: str = "adam", backend: CollectionBackend = "torch", dim: int = 3) -> Any:
+    fields = [Field("user", IdMap.identity(USERS), dim), Field("item", IdMap.identity(ITEMS), 4)]
     chosen = OptimizerSpec(optimizer, lr=0.02)  # type: ignore[arg-type]
-    tables = build_collection(fields, optimizer=chosen, init_std=0.3, generator=np.random.default_rng(0))
+    draw = np.random.default_rng(0)
+    tables = build_collection(fields, backend=backend, optimizer=chosen, init_std=0.3, generator=draw)
     return build_ranker(spec, tables, 0, seed=0)
 
 
@@ -64,6 +66,16 @@ def test_interest_is_equation_3() -> None:
         x = torch.relu(model.tower[0].weight.double() @ x + model.tower[0].bias.double())
         expected.append(float((model.tower[2].weight.double() @ x + model.tower[2].bias.double()).detach()))
     np.testing.assert_allclose(model.scores(data), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fbgemm_gpu") is None, reason="fbgemm is not installed")
+def test_items_that_are_looked_up_twice_are_updated_once_on_both_back_ends() -> None:
+    ours, theirs = (din(optimizer="adagrad", backend=backend, dim=4) for backend in ("torch", "fbgemm"))
+    for model in (ours, theirs):
+        fit_ranker(model, events(60), None, RankingSettings(batch_size=16, epochs=3, table_lr=0.1), seed=0)
+    for field in ("user", "item"):
+        torch.testing.assert_close(ours.tables.weight(field), theirs.tables.weight(field), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(ours.scores(events(20)), theirs.scores(events(20)), rtol=1e-3, atol=1e-4)
 
 
 def test_a_row_gets_the_gradient_of_the_candidate_and_of_the_history() -> None:

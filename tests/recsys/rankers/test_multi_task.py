@@ -188,15 +188,16 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, refit: bool)
 
 def test_experts_diverge_when_evomoe_s_gate_opens() -> None:
     ranker = model(dataclasses.replace(SPEC, gate=GateSpec("dense_to_sparse", annealing=Annealing(1.0, 2.0))))
-    initial = ranker.mixture.weights[0].detach().clone()
+    mixture = ranker.levels[0].mixture
+    initial = mixture.weights[0].detach().clone()
     ranker.advance(0.99)
-    assert torch.equal(ranker.mixture.weights[0], initial)
+    assert torch.equal(mixture.weights[0], initial)
     ranker.advance(1.0)
-    opened = ranker.mixture.weights[0].detach().clone()
+    opened = mixture.weights[0].detach().clone()
     assert torch.equal(opened[0], initial[0])
     assert ((opened[1:] == initial[0]) | (opened[1:] == 0)).all()
     ranker.advance(1.5)
-    assert torch.equal(ranker.mixture.weights[0], opened), "once only"
+    assert torch.equal(mixture.weights[0], opened), "once only"
 
 
 def test_a_private_expert_serves_its_own_task_only() -> None:
@@ -205,6 +206,64 @@ def test_a_private_expert_serves_its_own_task_only() -> None:
     watch, rating = ((part > 0).all(dim=0).tolist() for part in found.weights)
     assert watch == [True] * 7 + [False] * 3
     assert rating == [True] * 4 + [False] * 3 + [True] * 3
+
+
+def by_hand(ranker: MultiTaskRanker, ids: np.ndarray) -> np.ndarray:
+    """PLE expert by expert in NumPy (Tang et al. 2020, section 4.2): float64 [T] of one event's ids [F]."""
+    spec, tasks = ranker.spec, len(ranker.spec.tasks)
+    weights = {name: value.double().numpy() for name, value in ranker.state_dict().items()}
+    vectors = [ranker.tables.weight(name)[i].double().numpy() for name, i in zip(("user", "item"), ids, strict=True)]
+    of_task, shared = [np.concatenate(vectors)] * tasks, np.concatenate(vectors)
+    for level in range(spec.levels):
+        name = f"levels.{level}"
+
+        def expert(number: int, given: np.ndarray, name: str = name) -> np.ndarray:
+            for layer in range(len(spec.expert.hidden)):
+                matrix, bias = (weights[f"{name}.mixture.{part}.{layer}"][number] for part in ("weights", "biases"))
+                given = np.maximum(given @ matrix + bias, 0)
+            return given
+
+        def gated(gate: int, selector: np.ndarray, outputs: list[np.ndarray], name: str = name) -> np.ndarray:
+            share = np.exp(weights[f"{name}.gates.{gate}.logits.weight"] @ selector)
+            return (share / share.sum()) @ np.stack(outputs)
+
+        common = [expert(number, shared) for number in range(spec.experts)]
+        own = [
+            [expert(spec.experts + task * spec.private + i, of_task[task]) for i in range(spec.private)]
+            for task in range(tasks)
+        ]
+        of_task = [gated(task, of_task[task], common + own[task]) for task in range(tasks)]
+        if level < spec.levels - 1:
+            shared = gated(tasks, shared, common + [output for part in own for output in part])
+    heads = []
+    for task, found in enumerate(of_task):
+        hidden = np.maximum(weights[f"heads.{task}.0.weight"] @ found + weights[f"heads.{task}.0.bias"], 0)
+        heads.append(weights[f"heads.{task}.2.weight"] @ hidden + weights[f"heads.{task}.2.bias"])
+    return np.concatenate(heads)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("private", [0, 2])
+def test_levels_are_progressive_layered_extraction(levels: int, private: int) -> None:
+    ranker = model(gated("softmax", private=private, levels=levels, expert=Tower((8, 5)))).eval()
+    with torch.no_grad():
+        for name, parameter in ranker.named_parameters():
+            if not name.startswith("tables."):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator(len(name))) / 2)
+    ids = torch.randint(0, 8, (12, 2), generator=generator(0))
+    expected = np.stack([by_hand(ranker, event) for event in ids.numpy()])
+    assert expected.std(axis=0).min() > 0.01
+    np.testing.assert_allclose(ranker(ids).values.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_learn_and_are_saved(tmp_path: Path) -> None:
+    ranker = model(gated("softmax", private=2, levels=2))
+    fit_multi_task(ranker, events(1000, 0), events(300, 1), settings(epochs=12, lr=0.02, table_lr=0.02), seed=0)
+    assert validation_metrics(ranker, events(400, 2))["watch/auc"] > 0.95
+    assert all(part.grad is not None and part.grad.any() for part in ranker.levels.parameters())
+    save_multi_task(ranker, tmp_path / "saved")
+    loaded = load_multi_task(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded.predict(events(50, 0))[0], ranker.predict(events(50, 0))[0])
 
 
 def test_the_loss_is_over_known_labels() -> None:
@@ -250,7 +309,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     save_multi_task(model(), tmp_path / "saved")
     facts = tmp_path / "saved" / "ranker.json"
     facts.write_text(facts.read_text().replace("recsys-multi-task", "recsys-ranker"))
-    with pytest.raises(CheckpointError, match="must say format recsys-multi-task, version 1; train the ranker again"):
+    with pytest.raises(CheckpointError, match="must say format recsys-multi-task, version 2; train the ranker again"):
         load_multi_task(tmp_path / "saved")
     (tmp_path / "saved" / "ranker.safetensors").write_bytes(b"x")
     facts.write_text(facts.read_text().replace("recsys-ranker", "recsys-multi-task"))
@@ -285,6 +344,8 @@ def test_mistakes_are_told() -> None:
         fit_multi_task(model(), good, good, settings(selection=Selection("rating/auc")), seed=0)
     with pytest.raises(ValueError, match="key names the field 'town'; the fields are user, item"):
         model(dataclasses.replace(SPEC, key="town"))
+    with pytest.raises(ValueError, match="at least one level, got 0"):
+        model(dataclasses.replace(SPEC, levels=0))
     with pytest.raises(ValueError, match=r"tasks of different names, got \['watch', 'watch'\]"):
         model(dataclasses.replace(SPEC, tasks=(WATCH, WATCH)))
     with pytest.raises(ValueError, match="at least one layer and no batch norm, got Tower"):

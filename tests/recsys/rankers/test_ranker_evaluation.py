@@ -58,6 +58,19 @@ def test_slices_and_groups_are_those_of_a_plain_loop() -> None:
     json.dumps(found.summary(), allow_nan=False)
 
 
+def test_users_who_share_the_unseen_id_are_no_group() -> None:
+    """Users 8 to 11 have no id of their own; each is one with his events, to GAUC and to the bootstrap."""
+    apart, train = events(900, 1), events(120)
+    scores = (np.random.default_rng(2).normal(size=900) + apart.labels + apart.column("user")).astype(np.float32)
+    expected = evaluate_ranker(apart, scores, train, user="user", item="item")
+    users, shared = apart.column("user"), events(900, 1)
+    shared.ids[:, 0] = np.minimum(shared.ids[:, 0], 8)
+    found = evaluate_ranker(shared, scores, train, user="user", item="item", users=users)
+    assert (found.metrics, found.ci95) == (expected.metrics, expected.ci95)
+    merged = evaluate_ranker(shared, scores, train, user="user", item="item")
+    assert abs(merged.metrics["gauc"] - expected.metrics["gauc"]) > 0.01
+
+
 def test_values_that_share_the_unseen_id_are_not_taken_for_a_frequent_one() -> None:
     """Items 20 to 29 were too rare for ids of their own, so that train has the id 20 for all of them."""
     train, test = events(400), events(300, 1)
