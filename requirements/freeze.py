@@ -34,8 +34,13 @@ def normal(name: str) -> str:
 class Package(Protocol):
     """What the closure asks of a distribution."""
 
-    version: str
-    requires: Sequence[str] | None
+    @property
+    def version(self) -> str:
+        """As installed or resolved."""
+
+    @property
+    def requires(self) -> Sequence[str] | None:
+        """Requirements with their markers."""
 
 
 @dataclasses.dataclass
@@ -63,7 +68,7 @@ def closure(
     """
     found: dict[str, Pin] = {}
     waiting = [Requirement(line) for line in requirements]
-    done = set()
+    done: set[tuple[str, str]] = set()
     while waiting:
         requirement = waiting.pop()
         name = normal(requirement.name)
