@@ -138,17 +138,27 @@ def _spread(points: Matrix, clusters: int, generator: np.random.Generator) -> Ma
 
 
 def _best_of(points: Matrix, starts: Sequence[Matrix], passes: int) -> tuple[Matrix, IntArray]:
-    """Centres and codes of :func:`_lloyd` from the start that ends nearest to the points."""
+    """Centres and codes of :func:`lloyd` from the start that ends nearest to the points."""
     squares = squared_lengths(points)
-    found = [_lloyd(points, squares, centres, passes) for centres in starts]
+    found = [lloyd(points, centres, passes, squares) for centres in starts]
     centres, code, _ = min(found, key=lambda ended: float(ended[2].sum(dtype=np.float64)))
     return centres, code
 
 
-def _lloyd(
-    points: Matrix, squares: npt.NDArray[np.float32], centres: Matrix, passes: int
+def lloyd(
+    points: Matrix, centres: Matrix, passes: int, squares: npt.NDArray[np.float32] | None = None
 ) -> tuple[Matrix, IntArray, npt.NDArray[np.float32]]:
-    """At most ``passes`` updates of the centres; codes and distances are those of the centres that come back."""
+    """At most ``passes`` updates of the centres; codes and distances are those of the centres that come back.
+
+    Args:
+        points: float32 [N, D], contiguous.
+        centres: float32 [K, D].
+        passes: at most.
+        squares: as :func:`nearest` takes them.
+
+    Returns:
+        Centres float32 [K, D], the nearest one of each point int64 [N], and its squared distance float32 [N].
+    """
     code, distance = nearest(points, centres, squares)
     for _ in range(passes):
         centres = _updated(points, code, distance, centres)

@@ -1,0 +1,158 @@
+"""Optimised product quantisation: codes of the parts of a rotated vector, unordered (Ge et al. 2013)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from embeddings import atomic
+from embeddings.semantic_id.codes import Codes
+from embeddings.semantic_id.kmeans import distances, kmeans, lloyd, nearest
+from embeddings.spectral import Matrix
+
+LEAST_SHARE = 1e-6
+"""Variance of a direction over that of the largest one below which it is not whitened, but left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProductQuantiser:
+    """The parts of ``(x - mean) R`` are coded one by one, so that digits have no order.
+
+    Attributes:
+        codebooks: float32 [m, M, D / m], the codes of each part.
+        mean: float32 [D], subtracted first.
+        rotation: float32 [D, D], R: orthonormal, or with whitening before an orthonormal one.
+        inverse: float32 [D, D], what takes the parts back.
+    """
+
+    codebooks: Matrix
+    mean: Matrix
+    rotation: Matrix
+    inverse: Matrix
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Codes of each digit."""
+        return (self.codebooks.shape[1],) * len(self.codebooks)
+
+    def encode(self, vectors: Matrix) -> Codes:
+        """Codes int32 [N, m] of float32 [N, D]; the way in which items that came later get theirs."""
+        parts = _parts(self._rotated(vectors), len(self.codebooks))
+        return _coded(parts, self.codebooks)
+
+    def decode(self, codes: Codes) -> Matrix:
+        """Float32 [N, D] that the codes stand for."""
+        decoded: Matrix = _joined(codes, self.codebooks) @ self.inverse + self.mean
+        return decoded
+
+    def last_cost(self, vectors: Matrix, codes: Codes) -> npt.NDArray[np.float32]:
+        """Squared distance float32 [N, M] of the last part to each of its codes, for reassignment."""
+        del codes  # a part does not depend on the others
+        return distances(_parts(self._rotated(vectors), len(self.codebooks))[-1], self.codebooks[-1])
+
+    def _rotated(self, vectors: Matrix) -> Matrix:
+        if vectors.shape[1] != self.mean.size:
+            raise ValueError(f"the codebooks take vectors of {self.mean.size} columns, got {vectors.shape[1]}")
+        rotated: Matrix = (vectors - self.mean) @ self.rotation
+        return rotated
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` as safetensors, atomically."""
+        tensors = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        atomic.write_bytes(path, safetensors.numpy.save(tensors))
+
+    @classmethod
+    def load(cls, path: Path) -> ProductQuantiser:
+        """Read what :meth:`save` wrote."""
+        return cls(**safetensors.numpy.load_file(path))
+
+
+def fit_opq(
+    vectors: Matrix,
+    digits: int,
+    width: int,
+    generator: np.random.Generator,
+    *,
+    passes: int = 10,
+    whitened: bool = False,
+) -> tuple[ProductQuantiser, Codes]:
+    """Optimised product quantisation (Ge et al. 2013, "Optimized product quantization for approximate NN search").
+
+    The parts start with principal directions so shared out that the variances of the parts have like products (the
+    parametric solution, section 3.2). Then codes, centres and rotation are improved in turn (section 3.1, eq. 8): the
+    rotation by an orthogonal Procrustes problem. An orthonormal rotation leaves no larger error than it started from.
+
+    Args:
+        vectors: float32 [N, D], one for each item; N >= ``width``.
+        digits: m, parts of a vector; must divide D.
+        width: M, codes of a part.
+        generator: draws the starts of the k-means.
+        passes: improvements of the rotation; 0 leaves the parametric one.
+        whitened: scale the principal directions to variance 1 first, as RPG does, so that all digits tell as much.
+
+    Returns:
+        The quantiser, and the codes int32 [N, m] that its :meth:`ProductQuantiser.encode` gives the items.
+
+    Raises:
+        ValueError: The parts do not divide the columns, there are fewer items than codes, or a vector is not finite.
+    """
+    if vectors.shape[1] % digits:
+        raise ValueError(
+            f"opq must divide the features into parts of equal width, got {vectors.shape[1]} columns for {digits}"
+            " digits; change the features' dim or the digits"
+        )
+    mean: Matrix = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    start, inverse = _principal(vectors - mean, digits, whitened=whitened)
+    prepared = np.ascontiguousarray((vectors - mean) @ start, dtype=np.float32)
+    books = np.stack([kmeans(part, width, generator)[0] for part in _parts(prepared, digits)])
+    turn: Matrix = np.eye(len(start), dtype=np.float32)
+    for _ in range(passes):
+        turned = _parts(prepared @ turn, digits)
+        decoded = _joined(_coded(turned, books), books)
+        left, _, right = np.linalg.svd(prepared.T.astype(np.float64) @ decoded)
+        turn = (left @ right).astype(np.float32)
+        books = np.stack(
+            [lloyd(part, book, 1)[0] for part, book in zip(_parts(prepared @ turn, digits), books, strict=True)]
+        )
+    quantiser = ProductQuantiser(books, mean, start @ turn, turn.T @ inverse)
+    return quantiser, quantiser.encode(vectors)
+
+
+def _principal(centred: Matrix, digits: int, *, whitened: bool) -> tuple[Matrix, Matrix]:
+    """Principal directions [D, D] of float32 [N, D] as columns, in the order of the parts, and their inverse.
+
+    A direction goes to the part whose variances have the smallest product so far and that still has a place.
+    """
+    covariance = centred.T.astype(np.float64) @ centred / max(1, len(centred))
+    variances, directions = np.linalg.eigh(covariance)
+    room = np.full(digits, len(variances) // digits)
+    product, members = np.zeros(digits), [[] for _ in range(digits)]  # type: tuple[npt.NDArray[np.float64], list[list[int]]]
+    for direction in np.argsort(-variances, kind="stable"):
+        part = int(np.argmin(np.where(room > 0, product, np.inf)))
+        members[part].append(int(direction))
+        room[part] -= 1
+        product[part] += np.log(max(variances[direction], np.finfo(np.float64).tiny))
+    order = [direction for part in members for direction in part]
+    scale = np.ones(len(order))
+    if whitened:
+        deviation = np.sqrt(np.maximum(variances[order], 0))
+        kept = variances[order] > LEAST_SHARE * variances.max(initial=0)
+        scale = np.where(kept, 1 / np.where(kept, deviation, 1), 0)
+    back = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    return (directions[:, order] * scale).astype(np.float32), (directions[:, order] * back).T.astype(np.float32)
+
+
+def _parts(vectors: Matrix, digits: int) -> list[Matrix]:
+    return [np.ascontiguousarray(part) for part in np.split(vectors, digits, axis=1)]
+
+
+def _coded(parts: list[Matrix], books: Matrix) -> Codes:
+    return np.column_stack([nearest(part, book)[0] for part, book in zip(parts, books, strict=True)]).astype(np.int32)
+
+
+def _joined(codes: Codes, books: Matrix) -> Matrix:
+    return np.concatenate([book[codes[:, digit]] for digit, book in enumerate(books)], axis=1)
