@@ -33,7 +33,8 @@ class VariantResult(Record):
 
     Attributes:
         table_bytes: bytes of the weights of all tables; ``optimizer_bytes`` those of the optimizer state.
-        layer_bytes: as these, of the layers of towers and NeuMF with their mask; ``layer_optimizer_bytes`` likewise.
+        layer_bytes: as these, of the layers of towers and NeuMF with their mask, and of the heads of RPG;
+            ``layer_optimizer_bytes`` likewise.
         metrics: by "split/metric@k", e.g. "test/recall@20". A metric that is undefined (null in the file) is absent.
         ci95: bootstrap 95 % interval over users, by the same names.
         seconds: by stage, "train" and "evaluate" at least.
