@@ -105,7 +105,7 @@ def kmeans(points: Matrix, clusters: int, generator: np.random.Generator) -> tup
     Raises:
         ValueError: There are fewer points than clusters, or a value is not finite.
     """
-    _check(points, clusters)
+    check_points(points, clusters)
     points = np.ascontiguousarray(points)
     order = generator.permutation(len(points))
     starts = [_spread(points[np.sort(order[: START * clusters])], clusters, generator), points[order[:clusters]]]
@@ -255,7 +255,12 @@ def _filled(points: Matrix, centres: Matrix, capacity: IntArray) -> IntArray:
     return code
 
 
-def _check(points: Matrix, clusters: int) -> None:
+def check_points(points: Matrix, clusters: int) -> None:
+    """Refuse what cannot be clustered, see :func:`kmeans`.
+
+    Raises:
+        ValueError: There are fewer points than clusters, or a value is not finite.
+    """
     if len(points) < clusters:
         raise ValueError(f"k-means of {clusters} clusters needs as many points, got {len(points)}; use narrower levels")
     with np.errstate(over="ignore", invalid="ignore"):

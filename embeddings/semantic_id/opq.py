@@ -10,8 +10,9 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from embeddings import atomic
+from embeddings.id_map import IntArray
 from embeddings.semantic_id.codes import Codes
-from embeddings.semantic_id.kmeans import distances, kmeans, lloyd, nearest
+from embeddings.semantic_id.kmeans import check_points, distances, kmeans, lloyd, nearest
 from embeddings.spectral import Matrix
 
 LEAST_SHARE = 1e-6
@@ -42,7 +43,8 @@ class ProductQuantiser:
     def encode(self, vectors: Matrix) -> Codes:
         """Codes int32 [N, m] of float32 [N, D]; the way in which items that came later get theirs."""
         parts = _parts(self._rotated(vectors), len(self.codebooks))
-        return _coded(parts, self.codebooks)
+        codes = [nearest(part, book)[0] for part, book in zip(parts, self.codebooks, strict=True)]
+        return np.column_stack(codes).astype(np.int32)
 
     def decode(self, codes: Codes) -> Matrix:
         """Float32 [N, D] that the codes stand for."""
@@ -105,19 +107,17 @@ def fit_opq(
             f"opq must divide the features into parts of equal width, got {vectors.shape[1]} columns for {digits}"
             " digits; change the features' dim or the digits"
         )
+    check_points(vectors, width)
     mean: Matrix = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
     start, inverse = _principal(vectors - mean, digits, whitened=whitened)
     prepared = np.ascontiguousarray((vectors - mean) @ start, dtype=np.float32)
-    books = np.stack([kmeans(part, width, generator)[0] for part in _parts(prepared, digits)])
     turn: Matrix = np.eye(len(start), dtype=np.float32)
+    books, codes = _stacked([kmeans(part, width, generator) for part in _parts(prepared, digits)])
     for _ in range(passes):
-        turned = _parts(prepared @ turn, digits)
-        decoded = _joined(_coded(turned, books), books)
-        left, _, right = np.linalg.svd(prepared.T.astype(np.float64) @ decoded)
+        left, _, right = np.linalg.svd(prepared.T.astype(np.float64) @ _joined(codes, books))
         turn = (left @ right).astype(np.float32)
-        books = np.stack(
-            [lloyd(part, book, 1)[0] for part, book in zip(_parts(prepared @ turn, digits), books, strict=True)]
-        )
+        parts = _parts(prepared @ turn, digits)
+        books, codes = _stacked([lloyd(part, book, 1)[:2] for part, book in zip(parts, books, strict=True)])
     quantiser = ProductQuantiser(books, mean, start @ turn, turn.T @ inverse)
     return quantiser, quantiser.encode(vectors)
 
@@ -129,19 +129,20 @@ def _principal(centred: Matrix, digits: int, *, whitened: bool) -> tuple[Matrix,
     """
     covariance = centred.T.astype(np.float64) @ centred / max(1, len(centred))
     variances, directions = np.linalg.eigh(covariance)
+    least = max(LEAST_SHARE * variances.max(), np.finfo(np.float64).tiny)
+    factors = np.log(np.maximum(variances / least, 1))  # at least 0: what is added makes no product smaller
     room = np.full(digits, len(variances) // digits)
-    product, members = np.zeros(digits), [[] for _ in range(digits)]  # type: tuple[npt.NDArray[np.float64], list[list[int]]]
+    product = np.zeros(digits)
+    members: list[list[int]] = [[] for _ in range(digits)]
     for direction in np.argsort(-variances, kind="stable"):
         part = int(np.argmin(np.where(room > 0, product, np.inf)))
         members[part].append(int(direction))
         room[part] -= 1
-        product[part] += np.log(max(variances[direction], np.finfo(np.float64).tiny))
+        product[part] += factors[direction]
     order = [direction for part in members for direction in part]
     scale = np.ones(len(order))
     if whitened:
-        deviation = np.sqrt(np.maximum(variances[order], 0))
-        kept = variances[order] > LEAST_SHARE * variances.max(initial=0)
-        scale = np.where(kept, 1 / np.where(kept, deviation, 1), 0)
+        scale = np.where(variances[order] > least, 1 / np.sqrt(np.maximum(variances[order], least)), 0)
     back = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
     return (directions[:, order] * scale).astype(np.float32), (directions[:, order] * back).T.astype(np.float32)
 
@@ -150,8 +151,9 @@ def _parts(vectors: Matrix, digits: int) -> list[Matrix]:
     return [np.ascontiguousarray(part) for part in np.split(vectors, digits, axis=1)]
 
 
-def _coded(parts: list[Matrix], books: Matrix) -> Codes:
-    return np.column_stack([nearest(part, book)[0] for part, book in zip(parts, books, strict=True)]).astype(np.int32)
+def _stacked(found: list[tuple[Matrix, IntArray]]) -> tuple[Matrix, Codes]:
+    """Codebooks [m, M, D / m] and codes [N, m] of the parts' centres and codes."""
+    return np.stack([book for book, _ in found]), np.column_stack([code for _, code in found]).astype(np.int32)
 
 
 def _joined(codes: Codes, books: Matrix) -> Matrix:

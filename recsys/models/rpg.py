@@ -62,8 +62,8 @@ class Rpg(SequenceReader):
         self.temperature = temperature
         self.heads = Heads(codes.levels, tokens.dim)
         starts = np.cumsum(codes.widths) - codes.widths
-        self._token_ids = torch.from_numpy((codes.codes + starts).astype(np.int64))
-        self._columns = np.ascontiguousarray((codes.codes + starts).astype(np.int32).T)
+        self._columns = np.ascontiguousarray((codes.codes + starts).T, dtype=np.int32)
+        """Int32 [m, num_items]: the rows of each item's tokens."""
 
     @property
     def num_items(self) -> int:
@@ -89,7 +89,8 @@ class Rpg(SequenceReader):
         Returns:
             float32 [T, D], differentiable in the tokens.
         """
-        return functional.embedding_bag(self._token_ids[items], tokens, mode="mean")
+        rows = torch.from_numpy(self._columns)[:, items].T.contiguous()
+        return functional.embedding_bag(rows, tokens, mode="mean")
 
     def inputs(self, items: Tensor) -> Tensor:
         """See :class:`SequenceReader`."""

@@ -52,6 +52,13 @@ def test_the_rotation_is_orthonormal_and_better_than_none() -> None:
     assert found[10] <= found[0] < 0.7 * plain_pq_error(vectors, 4, 16)
 
 
+def test_the_parts_start_with_like_products_of_variances() -> None:
+    vectors = correlated()
+    quantiser, _ = fit_opq(vectors, 4, 16, np.random.default_rng(0), passes=0)
+    products = ((vectors - quantiser.mean) @ quantiser.rotation).var(0).reshape(4, 2).prod(1)
+    assert products.max() < 1.5 * products.min()
+
+
 def test_whitened_directions_have_unit_variance_and_those_without_variance_are_left_out() -> None:
     vectors = correlated(dim=6)
     vectors = np.concatenate([vectors, vectors[:, :2]], axis=1)  # of rank 6
