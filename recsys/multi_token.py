@@ -31,7 +31,7 @@ class Heads(nn.Module):
 def multi_token_loss(
     hidden_TD: Tensor, tokens_VD: Tensor, heads: Heads, targets_Tm: Tensor, widths: Sequence[int], *, temperature: float
 ) -> Tensor:
-    """Mean over events and digits of the cross-entropy of each digit's softmax (equation 3).
+    """Mean over events and digits of the cross-entropy of each digit's softmax (the multi-token prediction loss).
 
     The logits of a digit are the cosines of its head with its tokens over the temperature. The gradient is made in the
     forward pass, digit by digit, and for blocks of events that a

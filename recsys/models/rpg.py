@@ -18,7 +18,7 @@ from recsys.models.sequence_model import Encoder, SequenceReader
 from recsys.multi_token import Heads, token_log_probabilities
 from recsys.sequences import Sequences
 
-_USERS_AT_ONCE, _ITEMS_AT_ONCE = 1024, 4096
+_USERS_AT_ONCE, _LANES = 1024, 16
 
 
 class Rpg(SequenceReader):
@@ -30,7 +30,7 @@ class Rpg(SequenceReader):
         s_i = \sum_j \ln p_j(c_{ij})
 
     with the tokens t of one table, which are input and output, the user's encoded history h and a head g_j for each
-    digit j (section 2.2 and equation 3). The score is the log-probability of the item's id. Of a user it takes m * M
+    digit j. The score is the log-probability of the item's id. Of a user it takes m * M
     numbers, from which each item adds up its m, so that the exact ranking of the whole catalogue costs as much as
     inner products of m columns: nothing is searched or approximated. Items with equal ids have equal scores. A user
     without a history has the same score for all items.
@@ -62,8 +62,8 @@ class Rpg(SequenceReader):
         self.temperature = temperature
         self.heads = Heads(codes.levels, tokens.dim)
         starts = np.cumsum(codes.widths) - codes.widths
-        self._columns = np.ascontiguousarray((codes.codes + starts).T, dtype=np.int32)
-        """Int32 [m, num_items]: the rows of each item's tokens."""
+        self._rows = (codes.codes + starts).astype(np.int32)
+        """Int32 [num_items, m]: the rows of each item's tokens."""
 
     @property
     def num_items(self) -> int:
@@ -89,8 +89,7 @@ class Rpg(SequenceReader):
         Returns:
             float32 [T, D], differentiable in the tokens.
         """
-        rows = torch.from_numpy(self._columns)[:, items].T.contiguous()
-        return functional.embedding_bag(rows, tokens, mode="mean")
+        return functional.embedding_bag(torch.from_numpy(self._rows)[items], tokens, mode="mean")
 
     def inputs(self, items: Tensor) -> Tensor:
         """See :class:`SequenceReader`."""
@@ -112,24 +111,29 @@ class Rpg(SequenceReader):
         out = torch.empty(len(users), self.num_items)
         for first in range(0, len(users), _USERS_AT_ONCE):
             block = slice(first, first + _USERS_AT_ONCE)
-            _add_up(self.log_probabilities(users[block]).numpy(), self._columns, out[block].numpy())
+            _add_up(self.log_probabilities(users[block]).numpy(), self._rows, out[block].numpy())
         return out
 
 
 @numba.njit(parallel=True, cache=True)
-def _add_up(tokens: Floats, columns: Ints, out: Floats) -> None:
+def _add_up(tokens: Floats, rows: Ints, out: Floats) -> None:
     """Write the sums of each user's tokens, digit after digit.
 
     Args:
         tokens: float32 [U, T].
-        columns: int32 [m, N], the tokens of each item.
+        rows: int32 [N, m], the tokens of each item.
         out: float32 [U, N].
     """
-    digits, items = columns.shape
-    for user in numba.prange(len(tokens)):
-        for first in range(0, items, _ITEMS_AT_ONCE):
-            last = min(first + _ITEMS_AT_ONCE, items)
-            out[user, first:last] = 0
-            for digit in range(digits):
-                for item in range(first, last):
-                    out[user, item] += tokens[user, columns[digit, item]]
+    users, count = tokens.shape
+    for block in numba.prange((users + _LANES - 1) // _LANES):
+        first = block * _LANES
+        last = min(first + _LANES, users)
+        packed = np.zeros((count, _LANES), np.float32)  # users side by side, so that one load serves all of them
+        packed[:, : last - first] = tokens[first:last].T
+        sums = np.empty(_LANES, np.float32)
+        for item in range(len(rows)):
+            sums[:] = 0
+            for digit in range(rows.shape[1]):
+                for lane in range(_LANES):
+                    sums[lane] += packed[rows[item, digit], lane]
+            out[first:last, item] = sums[: last - first]
