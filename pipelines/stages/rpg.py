@@ -38,12 +38,13 @@ def train(
     model = build(config, codes, data.train, seed)
     loop = ReaderSettings(**reading(settings, config.optimizer.lr, config.augmentation))
     result = fit_rpg(model, data, loop, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
-    table = model.tokens.bytes()
+    table, heads = model.tokens.bytes(), sum(part.nbytes for part in model.heads.parameters())
     facts = {
         "table_rows": model.tokens.num_rows,
         "table_bytes": table.weights,
         "optimizer_bytes": table.optimizer,
-        "layer_bytes": sum(part.nbytes for part in model.heads.parameters()),
+        "layer_bytes": heads,
+        "layer_optimizer_bytes": 2 * heads,
         "epochs": result.best_epoch,
         "epochs_run": result.epochs_run,
         "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),
