@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_whole_experiment_runs_and_ids_beat_popularity(run: Path) -> None:
     found = {v["name"]: v for v in json.loads((run / "metrics.json").read_bytes())["variants"]}
     metrics = found["rpg"]["metrics"]
-    assert metrics["test/recall@5"] > found["popularity"]["metrics"]["test/recall@5"] + 0.3
+    assert metrics["test/recall@1"] > found["popularity"]["metrics"]["test/recall@1"] + 0.5
     assert metrics["test/recall_unmasked@5"] <= metrics["test/recall@5"]
     assert metrics["test/auc"] > 0.9
     assert found["rpg"]["table_rows"] == 13 and found["rpg"]["table_bytes"] == 13 * 16 * 4
