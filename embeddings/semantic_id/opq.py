@@ -26,7 +26,7 @@ class ProductQuantiser:
     Attributes:
         codebooks: float32 [m, M, D / m], the codes of each part.
         mean: float32 [D], subtracted first.
-        rotation: float32 [D, D], R: orthonormal, or with whitening before an orthonormal one.
+        rotation: float32 [D, D], R: orthonormal, or what whitens followed by an orthonormal matrix.
         inverse: float32 [D, D], what takes the parts back.
     """
 
