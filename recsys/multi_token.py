@@ -58,7 +58,7 @@ def token_log_probabilities(
 ) -> Tensor:
     """Log-probability float [B, V] of every token as its digit; arguments as in :func:`multi_token_loss`."""
     found = []
-    for digit, tokens in enumerate(tokens_VD.split(list(widths))):
+    for digit, tokens in enumerate(tokens_VD.split_with_sizes(widths)):
         raised = hidden_BD + functional.silu(functional.linear(hidden_BD, heads.weights[digit], heads.biases[digit]))
         logits = functional.normalize(raised) @ functional.normalize(tokens).T / temperature
         found.append(logits.log_softmax(1))
@@ -83,7 +83,7 @@ class _MultiToken(torch.autograd.Function):
         grad_hidden, grad_tokens = torch.zeros_like(hidden), torch.empty_like(tokens)
         grad_weights, grad_biases = torch.zeros_like(weights), torch.zeros_like(biases)
         loss = hidden.new_zeros(())
-        parts = zip(tokens.split(list(widths)), grad_tokens.split(list(widths)), strict=True)
+        parts = zip(tokens.split_with_sizes(widths), grad_tokens.split_with_sizes(widths), strict=True)
         for digit, (own, grad_own) in enumerate(parts):
             unit, norms = _unit(own)
             summed = torch.zeros_like(own)
