@@ -294,7 +294,7 @@ class NextItem(ReaderSteps[SequenceModel, SequenceSettings]):
         others, hits = self._others(inputs, targets, *counters)
 
         def loss(vectors: Tensor, rng: np.random.Generator) -> Tensor:
-            read, target, other = vectors.split([len(targets), len(targets), others.size])
+            read, target, other = vectors.split_with_sizes([len(targets), len(targets), others.size])
             hidden = model.represent(model.encode(read, inputs, rng))
             negatives = Negatives(model.represent(other).view(*others.shape, -1), hits=hits)
             return settings.loss(hidden, model.represent(target), negatives, model.num_items)

@@ -59,8 +59,7 @@ class ProductQuantiser:
     def _rotated(self, vectors: Matrix) -> Matrix:
         if vectors.shape[1] != self.mean.size:
             raise ValueError(f"the codebooks take vectors of {self.mean.size} columns, got {vectors.shape[1]}")
-        rotated: Matrix = (vectors - self.mean) @ self.rotation
-        return rotated
+        return np.asarray((vectors - self.mean) @ self.rotation, dtype=np.float32)
 
     def save(self, path: Path) -> None:
         """Write ``path`` as safetensors, atomically."""

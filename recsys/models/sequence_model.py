@@ -95,6 +95,10 @@ class SequenceReader(nn.Module, abc.ABC):
     def inputs(self, items: Tensor) -> Tensor:
         """Vectors that the encoder reads, outside autograd: int64 [T] to float32 [T, D]."""
 
+    @abc.abstractmethod
+    def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), num_items], without gradient."""
+
     def dense_parameters(self) -> dict[str, nn.Parameter]:
         """What is no table, by name; a training has an optimizer for it."""
         return dict(self.encoder.named_parameters())
