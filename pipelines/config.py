@@ -10,6 +10,7 @@ from embeddings.names import CompressorName
 from pipelines.config_ensemble import Ensemble
 from pipelines.config_knowledge import KnowledgeFiles
 from pipelines.config_models import Model
+from pipelines.config_rpg import Rpg
 from pipelines.config_search import Search
 from pipelines.config_section import Section
 from pipelines.config_semantic import SemanticIds, SemanticRows
@@ -168,7 +169,7 @@ class Variant(Section):
     """One row of the report. ``model``, ``train`` are merged over the experiment's."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+=@%-]*$")
-    model: Model | SequenceModel | Tiger | Ensemble = Field(discriminator="name")
+    model: Model | SequenceModel | Tiger | Rpg | Ensemble = Field(discriminator="name")
     compressor: Compressor | None = None
     budget: Budget | None = Field(default=None, description="of the rows; null: the experiment's")
     train: Train = Train()

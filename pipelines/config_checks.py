@@ -12,6 +12,7 @@ from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_multitask import ExpertMixture
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
+from pipelines.config_rpg import Rpg, check_rpg
 from pipelines.config_section import EpochModel, TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger, check_tiger
@@ -50,6 +51,9 @@ def check(experiment: Experiment) -> Iterator[Finding]:
             yield ("variants", index, "model", "name"), "kgat needs dataset.knowledge_graph: the files of the triples"
         if isinstance(variant.model, Tiger):
             for key, message in check_tiger(experiment, variant):
+                yield ("variants", index, *key), message
+        if isinstance(variant.model, Rpg):
+            for key, message in check_rpg(experiment, variant):
                 yield ("variants", index, *key), message
         if isinstance(variant.model, Ensemble):
             for where, message in check_ensemble(variant.model, variant, experiment.variants[:index]):

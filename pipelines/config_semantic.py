@@ -69,6 +69,16 @@ class RqVae(Section):
     sinkhorn: float = Field(default=0.003, ge=0, description="of the last level; 0: nearest code")
 
 
+class Opq(Section):
+    """Optimised product quantisation: long ids whose digits have no order, for rpg (Ge et al. 2013)."""
+
+    name: Literal["opq"] = "opq"
+    digits: int = Field(default=32, ge=1, description="must divide the columns of the features")
+    width: int = Field(default=256, ge=1, description="codes of a digit")
+    passes: int = Field(default=10, ge=0, description="improvements of the rotation")
+    whitened: bool = Field(default=False, description="scale the principal directions alike first, as RPG does")
+
+
 class RandomIds(Section):
     """Random distinct codes (Hua et al.: RID)."""
 
@@ -101,7 +111,7 @@ class CategoryIds(Section):
 
 
 Tokeniser = Annotated[
-    RqKmeans | RqVae | RandomIds | SequentialIds | CollaborativeIds | CategoryIds, Field(discriminator="name")
+    RqKmeans | RqVae | Opq | RandomIds | SequentialIds | CollaborativeIds | CategoryIds, Field(discriminator="name")
 ]
 
 

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from pipelines.config_problems import Finding
 from pipelines.config_section import EpochModel, Section
-from pipelines.config_semantic import RqKmeans, RqVae, SemanticIds
+from pipelines.config_semantic import Opq, RqKmeans, RqVae, SemanticIds
 
 if TYPE_CHECKING:
     from pipelines.config import Experiment, Variant
 
-_NEVER_UNIQUE = (RqKmeans, RqVae)
+_NEVER_UNIQUE = (RqKmeans, RqVae, Opq)
 
 
 class AdamW(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.config_ensemble import Ensemble
 from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, Ials, ItemKnn, LightGcn, Model, Popularity, Slim
+from pipelines.config_rpg import Rpg
 from pipelines.config_section import TableModel
 from pipelines.config_sequence import SequenceModel
 from pipelines.config_tiger import Tiger
@@ -20,11 +21,13 @@ _PAIR_BYTES = 12
 
 _TIGER_BATCH, _TIGER_LEVELS = 256, 4
 """Targets of a step and codes of an item, as usual."""
+_DIGITS, _DIGIT_WIDTH = 32, 256
+"""Of a long semantic id, as usual."""
 _CONTENT_DIM = 128
 """Columns of the items' content, as usual."""
 
 
-def fitting_mib(model: Model | SequenceModel | Tiger | Ensemble, rows: int, users: int, items: int) -> float:
+def fitting_mib(model: Model | SequenceModel | Tiger | Rpg | Ensemble, rows: int, users: int, items: int) -> float:
     """Peak MiB of fitting ``model`` on ``rows`` interactions of so many users and items."""
     match model:
         case TableModel():
@@ -32,6 +35,8 @@ def fitting_mib(model: Model | SequenceModel | Tiger | Ensemble, rows: int, user
             found = _tables(model, users, items) + own
         case Tiger():
             found = _transformer(model) + (_dense_head(model.dim, items) if model.dense is not None else 0.0)
+        case Rpg():
+            found = _tokens(model)
         case Ensemble():
             found = 0.0  # its members are trained before
         case Popularity():
@@ -64,6 +69,12 @@ def _transformer(model: Tiger) -> float:
     tokens = _TIGER_BATCH * model.max_items * _TIGER_LEVELS
     step = tokens * model.layers * 2 * (model.inner + 6 * model.dim)
     return (9 * weights + step) * 4 / MIB
+
+
+def _tokens(model: Rpg) -> float:
+    """Tokens and heads of 32 digits with Adam's moments, thrice (live, initial, best or being written)."""
+    weights = _DIGITS * model.dim * (_DIGIT_WIDTH + model.dim)
+    return 9 * weights * 4 / MIB
 
 
 def _dense_head(dim: int, items: int) -> float:

@@ -18,6 +18,7 @@ from embeddings.tables.table import Table
 from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
 from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
+from recsys.generative_checkpoint import rpg_contents, rpg_model, tiger_contents, tiger_model
 from recsys.models.ease import Ease
 from recsys.models.ensemble import Ensemble
 from recsys.models.graph_filter import GraphFilter
@@ -30,6 +31,7 @@ from recsys.models.mf import MatrixFactorization, TwoTables
 from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.rpg import Rpg
 from recsys.models.sequence_model import SequenceModel
 from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
@@ -39,12 +41,13 @@ from recsys.retriever import VectorRetriever
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.table_tensors import read_sparse_table, table_tensors
-from recsys.tiger_checkpoint import tiger_contents, tiger_model
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
-Model = MatrixFactorization | Backbone | TwoTower | SequenceModel | Tiger | Closed | Ensemble
+Reader = SequenceModel | Tiger | Rpg
+"""Models that read the order of histories."""
+Model = MatrixFactorization | Backbone | TwoTower | Reader | Closed | Ensemble
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -105,7 +108,7 @@ def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind o
                 return MatrixFactorization(*_tables(directory, tensors), similarity=facts["similarity"])
             case name if name in CLOSED:
                 return CLOSED[name].from_state(tensors)
-            case "sequence" | "tiger":
+            case "sequence" | "tiger" | "rpg":
                 return _reader(directory, facts, tensors)
             case "ensemble":
                 first, second = (load_vectors(directory / part) for part in PARTS)
@@ -143,8 +146,8 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:  # noqa
             return _graph_facts(model), {**_graph_tensors(model), **mixers}
         case Kgat() | SimpleX() | NeuMf():
             return backbone_contents(model)
-        case SequenceModel() | Tiger():
-            return tiger_contents(model) if isinstance(model, Tiger) else sequence_contents(model)
+        case SequenceModel() | Tiger() | Rpg():
+            return _reader_contents(model)
         case Ensemble():
             return {"model": "ensemble", "weight": model.weight}, {}
         case MatrixFactorization():
@@ -156,10 +159,21 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:  # noqa
             return {"model": next(name for name, kind in CLOSED.items() if isinstance(model, kind))}, model.state()
 
 
-def _reader(directory: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> SequenceModel | Tiger:
-    """A model that reads the order of histories."""
+def _reader_contents(model: Reader) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    match model:
+        case Tiger():
+            return tiger_contents(model)
+        case Rpg():
+            return rpg_contents(model)
+        case SequenceModel():
+            return sequence_contents(model)
+
+
+def _reader(directory: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Reader:
     if facts["model"] == "tiger":
         return tiger_model(facts, tensors)
+    if facts["model"] == "rpg":
+        return rpg_model(facts, tensors)
     return sequence_model(facts, tensors, lambda: _table(directory / "item_map.safetensors", tensors["items"]))
 
 

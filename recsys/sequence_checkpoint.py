@@ -35,25 +35,32 @@ def sequence_contents(model: SequenceModel) -> tuple[dict[str, Any], dict[str, T
 def sequence_model(facts: dict[str, Any], tensors: dict[str, Tensor], table: Callable[[], Table]) -> SequenceModel:
     """The model of :func:`sequence_contents`; ``table`` reads the items' where it has one."""
     items = _content(facts["widths"], tensors) if "content" in tensors else table()
-    parameters = dict(facts["encoder"])
+    encoder = encoder_of(facts["encoder"], items.dim, tensors)
+    return SequenceModel(items, encoder, histories_of(tensors), similarity=facts["similarity"])
+
+
+def encoder_of(facts: dict[str, Any], dim: int, tensors: dict[str, Tensor]) -> Encoder:
+    """The encoder of :meth:`recsys.models.sequence_model.Encoder.facts` and of the tensors below ``encoder.``."""
+    parameters = dict(facts)
     match parameters.pop("name"):
         case "hstu":
-            encoder: Encoder = HstuEncoder(items.dim, **parameters, generator=np.random.default_rng(0))
+            encoder: Encoder = HstuEncoder(dim, **parameters, generator=np.random.default_rng(0))
         case "sasrec":
-            encoder = SasRecEncoder(items.dim, **parameters, generator=np.random.default_rng(0))
+            encoder = SasRecEncoder(dim, **parameters, generator=np.random.default_rng(0))
         case other:
             raise KeyError(f"encoder {other!r}")
-    encoder.load_state_dict(_below("encoder.", tensors))
-    return SequenceModel(items, encoder, histories_of(tensors), similarity=facts["similarity"])
+    encoder.load_state_dict(below("encoder.", tensors))
+    return encoder
 
 
 def _content(widths: list[int], tensors: dict[str, Tensor]) -> ContentItems:
     network = Mlp(widths, np.random.default_rng(0))
-    network.load_state_dict(_below("network.", tensors))
+    network.load_state_dict(below("network.", tensors))
     return ContentItems(tensors["content"], network)
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start so, without that start."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from recsys.adam_state import adam_state, load_adam_state
 from recsys.evaluator import quick_metrics
 from recsys.loop import run_task
 from recsys.losses import Negatives
-from recsys.models.sequence_model import SequenceModel
+from recsys.models.sequence_model import SequenceModel, SequenceReader
 from recsys.rng import generator
 from recsys.samplers import NegativeSampler, NegativeSampling
 from recsys.sequence_augmentation import Augmentation
@@ -31,14 +32,12 @@ from recsys.trainer import negatives_file
 Ints = npt.NDArray[np.int64]
 
 
-@dataclasses.dataclass(frozen=True)
-class SequenceSettings:
-    """The training loop of a sequence model.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReaderSettings:
+    """The training loop of a model that reads sequences.
 
     Attributes:
-        loss: with its parameters.
-        negatives: how they are drawn, for the losses that need them; shared ones serve all events of a batch.
-        lr: learning rate of the encoder, by Adam; the table has its own optimizer.
+        lr: learning rate of what is no table, by Adam; the table has its own optimizer.
         batch_size: sequences per step.
         epochs: at most.
         selection: early stopping, used when there is validation data.
@@ -47,8 +46,6 @@ class SequenceSettings:
         augmentation: of the sequences of a step.
     """
 
-    loss: SequenceLoss = dataclasses.field(default_factory=SequenceLoss)
-    negatives: NegativeSampling = dataclasses.field(default_factory=NegativeSampling)
     lr: float = 1e-3
     batch_size: int = 128
     epochs: int = 100
@@ -60,6 +57,19 @@ class SequenceSettings:
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "checkpoint_minutes"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceSettings(ReaderSettings):
+    """The training loop of a sequence model.
+
+    Attributes:
+        loss: with its parameters.
+        negatives: how they are drawn, for the losses that need them; shared ones serve all events of a batch.
+    """
+
+    loss: SequenceLoss = dataclasses.field(default_factory=SequenceLoss)
+    negatives: NegativeSampling = dataclasses.field(default_factory=NegativeSampling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,48 +144,72 @@ def fit_sequences(
     return run_task(task, settings, seed=seed, checkpoint_dir=checkpoint_dir, on_epoch=on_epoch)
 
 
-class _SequenceTask:
-    """The :class:`recsys.loop.Task` of a sequence model."""
+Reader = TypeVar("Reader", bound=SequenceReader)
+Settings = TypeVar("Settings", bound=ReaderSettings)
+Loss = Callable[[Tensor, np.random.Generator], Tensor]
+"""From looked-up vectors float32 [n, D], and what draws the dropout, to the mean loss of a step's events."""
 
-    def __init__(
-        self, model: SequenceModel, data: SequenceData, settings: SequenceSettings, *, seed: int, directory: Path | None
-    ) -> None:
+
+class ReaderTask(abc.ABC, Generic[Reader, Settings]):
+    """The :class:`recsys.loop.Task` of a model that reads sequences."""
+
+    def __init__(self, model: Reader, data: SequenceData, settings: Settings, *, seed: int) -> None:
         self.model = model
         self.validates = data.valid is not None
         self._data = data
         self._settings = settings
         self._seed = seed
-        self._directory = directory
 
     def identity(self) -> list[object]:
+        """See :class:`recsys.loop.Task`."""
         return self._data.identity()
 
-    def start(self, phase: Phase) -> NextItem:
+    def start(self, phase: Phase) -> ReaderSteps[Reader, Settings]:
+        """See :class:`recsys.loop.Task`."""
         sequences = self._data.train if phase == "select" else self._data.known
         self.model.histories = self._data.train  # what validation reads
-        steps = NextItem(self.model, sequences, self._settings, seed=self._seed)
-        if self._directory is not None:
-            write_bytes(negatives_file(self._directory, phase), save(steps.knowledge()))
-        return steps
+        return self.steps(sequences, phase)
+
+    @abc.abstractmethod
+    def steps(self, sequences: Sequences, phase: Phase) -> ReaderSteps[Reader, Settings]:
+        """Steps over the sequences of a phase."""
 
     def show(self, phase: Phase) -> None:
+        """See :class:`recsys.loop.Task`."""
         self.model.histories = self._data.known
 
     def validate(self) -> dict[str, float]:
+        """See :class:`recsys.loop.Task`."""
         assert self._data.valid is not None
         seen = self._data.train.matrix(self.model.num_items)
         return quick_metrics(self.model, self._data.valid, seen, (self._settings.selection.metric,))
 
 
-class NextItem:
-    """The :class:`recsys.loop.Steps` that predict the next item.
+class _SequenceTask(ReaderTask[SequenceModel, SequenceSettings]):
+    """The task of a sequence model, which keeps what its negatives know."""
+
+    def __init__(
+        self, model: SequenceModel, data: SequenceData, settings: SequenceSettings, *, seed: int, directory: Path | None
+    ) -> None:
+        super().__init__(model, data, settings, seed=seed)
+        self._directory = directory
+
+    def steps(self, sequences: Sequences, phase: Phase) -> NextItem:
+        steps = NextItem(self.model, sequences, self._settings, seed=self._seed)
+        if self._directory is not None:
+            write_bytes(negatives_file(self._directory, phase), save(steps.knowledge()))
+        return steps
+
+
+class ReaderSteps(abc.ABC, Generic[Reader, Settings]):
+    """The :class:`recsys.loop.Steps` in which every event of a sequence predicts the next one.
 
     Attributes:
         count: events of an epoch that are predicted.
         steps_per_epoch: batches of an epoch.
     """
 
-    def __init__(self, model: SequenceModel, sequences: Sequences, settings: SequenceSettings, *, seed: int) -> None:
+    def __init__(self, model: Reader, sequences: Sequences, settings: Settings, *, seed: int) -> None:
         self._model = model
         self._sequences = sequences
         self._settings = settings
@@ -189,20 +223,11 @@ class NextItem:
             )
         self.count = int((self._lengths - 1)[self._users].sum())
         self.steps_per_epoch = -(-len(self._users) // settings.batch_size)
-        matrix = sequences.matrix(model.num_items)
-        self._counts = np.bincount(matrix.indices, minlength=model.num_items).astype(np.int64)
-        self._sampler = (
-            NegativeSampler(matrix, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
-        )
-        self._parameters = dict(model.encoder.named_parameters())
+        self._parameters = model.dense_parameters()
         self._adam = torch.optim.Adam(self._parameters.values(), lr=settings.lr, fused=True)
 
-    def knowledge(self) -> dict[str, Ints]:
-        """What the negatives know of the interactions, see :meth:`recsys.samplers.NegativeSampler.knowledge`."""
-        return {"counts": self._counts} if self._sampler is None else self._sampler.knowledge()
-
     def state(self) -> dict[str, Tensor]:
-        """Adam's state of the encoder, by parameter."""
+        """Adam's state of the dense parameters, by their names."""
         return adam_state(self._adam, self._parameters)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -221,27 +246,60 @@ class NextItem:
             varied = settings.augmentation(batch, generator(self._seed, "augmentation", phase, epoch, step))
             yield step, len(batch.items) - len(users), self._step(*varied.shifted(), phase, epoch, step)
 
+    @abc.abstractmethod
+    def objective(self, inputs: Batch, targets: Ints, *counters: str | int) -> tuple[Ints, Loss]:
+        """What a step looks up in the table, int64 [n], and the loss of what was looked up.
+
+        Args:
+            inputs: the events that are read.
+            targets: int64 [T], the item after each of them.
+            counters: that name the draws of the step.
+        """
+
     def _step(self, inputs: Batch, targets: Ints, *counters: str | int) -> float:
         model, settings = self._model, self._settings
-        others, hits = self._others(inputs, targets, *counters)
-        ids = np.concatenate([inputs.items, targets, others.reshape(-1)])
-        looked_up = model.items(torch.from_numpy(ids))
+        ids, loss = self.objective(inputs, targets, *counters)
+        looked_up = model.table(torch.from_numpy(ids))
         # The loss sees a leaf: its gradient is whole, and may be clipped, before a table fuses it into its update.
         leaf = looked_up.detach().requires_grad_()
-        events = len(targets)
-        rng = generator(self._seed, "dropout", *counters)
-        read, target, other = leaf.split([events, events, others.size])
-        hidden = model.represent(model.encode(read, inputs, rng))
-        negatives = Negatives(model.represent(other).view(*others.shape, -1), hits=hits)
-        value: Tensor = settings.loss(hidden, model.represent(target), negatives, model.num_items)
+        value = loss(leaf, generator(self._seed, "dropout", *counters))
         value.backward()  # type: ignore[no-untyped-call]
         if settings.gradient_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([leaf, *self._parameters.values()], settings.gradient_clip_norm)
         torch.autograd.backward([looked_up], [leaf.grad])
-        model.items.step()
+        model.table.step()
         self._adam.step()
         self._adam.zero_grad()
         return float(value.detach())
+
+
+class NextItem(ReaderSteps[SequenceModel, SequenceSettings]):
+    """Steps that tell the next item from others."""
+
+    def __init__(self, model: SequenceModel, sequences: Sequences, settings: SequenceSettings, *, seed: int) -> None:
+        super().__init__(model, sequences, settings, seed=seed)
+        matrix = sequences.matrix(model.num_items)
+        self._counts = np.bincount(matrix.indices, minlength=model.num_items).astype(np.int64)
+        self._sampler = (
+            NegativeSampler(matrix, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
+        )
+
+    def knowledge(self) -> dict[str, Ints]:
+        """What the negatives know of the interactions, see :meth:`recsys.samplers.NegativeSampler.knowledge`."""
+        return {"counts": self._counts} if self._sampler is None else self._sampler.knowledge()
+
+    def objective(self, inputs: Batch, targets: Ints, *counters: str | int) -> tuple[Ints, Loss]:
+        """See :class:`ReaderSteps`: the items read, the targets, and what they are told from."""
+        model, settings = self._model, self._settings
+        others, hits = self._others(inputs, targets, *counters)
+
+        def loss(vectors: Tensor, rng: np.random.Generator) -> Tensor:
+            read, target, other = vectors.split_with_sizes([len(targets), len(targets), others.size])
+            hidden = model.represent(model.encode(read, inputs, rng))
+            negatives = Negatives(model.represent(other).view(*others.shape, -1), hits=hits)
+            return settings.loss(hidden, model.represent(target), negatives, model.num_items)
+
+        return np.concatenate([inputs.items, targets, others.reshape(-1)]), loss
 
     def _others(self, inputs: Batch, targets: Ints, *counters: str | int) -> tuple[Ints, Any]:
         """Items [M] or [T, M] that the targets are told from, and where the targets are among them."""

@@ -105,7 +105,7 @@ def kmeans(points: Matrix, clusters: int, generator: np.random.Generator) -> tup
     Raises:
         ValueError: There are fewer points than clusters, or a value is not finite.
     """
-    _check(points, clusters)
+    check_points(points, clusters)
     points = np.ascontiguousarray(points)
     order = generator.permutation(len(points))
     starts = [_spread(points[np.sort(order[: START * clusters])], clusters, generator), points[order[:clusters]]]
@@ -138,17 +138,27 @@ def _spread(points: Matrix, clusters: int, generator: np.random.Generator) -> Ma
 
 
 def _best_of(points: Matrix, starts: Sequence[Matrix], passes: int) -> tuple[Matrix, IntArray]:
-    """Centres and codes of :func:`_lloyd` from the start that ends nearest to the points."""
+    """Centres and codes of :func:`lloyd` from the start that ends nearest to the points."""
     squares = squared_lengths(points)
-    found = [_lloyd(points, squares, centres, passes) for centres in starts]
+    found = [lloyd(points, centres, passes, squares) for centres in starts]
     centres, code, _ = min(found, key=lambda ended: float(ended[2].sum(dtype=np.float64)))
     return centres, code
 
 
-def _lloyd(
-    points: Matrix, squares: npt.NDArray[np.float32], centres: Matrix, passes: int
+def lloyd(
+    points: Matrix, centres: Matrix, passes: int, squares: npt.NDArray[np.float32] | None = None
 ) -> tuple[Matrix, IntArray, npt.NDArray[np.float32]]:
-    """At most ``passes`` updates of the centres; codes and distances are those of the centres that come back."""
+    """At most ``passes`` updates of the centres; codes and distances are those of the centres that come back.
+
+    Args:
+        points: float32 [N, D], contiguous.
+        centres: float32 [K, D].
+        passes: at most.
+        squares: as :func:`nearest` takes them.
+
+    Returns:
+        Centres float32 [K, D], the nearest one of each point int64 [N], and its squared distance float32 [N].
+    """
     code, distance = nearest(points, centres, squares)
     for _ in range(passes):
         centres = _updated(points, code, distance, centres)
@@ -245,7 +255,12 @@ def _filled(points: Matrix, centres: Matrix, capacity: IntArray) -> IntArray:
     return code
 
 
-def _check(points: Matrix, clusters: int) -> None:
+def check_points(points: Matrix, clusters: int) -> None:
+    """Refuse what cannot be clustered, see :func:`kmeans`.
+
+    Raises:
+        ValueError: There are fewer points than clusters, or a value is not finite.
+    """
     if len(points) < clusters:
         raise ValueError(f"k-means of {clusters} clusters needs as many points, got {len(points)}; use narrower levels")
     with np.errstate(over="ignore", invalid="ignore"):

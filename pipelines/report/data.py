@@ -25,6 +25,7 @@ IntArray = npt.NDArray[np.int64]
 MODEL_NAMES = {"mf": "MF", "popularity": "Popularity", "item_knn": "ItemKNN", "ials": "iALS"}
 MODEL_NAMES |= {"lightgcn": "LightGCN", "ngcf": "NGCF", "kgat": "KGAT", "simplex": "SimpleX", "neumf": "NeuMF"}
 MODEL_NAMES |= {"two_tower": "two-tower", "sasrec": "SASRec", "hstu": "HSTU", "tiger": "TIGER", "ensemble": "ensemble"}
+MODEL_NAMES |= {"rpg": "RPG"}
 MODEL_NAMES |= {"ease": "EASE", "slim": "SLIM", "gf_cf": "GF-CF", "cheby_cf": "ChebyCF", "bspm": "BSPM"}
 COMPRESSOR_NAMES = {
     "full": "full table",

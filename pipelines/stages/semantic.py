@@ -14,6 +14,7 @@ import polars as pl
 
 from embeddings.semantic_id import indexing, quality
 from embeddings.semantic_id.codes import Codes, SemanticCodes
+from embeddings.semantic_id.opq import ProductQuantiser, fit_opq
 from embeddings.semantic_id.residual import ResidualQuantiser, fit_residual
 from embeddings.semantic_id.rqvae import RqVae, RqVaeSettings, fit_rq_vae
 from pipelines import config_semantic as config
@@ -29,7 +30,7 @@ from recsys.rng import generator
 VERSION = 2
 CODES, QUALITY, TOKENISER = "codes.safetensors", "quality.json", "tokeniser.safetensors"
 Matrix = npt.NDArray[np.float32]
-Quantiser = ResidualQuantiser | RqVae
+Quantiser = ResidualQuantiser | ProductQuantiser | RqVae
 
 
 class StoredCatalogue(Catalogue, Protocol):
@@ -107,11 +108,11 @@ def _codes(
 ) -> tuple[SemanticCodes, Matrix | None, Quantiser | None]:
     draws = generator(seed, "semantic ids", "tokeniser")
     match settings.tokeniser:
-        case config.RqKmeans() | config.RqVae() as quantiser:
+        case config.RqKmeans() | config.RqVae() | config.Opq() as quantiser:
             share = settings.without_content == "share"
             vectors = item_features(dataset, settings.features, seed, share_empty=share)
             model, found = _quantised(quantiser, vectors, draws)
-            return SemanticCodes(found, quantiser.widths), vectors, model
+            return SemanticCodes(found, model.widths), vectors, model
         case config.RandomIds(widths=widths):
             return indexing.random_codes(dataset.num_items, widths, draws), None, None
         case config.SequentialIds(width=width):
@@ -125,11 +126,13 @@ def _codes(
 
 
 def _quantised(
-    settings: config.RqKmeans | config.RqVae, vectors: Matrix, draws: np.random.Generator
+    settings: config.RqKmeans | config.RqVae | config.Opq, vectors: Matrix, draws: np.random.Generator
 ) -> tuple[Quantiser, Codes]:
     match settings:
         case config.RqKmeans(widths=widths, balanced=balanced, normalised=normalised):
             return fit_residual(vectors, widths, draws, balanced=balanced, normalised=normalised)
+        case config.Opq(digits=digits, width=width, passes=passes, whitened=whitened):
+            return fit_opq(vectors, digits, width, draws, passes=passes, whitened=whitened)
         case config.RqVae(widths=widths):
             plain = RqVaeSettings(**settings.model_dump(exclude={"name", "widths"}))
             return fit_rq_vae(vectors, widths, plain, draws)

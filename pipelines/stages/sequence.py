@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from embeddings.id_map import IdMap
 from embeddings.tables import Table, build_table
 from pipelines.config import Train
+from pipelines.config_sequence import Augmentation as AugmentationConfig
 from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
 from pipelines.item_features import Matrix, item_features
@@ -115,13 +116,20 @@ def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:
             alpha=0.0 if config.negatives.name == "uniform" else 1.0,
             **config.negatives.model_dump(exclude={"name"}),
         ),
-        lr=config.optimizer.lr,
-        batch_size=train.batch_size,
-        epochs=train.epochs,
-        selection=Selection(
+        **reading(train, config.optimizer.lr, config.augmentation),
+    )
+
+
+def reading(train: Train, lr: float, augmentation: AugmentationConfig) -> dict[str, Any]:
+    """The arguments of :class:`recsys.sequence_trainer.ReaderSettings`."""
+    return {
+        "lr": lr,
+        "batch_size": train.batch_size,
+        "epochs": train.epochs,
+        "selection": Selection(
             train.selection, train.eval_every_epochs, train.patience, refit=train.refits, max_minutes=train.max_minutes
         ),
-        gradient_clip_norm=train.gradient_clip_norm,
-        checkpoint_minutes=train.checkpoint_minutes,
-        augmentation=Augmentation(**config.augmentation.model_dump()),
-    )
+        "gradient_clip_norm": train.gradient_clip_norm,
+        "checkpoint_minutes": train.checkpoint_minutes,
+        "augmentation": Augmentation(**augmentation.model_dump()),
+    }

@@ -35,6 +35,7 @@ from pipelines.config_models import (
     Slim,
     is_searched,
 )
+from pipelines.config_rpg import Rpg
 from pipelines.config_section import EpochModel, TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger
@@ -42,19 +43,17 @@ from pipelines.config_two_tower import TwoTower
 from pipelines.dataset import Dataset, graph_hash
 from pipelines.item_features import features_hash
 from pipelines.knowledge import open_knowledge
-from pipelines.stages import closed_form, ensemble, generative, sequence, two_tower
+from pipelines.stages import closed_form, ensemble, generative, rpg, sequence, two_tower
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import dim_search, prune_networks, prune_tables
 from pipelines.stages.versions import versions
-from recsys.checkpoint import save_model
+from recsys.checkpoint import Reader, save_model
 from recsys.dense_adam import layer_bytes
 from recsys.mixed_dims import search_dims
 from recsys.models import ials, popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.models.neumf import NeuMf as NeuMfModel
-from recsys.models.sequence_model import SequenceModel
-from recsys.models.tiger import Tiger as TigerModel
 from recsys.settings import EpochRecord, Phase
 from recsys.trainer import fit, negatives_file
 
@@ -127,7 +126,7 @@ def train_stage(
                 parts = [(member.entry / "checkpoint", member.facts) for member in members]
                 model, facts = ensemble.combine(config, variant.train, parts, dataset, (train, valid))
                 _save(model, directory, facts)
-            case Sasrec() | Tiger():
+            case Sasrec() | Tiger() | Rpg():
                 rows = codes if maps is None else maps.items
                 reader, facts, epochs, fitted = _train_reader(variant, rows, dataset, seed, scratch, on_epoch)
                 _save(reader, directory, facts, epochs)
@@ -193,19 +192,26 @@ def _key(
 
 
 def _codes_key(variant: Variant, codes: SemanticCodes | None, dataset: Dataset) -> dict[str, Any]:
-    if not isinstance(variant.model, Tiger) or codes is None:
-        return {}
-    return {"codes": codes.version} | generative.content_key(variant.model, codes, dataset)
+    match variant.model:
+        case Tiger() as config if codes is not None:
+            return {"codes": codes.version} | generative.content_key(config, codes, dataset)
+        case Rpg() if codes is not None:
+            return {"codes": codes.version}
+        case _:
+            return {}
 
 
 def _train_reader(
     variant: Variant, rows: IdMap | SemanticCodes | None, dataset: Dataset, seed: int, scratch: Path, on_epoch: OnEpoch
-) -> tuple[SequenceModel | TigerModel, dict[str, Any], list[dict[str, Any]], dict[str, csr_array]]:
-    """A model that reads histories in their order; see :func:`sequence.train` and :func:`generative.train`."""
+) -> tuple[Reader, dict[str, Any], list[dict[str, Any]], dict[str, csr_array]]:
+    """A model that reads histories in their order; see ``train`` of the modules."""
     match variant.model:
         case Tiger() as config:
             assert isinstance(rows, SemanticCodes)
             return generative.train(config, variant.train, rows, dataset, seed, scratch, on_epoch)
+        case Rpg() as config:
+            assert isinstance(rows, SemanticCodes)
+            return rpg.train(config, variant.train, rows, dataset, seed, scratch, on_epoch)
         case Sasrec() as config:
             assert isinstance(rows, IdMap)
             return sequence.train(config, variant.train, rows, dataset, seed, scratch, on_epoch)

@@ -63,27 +63,18 @@ class Encoder(nn.Module, abc.ABC):
         """
 
 
-class SequenceModel(nn.Module):
-    """Scores an item by the inner product, or the cosine, of its vector with the encoded history of the user.
-
-    A :class:`recsys.retriever.VectorRetriever`; one table gives the inputs and the outputs, whatever its compression.
-    A user without a history has the vector 0, so that all items score alike.
+class SequenceReader(nn.Module, abc.ABC):
+    """What reads a user's history: an encoder over the vectors of the items, and the histories.
 
     Attributes:
-        items: table of the items, or their content.
         encoder: reads the sequences; its parameters are dense.
         histories: what each user did, as far as the model may know.
-        similarity: "dot", or "cosine": vectors have length one.
     """
 
-    def __init__(
-        self, items: Table | ContentItems, encoder: Encoder, histories: Sequences, *, similarity: Similarity = "dot"
-    ) -> None:
+    def __init__(self, encoder: Encoder, histories: Sequences) -> None:
         super().__init__()
-        self.items = items
         self.encoder = encoder
         self.histories = histories
-        self.similarity: Similarity = similarity
 
     @property
     def num_users(self) -> int:
@@ -91,19 +82,32 @@ class SequenceModel(nn.Module):
         return self.histories.num_users
 
     @property
+    @abc.abstractmethod
     def num_items(self) -> int:
-        """Items known to the table."""
-        return self.items.num_ids
+        """Items that can be read and scored."""
 
-    def represent(self, raw: Tensor) -> Tensor:
-        """Vectors as they are compared: of length one under cosine. Float [..., D] to the same shape."""
-        return functional.normalize(raw, dim=-1) if self.similarity == "cosine" else raw
+    @property
+    @abc.abstractmethod
+    def table(self) -> Table | ContentItems:
+        """What training looks up and steps."""
+
+    @abc.abstractmethod
+    def inputs(self, items: Tensor) -> Tensor:
+        """Vectors that the encoder reads, outside autograd: int64 [T] to float32 [T, D]."""
+
+    @abc.abstractmethod
+    def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), num_items], without gradient."""
+
+    def dense_parameters(self) -> dict[str, nn.Parameter]:
+        """What is no table, by name; a training has an optimizer for it."""
+        return dict(self.encoder.named_parameters())
 
     def encode(self, items: Tensor, batch: Batch, rng: np.random.Generator | None = None) -> Tensor:
-        """What comes after each event, before :meth:`represent`.
+        """What comes after each event.
 
         Args:
-            items: float32 [T, D], the looked-up vectors of ``batch.items``.
+            items: float32 [T, D], the vectors of ``batch.items``.
             batch: at most ``encoder.max_length`` events in a sequence; sorted by length it takes least time.
             rng: draws the dropout; None outside of training.
 
@@ -115,20 +119,62 @@ class SequenceModel(nn.Module):
         return encoded
 
     @torch.no_grad()
-    def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
-        """Float32 [len(users), D], without gradient."""
+    def encode_users(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """What comes after the last event of each user: float32 [len(users), D], 0 where there is no event."""
         users = np.asarray(users, dtype=np.int64)
         lengths = np.minimum(self.histories.lengths[users], self.encoder.max_length)
-        out = torch.zeros(len(users), self.items.dim)
+        out = torch.zeros(len(users), self.table.dim)
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
         for some in np.split(order, np.flatnonzero(np.diff(np.cumsum(lengths[order]) // _EVENTS_AT_ONCE)) + 1):
             if not some.size:
                 continue
             batch = self.histories.last(users[some], self.encoder.max_length)
-            encoded = self.encode(self.items.vectors(torch.from_numpy(batch.items)), batch)
-            out[torch.from_numpy(some)] = self.represent(encoded[torch.from_numpy(np.cumsum(batch.lengths) - 1)])
+            encoded = self.encode(self.inputs(torch.from_numpy(batch.items)), batch)
+            out[torch.from_numpy(some)] = encoded[torch.from_numpy(np.cumsum(batch.lengths) - 1)]
         return out
+
+
+class SequenceModel(SequenceReader):
+    """Scores an item by the inner product, or the cosine, of its vector with the encoded history of the user.
+
+    A :class:`recsys.retriever.VectorRetriever`; one table gives the inputs and the outputs, whatever its compression.
+    A user without a history has the vector 0, so that all items score alike.
+
+    Attributes:
+        items: table of the items, or their content.
+        similarity: "dot", or "cosine": vectors have length one.
+    """
+
+    def __init__(
+        self, items: Table | ContentItems, encoder: Encoder, histories: Sequences, *, similarity: Similarity = "dot"
+    ) -> None:
+        super().__init__(encoder, histories)
+        self.items = items
+        self.similarity: Similarity = similarity
+
+    @property
+    def num_items(self) -> int:
+        """Items known to the table."""
+        return self.items.num_ids
+
+    @property
+    def table(self) -> Table | ContentItems:
+        """See :class:`SequenceReader`."""
+        return self.items
+
+    def inputs(self, items: Tensor) -> Tensor:
+        """See :class:`SequenceReader`."""
+        return self.items.vectors(items)
+
+    def represent(self, raw: Tensor) -> Tensor:
+        """Vectors as they are compared: of length one under cosine. Float [..., D] to the same shape."""
+        return functional.normalize(raw, dim=-1) if self.similarity == "cosine" else raw
+
+    @torch.no_grad()
+    def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), D], without gradient."""
+        return self.represent(self.encode_users(users))
 
     @torch.no_grad()
     def item_vectors(self, items: range) -> Tensor:

@@ -36,6 +36,7 @@ from recsys.models.mf import MatrixFactorization, Similarity
 from recsys.models.neumf import NeuMf
 from recsys.models.ngcf import Ngcf
 from recsys.models.popularity import Popularity
+from recsys.models.rpg import Rpg
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.models.simplex import Pooling, SimpleX
@@ -45,10 +46,11 @@ from recsys.models.tiger import Reading, Tiger
 from recsys.models.transr import TransR
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.rng import generator
+from recsys.rpg_trainer import fit_rpg
 from recsys.samplers import NegativeSampling
 from recsys.self_supervision import SelfSupervision, SslName
 from recsys.sequence_losses import SequenceLoss
-from recsys.sequence_trainer import SequenceData, SequenceSettings, fit_sequences
+from recsys.sequence_trainer import ReaderSettings, SequenceData, SequenceSettings, fit_sequences
 from recsys.sequences import Sequences
 from recsys.settings import FitSettings
 from recsys.tiger_trainer import TigerSettings, fit_tiger
@@ -199,7 +201,7 @@ def sequence_model(
     reader = encoder(8, layers=1, max_length=20, dropout=0.4, generator=draws)
     model = SequenceModel(items, reader, sequences, similarity="cosine")
     loss = SequenceLoss("sampled_softmax", 0.3)
-    settings = SequenceSettings(loss, NegativeSampling(count=16), lr=0.01, batch_size=10, epochs=20)
+    settings = SequenceSettings(loss=loss, negatives=NegativeSampling(count=16), lr=0.01, batch_size=10, epochs=20)
     fit_sequences(model, SequenceData(sequences, None, sequences), settings, seed=0)
     return model
 
@@ -220,6 +222,24 @@ def tiger(candidates: int | None = None) -> Model:
     model = Tiger(codes, sequences, shape, Reading(5), dropout=0.0, dense=dense, generator=generator(0, "init"))
     settings = TigerSettings(lr=0.02, warmup_steps=10, batch_size=200, epochs=30)
     fit_tiger(model, SequenceData(sequences, None, sequences), settings, seed=0)
+    return model
+
+
+def rpg() -> Model:
+    """The first digit of an item is its colour, the other one its own."""
+    train = checkerboard()[0]
+    users = np.repeat(np.arange(USERS), np.diff(train.indptr))
+    order = np.random.default_rng(1).permutation(len(users))
+    sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
+    items = np.arange(ITEMS)
+    codes = SemanticCodes(np.column_stack([items % 2, items // 2]).astype(np.int32), (2, ITEMS // 2))
+    draws = generator(0, "init")
+    tokens = build_table(
+        IdMap.identity(sum(codes.widths)), 8, optimizer=OptimizerSpec("adam", lr=0.03), init_std=0.1, generator=draws
+    )
+    encoder = SasRecEncoder(8, layers=1, max_length=20, dropout=0.2, generator=draws)
+    model = Rpg(codes, tokens, encoder, sequences, temperature=0.1)
+    fit_rpg(model, SequenceData(sequences, None, sequences), ReaderSettings(lr=0.01, batch_size=10, epochs=20), seed=0)
     return model
 
 
@@ -268,6 +288,7 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "hstu": lambda: sequence_model(HstuEncoder),
     "tiger": tiger,
     "liger": lambda: tiger(candidates=20),
+    "rpg": rpg,
     "sasrec-content": lambda: sequence_model(SasRecEncoder, content=True),
     "ensemble": lambda: Ensemble(sequence_model(SasRecEncoder), mf("sampled_softmax", "cosine"), 0.3),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
@@ -328,6 +349,7 @@ WITHOUT_VECTORS = {
     "neumf-compressed",
     "tiger",
     "liger",
+    "rpg",
 }
 
 

@@ -23,6 +23,7 @@ from pipelines.config_models import (
     Popularity,
     Slim,
 )
+from pipelines.config_rpg import Rpg
 from pipelines.config_tiger import Dense, Tiger
 from pipelines.memory import Size, compressed_rows, estimate, measure, memory_lines, total
 from pipelines.memory_models import fitting_mib
@@ -63,7 +64,7 @@ def test_rows_of_the_budget_and_a_warning_when_memory_lacks(tmp_path: Path, monk
     assert memory_lines(experiment)[1].startswith("warning: this is more than the machine has free")
 
 
-def fitting(model: Model | Tiger, items: int = 40_000) -> float:
+def fitting(model: Model | Tiger | Rpg, items: int = 40_000) -> float:
     return fitting_mib(model, rows=1_000_000, users=30_000, items=items)
 
 
@@ -91,3 +92,9 @@ def test_a_dense_head_takes_content_its_projection_and_the_cosines_of_a_step() -
     """40,000 items: 128 numbers of content, 64 of the projection and 256 cosines, thrice."""
     more = fitting(Tiger(dim=64, dense=Dense())) - fitting(Tiger(dim=64))
     assert more == pytest.approx(40_000 * 3 * (128 + 64 + 256) * 4 / 2**20)
+
+
+def test_the_tokens_of_long_ids_do_not_grow_with_the_items() -> None:
+    assert fitting(Rpg(dim=64), items=10) == fitting(Rpg(dim=64))
+    tokens, heads = 32 * 256 * 64, 32 * 64 * 64
+    assert fitting(Rpg(dim=64)) == pytest.approx(9 * (tokens + heads) * 4 / 2**20)

@@ -45,7 +45,8 @@ def settings(
     clip: float | None = None,
 ) -> SequenceSettings:  # fmt: skip
     return SequenceSettings(
-        SequenceLoss(loss), NegativeSampling(count=6 if shared else 1, shared=shared), lr=0.02, batch_size=16,
+        loss=SequenceLoss(loss), negatives=NegativeSampling(count=6 if shared else 1, shared=shared), lr=0.02,
+        batch_size=16,
         epochs=epochs, selection=Selection("ndcg@5", 2, 5, refit=refit), gradient_clip_norm=clip,
         checkpoint_minutes=1e-9,
     )  # fmt: skip
