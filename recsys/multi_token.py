@@ -34,8 +34,7 @@ def multi_token_loss(
     """Mean over events and digits of the cross-entropy of each digit's softmax (the multi-token prediction loss).
 
     The logits of a digit are the cosines of its head with its tokens over the temperature. The gradient is made in the
-    forward pass, digit by digit, and for blocks of events that a
-    cache holds.
+    forward pass, digit by digit, for blocks of events that a cache holds.
 
     Args:
         hidden_TD: float [T, D], the encoded histories.
