@@ -34,7 +34,7 @@ def compress_composed(
     """Map users and items to weighted sums of rows, see :func:`embeddings.compress.compress`.
 
     Clusters and hashes depend on the order of the nodes, which are taken in their :func:`structural_order`: another
-    numbering of the users and items gives the same buckets.
+    numbering of the users and items gives the same buckets, but for nodes that colour refinement cannot tell apart.
 
     Args:
         name: compressor.

@@ -144,16 +144,16 @@ def fit_sequences(
     return run_task(task, settings, seed=seed, checkpoint_dir=checkpoint_dir, on_epoch=on_epoch)
 
 
-Reader = TypeVar("Reader", bound=SequenceReader)
+ReaderT = TypeVar("ReaderT", bound=SequenceReader)
 Settings = TypeVar("Settings", bound=ReaderSettings)
 Loss = Callable[[Tensor, np.random.Generator], Tensor]
 """From looked-up vectors float32 [n, D], and what draws the dropout, to the mean loss of a step's events."""
 
 
-class ReaderTask(abc.ABC, Generic[Reader, Settings]):
+class ReaderTask(abc.ABC, Generic[ReaderT, Settings]):
     """The :class:`recsys.loop.Task` of a model that reads sequences."""
 
-    def __init__(self, model: Reader, data: SequenceData, settings: Settings, *, seed: int) -> None:
+    def __init__(self, model: ReaderT, data: SequenceData, settings: Settings, *, seed: int) -> None:
         self.model = model
         self.validates = data.valid is not None
         self._data = data
@@ -164,14 +164,14 @@ class ReaderTask(abc.ABC, Generic[Reader, Settings]):
         """See :class:`recsys.loop.Task`."""
         return self._data.identity()
 
-    def start(self, phase: Phase) -> ReaderSteps[Reader, Settings]:
+    def start(self, phase: Phase) -> ReaderSteps[ReaderT, Settings]:
         """See :class:`recsys.loop.Task`."""
         sequences = self._data.train if phase == "select" else self._data.known
         self.model.histories = self._data.train  # what validation reads
         return self.steps(sequences, phase)
 
     @abc.abstractmethod
-    def steps(self, sequences: Sequences, phase: Phase) -> ReaderSteps[Reader, Settings]:
+    def steps(self, sequences: Sequences, phase: Phase) -> ReaderSteps[ReaderT, Settings]:
         """Steps over the sequences of a phase."""
 
     def show(self, phase: Phase) -> None:
@@ -201,7 +201,7 @@ class _SequenceTask(ReaderTask[SequenceModel, SequenceSettings]):
         return steps
 
 
-class ReaderSteps(abc.ABC, Generic[Reader, Settings]):
+class ReaderSteps(abc.ABC, Generic[ReaderT, Settings]):
     """The :class:`recsys.loop.Steps` in which every event of a sequence predicts the next one.
 
     Attributes:
@@ -209,7 +209,7 @@ class ReaderSteps(abc.ABC, Generic[Reader, Settings]):
         steps_per_epoch: batches of an epoch.
     """
 
-    def __init__(self, model: Reader, sequences: Sequences, settings: Settings, *, seed: int) -> None:
+    def __init__(self, model: ReaderT, sequences: Sequences, settings: Settings, *, seed: int) -> None:
         self._model = model
         self._sequences = sequences
         self._settings = settings
@@ -260,7 +260,7 @@ class ReaderSteps(abc.ABC, Generic[Reader, Settings]):
         model, settings = self._model, self._settings
         ids, loss = self.objective(inputs, targets, *counters)
         looked_up = model.table(torch.from_numpy(ids))
-        # The loss sees a leaf: its gradient is whole, and may be clipped, before a table fuses it into its update.
+        # The loss sees a leaf: its gradient is whole, and may be clipped, before it is kept for the step.
         leaf = looked_up.detach().requires_grad_()
         value = loss(leaf, generator(self._seed, "dropout", *counters))
         value.backward()  # type: ignore[no-untyped-call]

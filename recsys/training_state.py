@@ -46,7 +46,10 @@ def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[st
     remedy = "delete it to train from the start"
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_MAGIC)
+            metadata = file.metadata() or {}
+            header = metadata.get(_MAGIC)
+            if header is None and metadata.get("format") == _MAGIC:
+                raise CheckpointError(f"{path} has training state version 1, this program reads {_VERSION}; {remedy}")
             if header is None:
                 raise CheckpointError(f"{path} is safetensors but not a training state of this program; {remedy}")
             found = json.loads(header)
@@ -62,7 +65,15 @@ def read_state(path: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[st
                     f" {remedy}, or use another directory"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, struct.error) as error:
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        TypeError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        struct.error,
+    ) as error:
         raise CheckpointError(f"{path} is {_diagnose(path)}: {error}; {remedy}") from error
 
 

@@ -64,10 +64,10 @@ def look_up_joined(tables: Sequence[Table], ids: Sequence[Tensor]) -> Tensor:
         Float32 [n, sum of D].
 
     Raises:
-        ValueError: There are not as many ids for each table, or they are wrong (see :meth:`Table.forward`).
+        ValueError: There is no table, or not as many ids for each, or they are wrong (see :meth:`Table.forward`).
     """
-    counts = [part.shape[0] for part in ids]
-    if len(counts) != len(tables) or len(set(counts)) > 1:
+    counts = [part.numel() for part in ids]
+    if len(counts) != len(tables) or len(set(counts)) != 1:
         raise ValueError(f"look_up_joined takes as many ids for each of {len(tables)} tables, got {counts}")
     fused = [table for table in tables if isinstance(table, TorchTable)]
     if len(fused) < len(tables):

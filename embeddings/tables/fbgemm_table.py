@@ -61,6 +61,7 @@ class FbgemmTable(Table):
         if optimizer.name != "sgd":
             self.register_buffer("sum", operator.split_optimizer_states()[0][0])
         self._latest: tuple[Bags, Tensor] | None = None
+        self.register_load_state_dict_post_hook(lambda *_: self._forget())  # type: ignore[no-untyped-call]
 
     def pool(self, bags: Bags) -> Tensor:
         """Float32 [B, D]: the weighted sum of each bag's rows."""
@@ -75,10 +76,10 @@ class FbgemmTable(Table):
 
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step, as one batch."""
+        latest, self._latest = self._latest, None
         if not self.pending:
             return
         bags, gradient = join_bags(self.pending)
-        latest, self._latest = self._latest, None
         self.pending.clear()
         with torch.enable_grad():
             pooled = latest[1] if latest is not None and latest[0] is bags else self._operate(bags)
@@ -88,10 +89,15 @@ class FbgemmTable(Table):
         """See :meth:`Table.set_lr`."""
         super().set_lr(lr)
         self._operator[0].set_learning_rate(lr)
+        self._forget()
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """See :meth:`Table.optimizer_state`."""
         return {} if self.optimizer.name == "sgd" else {"sum": self.sum}
+
+    def _forget(self) -> None:
+        """The graph of the latest lookup has the learning rate and the rows of its time."""
+        self._latest = None
 
     def _operate(self, bags: Bags) -> Tensor:
         """As :meth:`pool`, with FBGEMM's graph."""

@@ -36,7 +36,7 @@ from recsys.rankers.ranker import FieldModel
 from recsys.rankers.training import RankingSettings
 from recsys.settings import FitResult, Selection
 
-MAPS_VERSION = 3
+MAPS_VERSION = 4
 
 
 class Maps(NamedTuple):

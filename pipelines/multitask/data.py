@@ -98,7 +98,7 @@ def _build(config: TaskData, tasks: Sequence[TaskLabel], directory: Path) -> Non
     facts |= {"fields": {values.name: len(seen) for values, seen in zip(raw, known, strict=True)}}
     facts |= {"tasks": [task.name for task in tasks], "interactions": len(ids), "negatives": len(drawn)}
     facts |= _counts(directory, tasks)
-    arrays = [directory / f"{split}.safetensors" for split in SPLITS]
+    arrays = [directory / f"{name}.safetensors" for name in (*SPLITS, "test_users")]
     write_json(directory / "facts.json", facts | {"hash": content_hash(*arrays)})
 
 

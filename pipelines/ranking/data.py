@@ -126,7 +126,7 @@ def _build(config: DataConfig, directory: Path) -> None:
         _write(directory / "test-ages.npy", source.ages[0][source.splits == SPLITS.index("test")])
     counts = np.bincount(source.splits, minlength=3).tolist()
     arrays = [directory / f"{split}-{name}.npy" for split in SPLITS for name in ("ids", "dense", "labels")]
-    optional = sorted([*directory.glob("*history.npy"), *directory.glob("*ages.npy")])
+    optional = sorted(path for name in ("history", "ages", "users") for path in directory.glob(f"*{name}.npy"))
     sizes = {name: len(vocabulary) for name, vocabulary in encoding.vocabularies.items()}
     roles = {"user": config.user, "item": config.item, "fields": list(sizes.items()), "dense": list(encoding.dense)}
     positives = [

@@ -99,7 +99,7 @@ def _parsed(column: pl.Series) -> pl.Series:
 
 
 def encode(source: Source, min_count: int, directory: Path, *, user: str, item: str) -> Encoding:
-    """Fit on train and write ``<split>-{ids,dense,labels}.npy`` for each split; memory does not grow with the events.
+    """Fit on train and write ``<split>-{ids,dense,labels}.npy`` for each split; memory grows with distinct values only.
 
     ``test-users.npy``, int32 [E], tells the users of test apart: those who share the unseen id have numbers after it.
 

@@ -39,7 +39,9 @@ class Dlrm(Ranker):
     def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
         numbers = [] if self.bottom is None else [self.bottom(dense_BN)]
-        whole_BFD = torch.cat([*numbers, vectors], dim=1).reshape(len(vectors), -1, self.tables.dims[0])
+        whole_BFD = torch.cat([*numbers, vectors], dim=1).reshape(
+            len(vectors), len(self.tables.dims) + len(numbers), self.tables.dims[0]
+        )
         products = torch.bmm(whole_BFD, whole_BFD.transpose(1, 2)).flatten(1).index_select(1, self.pairs)
         logits: Tensor = self.top(torch.cat([*numbers, products], dim=1)).squeeze(1)
         return logits

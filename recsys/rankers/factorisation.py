@@ -62,6 +62,6 @@ class DeepFm(WideDeep):
 
     def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
-        whole_BFD = vectors.reshape(len(vectors), -1, self.tables.dims[0])[:, :, 1:]
+        whole_BFD = vectors.reshape(len(vectors), len(self.tables.dims), self.tables.dims[0])[:, :, 1:]
         pairs = whole_BFD.sum(1).square().sum(1) - whole_BFD.square().sum((1, 2))
         return super().combine(vectors, dense_BN) + pairs / 2

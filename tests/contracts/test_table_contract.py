@@ -221,6 +221,19 @@ def test_all_lookups_of_a_step_are_one_update(any_backend: Backend, kind: str, n
 
 
 @needs_fbgemm
+@pytest.mark.parametrize("late", [False, True])
+def test_the_learning_rate_is_that_of_the_step(any_backend: Backend, late: bool) -> None:
+    table = new_table(MAPS["full"], any_backend, lr=0.001 if late else 0.1)
+    before, ids = table.weight().clone(), torch.arange(5)
+    table(ids).sum().backward()
+    if late:
+        table.set_lr(0.1)
+    table.step()
+    moved = torch.zeros_like(before)
+    moved[:5] = 0.1
+    torch.testing.assert_close(table.weight(), before - moved * stored(table))
+
+
 def test_pooled_bags_of_20_agree() -> None:
     ours, theirs = (new_table(MAPS["shared"], backend, "rowwise_adagrad") for backend in ("torch", "fbgemm"))
     offsets = torch.arange(0, 1001, 20)

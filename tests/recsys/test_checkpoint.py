@@ -67,6 +67,14 @@ def test_foreign_safetensors_and_versions_are_refused(state: Path) -> None:
     safetensors.torch.save_file({"a": torch.ones(2)}, state)
     with pytest.raises(CheckpointError, match="is safetensors but not a training state of this program"):
         read_state(state, "f" * 64)
+    old = {"format": "recsys-training-state", "version": "1", "facts": "{}"}
+    for metadata, message in (
+        (old, "version 1, this program reads 2"),
+        ({"recsys-training-state": "[]"}, "delete it to"),
+    ):
+        safetensors.torch.save_file({"a": torch.ones(2)}, state, metadata)
+        with pytest.raises(CheckpointError, match=message):
+            read_state(state, "f" * 64)
     metadata = {"recsys-training-state": json.dumps({"version": 99, "facts": {}})}
     safetensors.torch.save_file({"a": torch.ones(2)}, state, metadata)
     with pytest.raises(CheckpointError, match="has training state version 99, this program reads 2"):

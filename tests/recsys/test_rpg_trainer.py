@@ -77,7 +77,7 @@ def test_a_step_in_the_middle_of_an_epoch_resumes_with_the_same_bits() -> None:
     assert all(torch.equal(value, state(resumed)[name]) for name, value in state(whole).items())
 
 
-def test_a_training_with_other_codes_is_not_resumed(tmp_path: Path) -> None:
+def test_a_training_with_other_codes_or_another_temperature_is_not_resumed(tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
 
@@ -88,6 +88,7 @@ def test_a_training_with_other_codes_is_not_resumed(tmp_path: Path) -> None:
         fit_rpg(fresh(), data(), settings(), seed=0, checkpoint_dir=tmp_path, on_epoch=kill)
     other = fresh()
     moved = SemanticCodes(other.codes.codes[::-1].copy(), other.codes.widths)
-    model = Rpg(moved, other.tokens, other.encoder, other.histories, temperature=other.temperature)
-    with pytest.raises(CheckpointError):
-        fit_rpg(model, data(), settings(), seed=0, checkpoint_dir=tmp_path)
+    rest = other.tokens, other.encoder, other.histories
+    for codes, temperature in ((moved, other.temperature), (other.codes, 2 * other.temperature)):
+        with pytest.raises(CheckpointError, match="belongs to another configuration"):
+            fit_rpg(Rpg(codes, *rest, temperature=temperature), data(), settings(), seed=0, checkpoint_dir=tmp_path)

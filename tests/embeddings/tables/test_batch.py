@@ -106,6 +106,10 @@ def test_side_by_side_with_several_passes_and_dense_adam() -> None:
 def test_side_by_side_takes_as_many_ids_for_each_table() -> None:
     with pytest.raises(ValueError, match=r"as many ids for each of 4 tables, got \[2, 2, 3, 2\]"):
         look_up_joined(new_tables(["torch"] * 4), [torch.arange(n) for n in (2, 2, 3, 2)])
+    with pytest.raises(ValueError, match=r"as many ids for each of 0 tables, got \[\]"):
+        look_up_joined([], [])
+    with pytest.raises(ValueError, match=r"ids of shape \[n\] and dtype int64, got \[\] torch.int64"):
+        look_up_joined(new_tables(["torch"] * 4), [torch.tensor(1)] * 4)
 
 
 def test_no_offsets() -> None:

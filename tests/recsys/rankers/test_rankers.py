@@ -193,3 +193,10 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(ValueError, match="the ranker takes 2 numeric fields, got 0"):
         ranker(RankerSpec("dcn_v2", TOWER)).scores(events(num_dense=0))
     assert isinstance(ranker(RankerSpec("deep_fm", TOWER)), DeepFm)
+
+
+@pytest.mark.parametrize("name", ["dcn_v2", "dlrm", "deep_fm", "wide_deep", "final_mlp"])
+def test_no_events_have_no_scores(name: str) -> None:
+    model = ranker(RankerSpec(name))  # type: ignore[arg-type]
+    batch = events().batch(slice(0, 0))
+    assert model.eval().logits(batch).shape == (0,)
