@@ -12,7 +12,7 @@ from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_multitask import ExpertMixture
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
-from pipelines.config_rpg import Rpg, check_rpg
+from pipelines.config_rpg import Rpg, check_reader, check_rpg
 from pipelines.config_section import EpochModel, TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger, check_tiger
@@ -272,15 +272,9 @@ def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Find
 
 
 def _check_sequence(model: Sasrec, variant: Variant) -> Iterator[Finding]:
-    train = variant.train
     if model.content is not None and variant.compressor is not None:
         yield ("compressor",), "model.content stands for the item table, so that none is compressed; remove one of them"
-    if model.dim % model.heads:
-        yield ("model", "heads"), f"heads must divide dim, got {model.heads} heads for dim {model.dim}"
-    if train.precision != "float32":
-        yield ("train", "precision"), f"sequence models train in float32, got {train.precision!r}"
-    if train.lr_decay != 1:
-        yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"
+    yield from check_reader(model, variant.train)
 
 
 def _check_algorithm(compressor: Compressor) -> Iterator[Finding]:

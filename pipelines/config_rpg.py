@@ -9,10 +9,10 @@ from pydantic import Field
 
 from pipelines.config_problems import Finding
 from pipelines.config_section import EpochModel, Optimizer
-from pipelines.config_sequence import Augmentation
+from pipelines.config_sequence import Augmentation, Sasrec
 
 if TYPE_CHECKING:
-    from pipelines.config import Experiment, Variant
+    from pipelines.config import Experiment, Train, Variant
 
 
 class Rpg(EpochModel):
@@ -32,13 +32,18 @@ class Rpg(EpochModel):
 
 def check_rpg(experiment: Experiment, variant: Variant) -> Iterator[Finding]:
     """Yield the key and the message of every rule that a variant with :class:`Rpg` breaks."""
-    model, train = variant.model, variant.train
+    model = variant.model
     assert isinstance(model, Rpg)
     if experiment.semantic_ids is None:
         yield ("model", "name"), "rpg predicts semantic ids: add a section `semantic_ids`, with the tokeniser opq"
+    yield from check_reader(model, variant.train)
+
+
+def check_reader(model: Sasrec | Rpg, train: Train) -> Iterator[Finding]:
+    """Likewise of every model that a causal encoder reads sequences for."""
     if model.dim % model.heads:
         yield ("model", "heads"), f"heads must divide dim, got {model.heads} heads for dim {model.dim}"
     if train.precision != "float32":
-        yield ("train", "precision"), f"rpg trains in float32, got {train.precision!r}"
+        yield ("train", "precision"), f"sequence models train in float32, got {train.precision!r}"
     if train.lr_decay != 1:
-        yield ("train", "lr_decay"), f"rpg keeps its learning rate, got {train.lr_decay}; set it to 1"
+        yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"

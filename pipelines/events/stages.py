@@ -30,6 +30,7 @@ from pipelines.config_multitask import TaskVariant
 from pipelines.config_ranking import RankingVariant
 from pipelines.config_semantic import SemanticRows
 from pipelines.events.data import PreparedEvents
+from pipelines.stages.training_facts import records, training_facts
 from pipelines.stages.versions import versions
 from recsys.dense_adam import layer_bytes
 from recsys.rankers.ranker import FieldModel
@@ -169,19 +170,11 @@ def train_in_cache(
 
     def build(directory: Path) -> None:
         ranker, result = fit(scratch, directory / "checkpoint")
-        size, layers = ranker.tables.bytes(), layer_bytes(ranker, ranker.tables.parameters())
-        facts = {
-            "table_rows": sum(field.id_map.num_rows for field in ranker.tables.fields),
-            "table_bytes": size.weights,
-            "optimizer_bytes": size.optimizer,
-            "layer_bytes": layers.weights,
-            "layer_optimizer_bytes": layers.optimizer,
-            "epochs": result.best_epoch,
-            "seconds": result.seconds,
-            "peak_rss_mib": max(record.rss_mib for record in result.history),
-        }
+        layers = layer_bytes(ranker, ranker.tables.parameters())
+        rows = sum(field.id_map.num_rows for field in ranker.tables.fields)
+        facts = training_facts(result, rows=rows, tables=ranker.tables.bytes(), layers=layers)
         write_json(directory / "facts.json", facts)
-        write_json(directory / "history.json", finite([dataclasses.asdict(record) for record in result.history]))
+        write_json(directory / "history.json", finite(records(result)))
 
     entry = cache.stage(stage, key, build)
     history, facts = (json.loads((entry / name).read_bytes()) for name in ("history.json", "facts.json"))

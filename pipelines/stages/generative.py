@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +10,15 @@ import torch
 from scipy.sparse import csr_array
 
 from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.tables.spec import TableBytes
 from pipelines.config import Train
 from pipelines.config_semantic import Features, SemanticIds
 from pipelines.config_tiger import Tiger as TigerConfig
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.item_features import Matrix, features_hash, item_features
-from pipelines.stages.sequence import sequence_data
+from pipelines.stages.sequence import seen_in, sequence_data
+from pipelines.stages.training_facts import records, training_facts
 from recsys.dense_adam import layer_bytes
 from recsys.mlp import Mlp
 from recsys.models.dense_head import DenseHead, DenseSettings
@@ -53,21 +54,10 @@ def train(
     model.to("cpu")
     embedding = model.transformer.embedding
     layers = layer_bytes(model, [embedding])
-    facts = {
-        "table_rows": len(embedding),
-        "table_bytes": embedding.nbytes + (0 if content is None else content.nbytes),
-        "optimizer_bytes": 2 * embedding.nbytes,
-        "layer_bytes": layers.weights,
-        "layer_optimizer_bytes": layers.optimizer,
-        "epochs": result.best_epoch,
-        "epochs_run": result.epochs_run,
-        "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),
-        "seconds": result.seconds,
-    }
-    fitted = {"select": data.train.matrix(model.num_items)}
-    if settings.refits:
-        fitted["refit"] = model.histories.matrix(model.num_items)
-    return model, facts, [dataclasses.asdict(record) for record in result.history], fitted
+    frozen = 0 if content is None else content.nbytes
+    table = TableBytes(embedding.nbytes + frozen, 2 * embedding.nbytes)
+    facts = training_facts(result, rows=len(embedding), tables=table, layers=layers)
+    return model, facts, records(result), seen_in(model, data, settings)
 
 
 def device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from embeddings.tables import OptimizerSpec, build_table
 from pipelines.config import Train
 from pipelines.config_rpg import Rpg as RpgConfig
 from pipelines.dataset import Dataset
-from pipelines.stages.sequence import reading, sequence_data
+from pipelines.stages.sequence import reading, seen_in, sequence_data
+from pipelines.stages.training_facts import records, training_facts
 from recsys.dense_adam import layer_bytes
 from recsys.models.rpg import Rpg
 from recsys.models.sasrec import SasRecEncoder
@@ -40,21 +40,8 @@ def train(
     loop = ReaderSettings(**reading(settings, config.optimizer.lr, config.augmentation))
     result = fit_rpg(model, data, loop, seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch)
     table, layers = model.tokens.bytes(), layer_bytes(model, model.tokens.parameters())
-    facts = {
-        "table_rows": model.tokens.num_rows,
-        "table_bytes": table.weights,
-        "optimizer_bytes": table.optimizer,
-        "layer_bytes": layers.weights,
-        "layer_optimizer_bytes": layers.optimizer,
-        "epochs": result.best_epoch,
-        "epochs_run": result.epochs_run,
-        "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),
-        "seconds": result.seconds,
-    }
-    fitted = {"select": data.train.matrix(model.num_items)}
-    if settings.refits:
-        fitted["refit"] = model.histories.matrix(model.num_items)
-    return model, facts, [dataclasses.asdict(record) for record in result.history], fitted
+    facts = training_facts(result, rows=model.tokens.num_rows, tables=table, layers=layers)
+    return model, facts, records(result), seen_in(model, data, settings)
 
 
 def build(config: RpgConfig, codes: SemanticCodes, histories: Sequences, seed: int) -> Rpg:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
 from pipelines.item_features import Matrix, item_features
 from pipelines.stages.sparse import optimizer_spec
+from pipelines.stages.training_facts import records, training_facts
+from recsys.checkpoint import Reader
 from recsys.dense_adam import layer_bytes
 from recsys.mlp import Mlp
 from recsys.models.content_items import ContentItems
@@ -51,21 +52,16 @@ def train(
         model, data, fit_settings(config, settings), seed=seed, checkpoint_dir=scratch, on_epoch=on_epoch
     )
     table, layers = model.items.bytes(), layer_bytes(model, model.items.parameters())
-    facts = {
-        "table_rows": model.items.num_rows,
-        "table_bytes": table.weights,
-        "optimizer_bytes": table.optimizer,
-        "layer_bytes": layers.weights,
-        "layer_optimizer_bytes": layers.optimizer,
-        "epochs": result.best_epoch,
-        "epochs_run": result.epochs_run,
-        "peak_rss_mib": max((record.rss_mib for record in result.history), default=0.0),
-        "seconds": result.seconds,
-    }
+    facts = training_facts(result, rows=model.items.num_rows, tables=table, layers=layers)
+    return model, facts, records(result), seen_in(model, data, settings)
+
+
+def seen_in(model: Reader, data: SequenceData, settings: Train) -> dict[str, csr_array]:
+    """The interactions that each phase of a finished training saw."""
     fitted = {"select": data.train.matrix(model.num_items)}
     if settings.refits:
         fitted["refit"] = model.histories.matrix(model.num_items)
-    return model, facts, [dataclasses.asdict(record) for record in result.history], fitted
+    return fitted
 
 
 def sequence_data(dataset: Dataset, settings: Train) -> SequenceData:

@@ -47,6 +47,7 @@ from pipelines.stages import closed_form, ensemble, generative, rpg, sequence, t
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import dim_search, prune_networks, prune_tables
+from pipelines.stages.training_facts import records, training_facts
 from pipelines.stages.versions import versions
 from recsys.checkpoint import Reader, save_model
 from recsys.dense_adam import layer_bytes
@@ -249,19 +250,10 @@ def _train_mf(
     if config.sparse is not None and config.sparse.method == "prune":
         prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in model.tables]
-    peak = max((record.rss_mib for record in result.history), default=0.0)
-    facts = {
-        "table_rows": sum(table.num_rows for table in model.tables),
-        "table_bytes": sum(table.weights for table in tables),
-        "optimizer_bytes": sum(table.optimizer for table in trained),
-        "layer_bytes": layers.weights,
-        "layer_optimizer_bytes": layers.optimizer,
-        "epochs": result.best_epoch,
-        "epochs_run": result.epochs_run,
-        "peak_rss_mib": peak,
-        "seconds": result.seconds,
-    }
-    _save(model, directory, facts, [dataclasses.asdict(record) for record in result.history])
+    rows = sum(table.num_rows for table in model.tables)
+    sizes = TableBytes(sum(table.weights for table in tables), sum(table.optimizer for table in trained))
+    facts = training_facts(result, rows=rows, tables=sizes, layers=layers)
+    _save(model, directory, facts, records(result))
     _keep_negatives(scratch, directory)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from embeddings.tables.spec import TableBytes
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Train
@@ -22,6 +23,7 @@ from pipelines.features import FeatureEncoder, default_encodings
 from pipelines.stages.build_towers import build_two_tower
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import prune_networks, prune_tables
+from pipelines.stages.training_facts import training_facts
 from recsys.features import Features
 from recsys.histories import Context, Histories
 from recsys.item_ssl import ItemSsl
@@ -178,14 +180,6 @@ def fit(
 def facts(fitted: Fitted) -> dict[str, Any]:
     """What the report says of the tables and the training."""
     tables = fitted.model.tables()
-    return {
-        "table_rows": sum(table.num_rows for table in tables),
-        "table_bytes": sum(table.bytes().weights for table in tables),
-        "optimizer_bytes": fitted.optimizer_bytes,
-        "layer_bytes": fitted.model.layer_bytes().weights,
-        "layer_optimizer_bytes": fitted.layer_optimizer_bytes,
-        "epochs": fitted.result.best_epoch,
-        "epochs_run": fitted.result.epochs_run,
-        "peak_rss_mib": max((record.rss_mib for record in fitted.result.history), default=0.0),
-        "seconds": fitted.result.seconds,
-    }
+    rows, weights = sum(table.num_rows for table in tables), sum(table.bytes().weights for table in tables)
+    layers = TableBytes(fitted.model.layer_bytes().weights, fitted.layer_optimizer_bytes)
+    return training_facts(fitted.result, rows=rows, tables=TableBytes(weights, fitted.optimizer_bytes), layers=layers)

@@ -186,10 +186,7 @@ def sequence_model(
     encoder: Callable[..., Encoder], make_map: Callable[[int], IdMap] = full_map, *, content: bool = False
 ) -> SequenceModel:
     """The likes of a user in a random order: what comes next has the colour of what came before."""
-    train = checkerboard()[0]
-    users = np.repeat(np.arange(USERS), np.diff(train.indptr))
-    order = np.random.default_rng(1).permutation(len(users))
-    sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
+    sequences = shuffled()
     draws = generator(0, "init")
     items: Table | ContentItems
     if content:
@@ -206,12 +203,17 @@ def sequence_model(
     return model
 
 
-def tiger(candidates: int | None = None) -> Model:
-    """The first code of an item is its colour, and so is the content that a dense head ranks ``candidates`` by."""
+def shuffled() -> Sequences:
+    """The checkerboard's interactions of each user in a random order."""
     train = checkerboard()[0]
     users = np.repeat(np.arange(USERS), np.diff(train.indptr))
     order = np.random.default_rng(1).permutation(len(users))
-    sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
+    return Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
+
+
+def tiger(candidates: int | None = None) -> Model:
+    """The first code of an item is its colour, and so is the content that a dense head ranks ``candidates`` by."""
+    sequences = shuffled()
     items = np.arange(ITEMS)
     codes = SemanticCodes(np.column_stack([items % 2, items // 2]).astype(np.int32), (2, ITEMS // 2))
     shape = T5Shape(dim=16, layers=1, heads=2, head_dim=8, inner=16)
@@ -227,10 +229,7 @@ def tiger(candidates: int | None = None) -> Model:
 
 def rpg() -> Model:
     """The first digit of an item is its colour, the other one its own."""
-    train = checkerboard()[0]
-    users = np.repeat(np.arange(USERS), np.diff(train.indptr))
-    order = np.random.default_rng(1).permutation(len(users))
-    sequences = Sequences.of_events(users[order], train.indices.astype(np.int64)[order], USERS)
+    sequences = shuffled()
     items = np.arange(ITEMS)
     codes = SemanticCodes(np.column_stack([items % 2, items // 2]).astype(np.int32), (2, ITEMS // 2))
     draws = generator(0, "init")

@@ -84,8 +84,8 @@ def test_it_recommends_unseen_items(run: Path) -> None:
     [
         ("semantic_ids=null", "rpg predicts semantic ids: add a section `semantic_ids`, with the tokeniser opq"),
         ("model.heads=3", "heads must divide dim, got 3 heads for dim 16"),
-        ("train.precision=bfloat16", "rpg trains in float32, got 'bfloat16'"),
-        ("train.lr_decay=0.5", "rpg keeps its learning rate, got 0.5; set it to 1"),
+        ("train.precision=bfloat16", "sequence models train in float32, got 'bfloat16'"),
+        ("train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
         ("model.temperature=0", "greater than 0"),
     ],
 )
