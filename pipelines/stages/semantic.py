@@ -27,7 +27,7 @@ from pipelines.stages.compress import GRAPH
 from pipelines.stages.versions import versions
 from recsys.rng import generator
 
-VERSION = 2
+VERSION = 3
 CODES, QUALITY, TOKENISER = "codes.safetensors", "quality.json", "tokeniser.safetensors"
 Matrix = npt.NDArray[np.float32]
 Quantiser = ResidualQuantiser | ProductQuantiser | RqVae
