@@ -213,7 +213,7 @@ def recommend(
     k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="with kgat or tiger: the facts or codes that lead to each item")
+        bool, typer.Option("--explain", help="with kgat, tiger or rpg: the facts or codes that lead to each item")
     ] = False,
 ) -> None:
     """Show a user's history and what a variant recommends; for an unknown user the most popular items."""
