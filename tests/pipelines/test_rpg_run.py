@@ -29,7 +29,7 @@ dataset:
 semantic_ids:
   features: [{{name: spectral, dim: 4}}]
   tokeniser: {{name: opq, digits: 2, width: 6}}
-  gates: {{hierarchy: false, max_error: 1.0}}
+  gates: {{max_error: 1.0}}
 evaluate: {{k: [1, 5], max_k: 8, bootstrap: 100, unmasked: true}}
 model:
   {{name: rpg, dim: 16, layers: 1, heads: 2, max_length: 6, dropout: 0.0, temperature: 0.1, optimizer: {{lr: 0.02}}}}
