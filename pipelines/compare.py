@@ -202,21 +202,20 @@ def _per_user_metrics(run: Run, variant: VariantRun) -> list[str]:
 
 
 def _candidates(run: Run, values: PerUser) -> Candidates:
-    """The variants with values; the best learned one on validation, in a run that selected on test on test, is chosen.
+    """The variants with values, and of the learned ones the only one, or the best on validation over its seeds.
 
-    It is the best by the mean over seeds, as what is compared. A single one needs no choice.
+    A run that selected on test, which the comparison says, has its best on test.
     """
     names = tuple(values.values)
     eligible = [run.variant(name) for name in names if not run.variant(name).is_baseline]
     eligible = eligible or [run.variant(name) for name in names]
+    if len(eligible) == 1:
+        return Candidates(run.files.directory, names, eligible[0].name)
     metric = validation_metric([result for variant in eligible for result in variant.results])
     if metric is None and run.results.selected_on == "test":
         metric = f"test/{run.selection}"
     known = {v.name: value for v in eligible if metric and (value := v.metric(metric)) is not None}
-    if not known and len(eligible) == 1:
-        known = {eligible[0].name: 0.0}
-    chosen = max(known, key=known.__getitem__, default=None)
-    return Candidates(run.files.directory, names, chosen)
+    return Candidates(run.files.directory, names, max(known, key=known.__getitem__, default=None))
 
 
 def _pair(label: str, mine: PerUser, name: str, theirs: PerUser, against: str) -> ComparedPair:

@@ -124,7 +124,7 @@ class QualityGates(Section):
     max_colliding: float = Field(default=0.5, ge=0, le=1)
     max_prefix_share: float = Field(default=0.25, gt=0, le=1)
     hierarchy: bool | None = Field(
-        default=None, description="a longer shared prefix must mean a higher cosine; null: but for opq"
+        default=None, description="a longest shared prefix must mean a higher cosine; null: unless digits have no order"
     )
 
 

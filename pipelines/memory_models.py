@@ -56,9 +56,8 @@ def fitting_mib(
             own = _propagation(model, rows, users, items) if isinstance(model, LightGcn) else 0.0
             found = _tables(model, users, items) + own
         case Tiger():
-            found = _transformer(model, len(widths)) + (
-                _dense_head(model.dim, items) if model.dense is not None else 0.0
-            )
+            head = _dense_head(model.dim, items) if model.dense is not None else 0.0
+            found = _transformer(model, len(widths)) + head
         case Rpg():
             found = _tokens(model, widths, items)
         case Ensemble():

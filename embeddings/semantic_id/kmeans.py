@@ -199,10 +199,10 @@ def _grouped(code: IntArray, starts: IntArray) -> IntArray:
 
 @numba.njit(parallel=True, cache=True)
 def _sums(points: Matrix, order: IntArray, starts: IntArray) -> npt.NDArray[np.float64]:
-    """Sum float64 [K, D] of the points ``order[starts[k]:starts[k + 1]]``, one after the other.
+    """Sum float64 [K, D] of the points ``order[starts[k]:starts[k + 1]]``, four at a time.
 
-    Float32 would stop growing, for it has no 2^24 + 1. A sum is read and written once for four points, which makes up
-    for its width.
+    Float32 would stop growing, for it has no 2^24 + 1. That a sum is read and written once for four points
+    makes up for its width.
     """
     sums = np.zeros((len(starts) - 1, points.shape[1]), np.float64)
     for k in numba.prange(len(sums)):
