@@ -151,6 +151,7 @@ def copy(
     epilog=_examples(
         "recsys compare runs/quickstart-1a2b3c4d runs/quickstart-5e6f7a8b --metric ndcg@20",
         "recsys compare runs/ctr_frappe-1a2b3c4d runs/sweep_frappe-best-5e6f7a8b --metric log_loss",
+        "recsys compare runs/closed-1a2b3c4d runs/graph-5e6f7a8b --variant ease --variant gf_cf",
     )
 )
 def compare(
@@ -159,6 +160,9 @@ def compare(
         str | None, typer.Option(help="per-user metric, else what selected; of rankers auc, gauc, pr_auc, log_loss")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="also write the table there, as .html or .md")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="only this variant: once for all runs, or once for each in their order")
+    ] = None,
 ) -> None:
     """Compare the variants of several runs on their common users or events: paired tests, Holm-corrected."""
     from pipelines.run_directory import find_run
@@ -168,11 +172,11 @@ def compare(
     if any(RunFiles(run).ranking_config() is not None for run in found):
         from pipelines.ranking.compare import compare_ranking
 
-        typer.echo(compare_ranking(found, metric or "auc", out))
+        typer.echo(compare_ranking(found, metric or "auc", out, variant or ()))
         return
     from pipelines.compare import compare_runs
 
-    typer.echo(compare_runs(found, metric, out))
+    typer.echo(compare_runs(found, metric, out, variant or ()))
 
 
 @app.command(epilog=_examples("recsys report runs/quickstart-1a2b3c4d"))
@@ -209,7 +213,7 @@ def recommend(
     k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="with kgat or tiger: the facts or codes that lead to each item")
+        bool, typer.Option("--explain", help="with kgat, tiger or rpg: the facts or codes that lead to each item")
     ] = False,
 ) -> None:
     """Show a user's history and what a variant recommends; for an unknown user the most popular items."""

@@ -17,6 +17,7 @@ from pipelines.errors import DataError
 from pipelines.item_features import words
 from pipelines.stages.semantic import catalogue
 from recsys.models.tiger import Tiger
+from recsys.sequences import Sequences
 
 _WORDS, _SEEN = 3, 3
 _LEAST_SHARE, _LEAST_LIFT = 0.5, 2.0
@@ -95,7 +96,7 @@ def explanations(
     if model.dense is None:
         return [*written]
     dense, titles, alone = model.dense, dataset.item_titles(), set(model.dense.ranked_for_all().tolist())
-    history = np.array(_latest(model, user), dtype=np.int64)
+    history = np.array(latest(model.histories, user), dtype=np.int64)
 
     def match(item: int, score: float) -> ContentMatch:
         near = tuple(titles[other] for other in dense.nearest(item, history)[:_SEEN])
@@ -111,15 +112,12 @@ def prefixes(model: Tiger, dataset: Dataset, user: int, items: list[int]) -> lis
     Raises:
         DataError: The codes of the model are those of another catalogue.
     """
-    try:
-        model.codes.require(catalogue(dataset), dataset.num_items)
-    except ValueError as error:
-        raise DataError(f"{error}, and run the experiment again") from error
+    require_codes(model.codes, dataset)
     if not items:
         return []
     chances = model.path_log_probabilities(user, np.array(items)).double().cumsum(1).exp().numpy()
     common, titles = _Words(dataset), dataset.item_titles()
-    history = _latest(model, user)
+    history = latest(model.histories, user)
 
     def level(path: tuple[int, ...], weight: float) -> CodePrefix:
         under = model.codes.items(path)
@@ -135,10 +133,22 @@ def prefixes(model: Tiger, dataset: Dataset, user: int, items: list[int]) -> lis
     return found
 
 
-def _latest(model: Tiger, user: int) -> list[int]:
-    """Each item of the history that the model reads once, latest first."""
-    first, last = model.histories.offsets[user : user + 2]
-    return list(dict.fromkeys(model.histories.items[first:last][::-1].tolist()))
+def require_codes(codes: SemanticCodes, dataset: Dataset) -> None:
+    """Refuse codes that were not made for the catalogue of ``dataset``.
+
+    Raises:
+        DataError: They are those of another one.
+    """
+    try:
+        codes.require(catalogue(dataset), dataset.num_items)
+    except ValueError as error:
+        raise DataError(f"{error}, and run the experiment again") from error
+
+
+def latest(histories: Sequences, user: int, events: int | None = None) -> list[int]:
+    """Each item of a user's last ``events``, or of all, once and latest first."""
+    first, last = histories.offsets[user : user + 2]
+    return list(dict.fromkeys(histories.items[first:last][::-1][:events].tolist()))
 
 
 class _Words:

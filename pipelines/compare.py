@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.atomic import write_text
+from pipelines.compared_variants import Candidates, matched
 from pipelines.errors import DataError, did_you_mean
 from pipelines.report import words
 from pipelines.report.data import PerUser, Run, VariantRun, per_user_values
 from pipelines.report.render import render
-from pipelines.run_files import best_on_validation
+from pipelines.run_files import validation_metric
 from pipelines.run_schema import DatasetFacts
 from recsys.significance import holm, paired_test
 
@@ -134,13 +135,16 @@ class Comparison:
         write_text(path, self.html() if path.suffix == ".html" else self.markdown())
 
 
-def compare_runs(runs: list[Path], metric: str | None = None, out: Path | None = None) -> Comparison:
-    """Compare every run with the first: variants of the same name, and the best with the best.
+def compare_runs(
+    runs: list[Path], metric: str | None = None, out: Path | None = None, variants: Sequence[str] = ()
+) -> Comparison:
+    """Compare every run with the first: variants of the same name, and the best on validation with the best.
 
     Args:
         runs: run directories on the same data, two or more.
         metric: a per-user metric of the test split; None for the one that selected the epochs of the first run.
         out: where to write the table, too (.html or .md); None for nowhere.
+        variants: the only ones to compare, see :func:`pipelines.compared_variants.matched`.
 
     Raises:
         DataError: Fewer than two runs, other data (dataset hash), an unknown metric, no common variant or user.
@@ -152,10 +156,9 @@ def compare_runs(runs: list[Path], metric: str | None = None, out: Path | None =
     check_same_data([(run.files.directory, run.results.dataset) for run in loaded])
     values = [_values(run, metric) for run in loaded]
     labels = run_labels([run.files.directory for run in loaded])
+    candidates = [_candidates(run, found) for run, found in zip(loaded, values, strict=True)]
     found = [
-        _pair(labels[i], values[i], name, values[0], against)
-        for i in range(1, len(loaded))
-        for name, against in _matches(loaded[i], values[i], loaded[0], values[0])
+        _pair(labels[i], values[i], name, values[0], against) for i, name, against in matched(candidates, variants)
     ]
     corrected = holm([pair.p for pair in found])
     pairs = tuple(dataclasses.replace(pair, p=p) for pair, p in zip(found, corrected, strict=True))
@@ -198,21 +201,21 @@ def _per_user_metrics(run: Run, variant: VariantRun) -> list[str]:
     return [] if frame is None else frame.columns[2:]
 
 
-def _matches(run: Run, values: PerUser, reference: Run, reference_values: PerUser) -> list[tuple[str, str]]:
-    """Variants of the same name, then the learned ones that validation chooses, if that is another pair.
+def _candidates(run: Run, values: PerUser) -> Candidates:
+    """The variants with values, and of the learned ones the only one, or the best on validation over its seeds.
 
-    A run without validation has its best on test in their place.
+    A run that selected on test, which the comparison says, has its best on test.
     """
-    same = [(name, name) for name in values.values if name in reference_values.values]
-    bests = (_best(run, values), _best(reference, reference_values))
-    return list(dict.fromkeys([*same, bests]))
-
-
-def _best(run: Run, values: PerUser) -> str:
-    learned = {v.name for v in run.variants if not v.is_baseline}
-    names = [name for name in values.values if name in learned] or list(values.values)
-    chosen = best_on_validation([run.variant(name).first for name in names])
-    return chosen.name if chosen else max(names, key=lambda name: float(values.mean(name).mean()))
+    names = tuple(values.values)
+    eligible = [run.variant(name) for name in names if not run.variant(name).is_baseline]
+    eligible = eligible or [run.variant(name) for name in names]
+    if len(eligible) == 1:
+        return Candidates(run.files.directory, names, eligible[0].name)
+    metric = validation_metric([result for variant in eligible for result in variant.results])
+    if metric is None and run.results.selected_on == "test":
+        metric = f"test/{run.selection}"
+    known = {v.name: value for v in eligible if metric and (value := v.metric(metric)) is not None}
+    return Candidates(run.files.directory, names, max(known, key=known.__getitem__, default=None))
 
 
 def _pair(label: str, mine: PerUser, name: str, theirs: PerUser, against: str) -> ComparedPair:

@@ -123,7 +123,9 @@ class QualityGates(Section):
     min_entropy: float = Field(default=0.6, ge=0, le=1)
     max_colliding: float = Field(default=0.5, ge=0, le=1)
     max_prefix_share: float = Field(default=0.25, gt=0, le=1)
-    hierarchy: bool = True
+    hierarchy: bool | None = Field(
+        default=None, description="a longest shared prefix must mean a higher cosine; null: unless digits have no order"
+    )
 
 
 class SemanticIds(Section):
@@ -136,6 +138,12 @@ class SemanticIds(Section):
         default="error", description="items without any content; share: they are all alike"
     )
     gates: QualityGates = QualityGates()
+
+    @property
+    def is_hierarchy(self) -> bool:
+        """Whether the codes must be one: as the gate says, or else where the tokeniser gives its levels an order."""
+        wanted = self.gates.hierarchy
+        return not isinstance(self.tokeniser, Opq) if wanted is None else wanted
 
     @property
     def content_features(self) -> tuple[Features, ...]:

@@ -13,7 +13,7 @@ from pipelines.config import Dataset, Experiment
 from pipelines.config_budgets import budget_of, is_compressed, written
 from pipelines.config_section import TableModel
 from pipelines.ingest.source import resolve
-from pipelines.memory_models import fitting_mib
+from pipelines.memory_models import code_widths, fitting_mib
 
 MIB = 2**20
 LIBRARIES_MIB = 650.0
@@ -76,7 +76,8 @@ def count_lines(path: Path, *, per_item: bool) -> int:
 
 def estimate(experiment: Experiment, size: Size) -> dict[str, float]:
     """Peak MiB by stage: each is on top of the libraries, and only one stage runs at a time."""
-    training = [fitting_mib(v.model, size.rows, size.users, size.items) for v in experiment.variants]
+    widths = code_widths(experiment.semantic_ids, size.items)
+    training = [fitting_mib(v.model, size.rows, size.users, size.items, widths) for v in experiment.variants]
     return {
         "libraries": LIBRARIES_MIB,
         "ingest": size.rows * _INGEST_BYTES_PER_ROW / MIB,

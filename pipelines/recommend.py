@@ -18,9 +18,11 @@ from pipelines.explain import Reason, reasons
 from pipelines.knowledge import open_knowledge
 from pipelines.run_directory import find_run, find_variant, open_dataset
 from pipelines.run_files import RunFiles
+from pipelines.shared_digits import SharedDigits, shared_digits
 from recsys.checkpoint import Model, load_model
 from recsys.models.kgat import Kgat
 from recsys.models.popularity import Popularity
+from recsys.models.rpg import Rpg
 from recsys.models.tiger import Tiger
 from recsys.topk import TopK, exact_top_k
 
@@ -29,7 +31,7 @@ _PATHS = 3
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-Explanation = Reason | CodePrefix | ContentMatch
+Explanation = Reason | CodePrefix | ContentMatch | SharedDigits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,17 +121,18 @@ def recommend(
         user: Raw id. An unknown user gets the most popular items, with ``fallback`` set.
         variant: Name of a variant; the best one on validation if None.
         k: How many items.
-        explain: Give the paths of the knowledge graph that lead to each item, or the codes that TIGER wrote.
+        explain: Give the paths of the knowledge graph that lead to each item, the codes that TIGER wrote, or the digits
+            that RPG finds likely and items of the history have.
 
     Raises:
         DataError: There is no such run or variant, its dataset is gone, or the variant cannot explain.
     """
     directory = find_run(run)
     chosen = find_variant(directory, variant)
-    if explain and chosen.model not in ("kgat", "tiger"):
+    if explain and chosen.model not in ("kgat", "tiger", "rpg"):
         raise DataError(
-            f"variant {chosen.name} is of model {chosen.model}, which has no knowledge graph to explain by and writes"
-            " no codes; give --variant one whose model is kgat or tiger"
+            f"variant {chosen.name} is of model {chosen.model}, which has no knowledge graph to explain by and predicts"
+            " no codes; give --variant one whose model is kgat, tiger or rpg"
         )
     dataset = open_dataset(directory)
     try:
@@ -148,7 +151,8 @@ def recommend(
         because = _explained(model, dataset, index, top)
         items = tuple(dataclasses.replace(item, because=b) for item, b in zip(items, because, strict=True))
         if not any(because):
-            unexplained = "no fact of the knowledge graph connects these items with the user's history"
+            what = "likely digit" if isinstance(model, Rpg) else "fact of the knowledge graph"
+            unexplained = f"no {what} connects these items with the user's history"
             note = f"{note}; {unexplained}" if note else unexplained
     return Recommendation(str(directory), chosen.name, user, False, note, history, int(trained_on), items)  # noqa: FBT003
 
@@ -158,6 +162,8 @@ def _explained(model: Model, dataset: Dataset, user: int, top: TopK) -> Sequence
     items = top.items[0][there].tolist()
     if isinstance(model, Tiger):
         return explanations(model, dataset, user, items, top.scores[0][there].tolist())
+    if isinstance(model, Rpg):
+        return shared_digits(model, dataset, user, items, _PATHS)
     assert isinstance(model, Kgat)
     knowledge = open_knowledge(dataset)
     return [reasons(model, dataset, knowledge, user, item, _PATHS) for item in items]

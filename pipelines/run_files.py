@@ -67,12 +67,17 @@ def _parse(path: Path, schema: type[Schema], payload: Any) -> Schema:
         ) from error
 
 
-def best_on_validation(variants: Sequence[VariantResult]) -> VariantResult | None:
-    """The best by the validation metric that most variants were selected by; None where no variant has one."""
+def validation_metric(variants: Sequence[VariantResult]) -> str | None:
+    """The metric that most variants were selected by, as "valid/recall@20"; None where no variant has one."""
     known = Counter(name for variant in variants for name in variant.metrics if name.startswith("valid/"))
-    if not known:
+    return known.most_common(1)[0][0] if known else None
+
+
+def best_on_validation(variants: Sequence[VariantResult]) -> VariantResult | None:
+    """The best by :func:`validation_metric`; None where there is no such metric."""
+    metric = validation_metric(variants)
+    if metric is None:
         return None
-    metric = known.most_common(1)[0][0]
     return max((v for v in variants if metric in v.metrics), key=lambda variant: variant.metrics[metric])
 
 

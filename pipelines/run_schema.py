@@ -28,6 +28,20 @@ class DatasetFacts(Record):
     hash: str
 
 
+class Slice(Record):
+    """A part of the test events, and the AUC of a ranker on it with its 95 % interval (DeLong).
+
+    All three are None in a part that lacks a class or has a single event of one.
+    """
+
+    label: str
+    events: int
+    positives: int
+    auc: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
 class VariantResult(Record):
     """One variant with one seed: a row of ``metrics.json``.
 
@@ -37,6 +51,8 @@ class VariantResult(Record):
             ``layer_optimizer_bytes`` likewise.
         metrics: by "split/metric@k", e.g. "test/recall@20". A metric that is undefined (null in the file) is absent.
         ci95: bootstrap 95 % interval over users, by the same names.
+        slices: of a ranker of clicks, by what tells the events apart: a field of few values, how many events or
+            positives train has of the user or the item, the item's age; empty for other models.
         seconds: by stage, "train" and "evaluate" at least.
         peak_rss_mib: resident memory at its highest during training, MiB; None if unknown.
     """
@@ -51,6 +67,7 @@ class VariantResult(Record):
     layer_optimizer_bytes: int = 0
     metrics: dict[str, float]
     ci95: dict[str, tuple[float, float]] = {}
+    slices: dict[str, tuple[Slice, ...]] = {}
     seconds: dict[str, float] = {}
     epochs: int = 0
     seed: int = 0

@@ -90,9 +90,14 @@ def _level(codes: SemanticCodes, level: int) -> dict[str, Any]:
 
 def reconstruction_error(vectors: Matrix, decoded: Matrix) -> float:
     """``sum |x - x'|^2 / sum |x - mean|^2``: 0 is perfect, 1 is what the mean alone gives; 0 for equal vectors."""
-    spread = float(np.square(vectors - vectors.mean(axis=0), dtype=np.float64).sum())
+    spread = float(np.square(_centred(vectors), dtype=np.float64).sum())
     left = float(np.square(vectors - decoded, dtype=np.float64).sum())
     return left / spread if spread > 0 else 0.0
+
+
+def _centred(vectors: Matrix) -> Matrix:
+    mean: Matrix = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return vectors - mean
 
 
 def hierarchy(codes: SemanticCodes, vectors: Matrix, generator: np.random.Generator) -> list[dict[str, Any]]:
@@ -108,7 +113,7 @@ def hierarchy(codes: SemanticCodes, vectors: Matrix, generator: np.random.Genera
     Returns:
         One entry for each length of which there are pairs.
     """
-    centred = vectors - vectors.mean(axis=0)
+    centred = _centred(vectors)
     norms = np.sqrt(np.einsum("nd,nd->n", centred, centred))
     unit = centred / np.maximum(norms, np.float32(1e-12))[:, None]
     pairs: list[list[np.ndarray[Any, np.dtype[np.int64]]]] = [[] for _ in range(codes.levels + 1)]

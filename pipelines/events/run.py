@@ -132,6 +132,7 @@ class EventRun(abc.ABC, Generic[V, D]):
             layer_optimizer_bytes=facts.get("layer_optimizer_bytes", 0),
             metrics={f"test/{name}": value for name, value in metrics.items()} | {f"valid/{selection}": valid},
             ci95={f"test/{name}": interval for name, interval in ci95.items()},
+            slices=evaluated.evaluation.get("slices", {}),
             seconds={"train": facts["seconds"], "evaluate": evaluated.seconds},
             epochs=facts["epochs"],
             seed=seed,

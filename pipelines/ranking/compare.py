@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.compare import ComparedPair, Comparison, check_same_data, run_labels
+from pipelines.compared_variants import Candidates, matched
 from pipelines.errors import DataError, did_you_mean
 from pipelines.run_directory import default_variant
 from pipelines.run_files import RunFiles
@@ -26,16 +28,19 @@ NOTE = (
 Scores = dict[str, npt.NDArray[np.float32]]
 
 
-def compare_ranking(runs: list[Path], metric: str = "auc", out: Path | None = None) -> Comparison:
-    """Compare every ranking run with the first: variants of the same name, and the best with the best.
+def compare_ranking(
+    runs: list[Path], metric: str = "auc", out: Path | None = None, variants: Sequence[str] = ()
+) -> Comparison:
+    """Compare every ranking run with the first: variants of the same name, and the best on validation with the best.
 
     Args:
         runs: run directories on the same data, two or more.
         metric: auc, gauc, pr_auc or log_loss.
         out: where to write the table, too (.html or .md); None for nowhere.
+        variants: the only ones to compare, see :func:`pipelines.compared_variants.matched`.
 
     Raises:
-        DataError: Fewer than two runs, another task, other data, or an unknown metric.
+        DataError: Fewer than two runs, another task, other data, an unknown metric or variant.
     """
     if len(runs) < 2:
         raise DataError(f"a comparison needs two runs or more, got {len(runs)}")
@@ -53,14 +58,15 @@ def compare_ranking(runs: list[Path], metric: str = "auc", out: Path | None = No
     labels, users = loaded[0].test_events()
     scores = [_scores(files) for files in loaded]
     names = run_labels(runs)
+    candidates = [
+        Candidates(files.directory, tuple(own), default_variant(files).name)
+        for files, own in zip(loaded, scores, strict=True)
+    ]
     found = []
-    for place in range(1, len(runs)):
-        same = [(name, name) for name in scores[place] if name in scores[0]]
-        bests = (default_variant(loaded[place]).name, default_variant(loaded[0]).name)
-        for name, against in dict.fromkeys([*same, bests]):
-            test = _difference(metric, labels, users, scores[place][name], scores[0][against])
-            value, other = _value(loaded[place], name, metric), _value(loaded[0], against, metric)
-            found.append(_pair(names[place], (name, value), (against, other), test, len(labels), metric))
+    for place, name, against in matched(candidates, variants):
+        test = _difference(metric, labels, users, scores[place][name], scores[0][against])
+        value, other = _value(loaded[place], name, metric), _value(loaded[0], against, metric)
+        found.append(_pair(names[place], (name, value), (against, other), test, len(labels), metric))
     corrected = holm([pair.p for pair in found])
     pairs = tuple(dataclasses.replace(pair, p=p) for pair, p in zip(found, corrected, strict=True))
     method = DELONG if metric == "auc" else BOOTSTRAP

@@ -27,7 +27,7 @@ from pipelines.stages.compress import GRAPH
 from pipelines.stages.versions import versions
 from recsys.rng import generator
 
-VERSION = 2
+VERSION = 3
 CODES, QUALITY, TOKENISER = "codes.safetensors", "quality.json", "tokeniser.safetensors"
 Matrix = npt.NDArray[np.float32]
 Quantiser = ResidualQuantiser | ProductQuantiser | RqVae
@@ -90,7 +90,8 @@ def _tokenise(directory: Path, dataset: StoredCatalogue, settings: config.Semant
         decoded = None if model is None else model.decode(plain.codes)
         found = quality.measure(plain, vectors, decoded, generator(seed, "semantic ids", "quality"))
         if model is not None:  # codes without a codebook are distinct; how evenly they are used is up to the data
-            quality.check(found, quality.Gates(**settings.gates.model_dump()))
+            bounds = settings.gates.model_dump() | {"hierarchy": settings.is_hierarchy}
+            quality.check(found, quality.Gates(**bounds))
         if settings.collisions != "keep" and not plain.unique:
             cost = None if model is None or vectors is None else model.last_cost(vectors, plain.codes)
             plain = plain.resolve_collisions(settings.collisions, cost)

@@ -105,6 +105,11 @@ class Rpg(SequenceReader):
         alike = torch.cat([torch.full((width,), -math.log(width)) for width in self.codes.widths])
         return torch.where(nobody[:, None], alike, found)
 
+    def digit_log_probabilities(self, user: int, items: npt.NDArray[np.int64]) -> Tensor:
+        """Of each digit of items: float32 [n, m] of int64 [n], whose rows add up to the scores."""
+        found = self.log_probabilities(np.array([user]))[0]
+        return found[torch.from_numpy(self._rows[items]).long()]
+
     @torch.no_grad()
     def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Float32 [len(users), num_items]."""

@@ -39,13 +39,17 @@ NUM_USERS, NUM_ITEMS = 500, 320
 
 @dataclasses.dataclass(frozen=True)
 class Planted:
-    """A variant of the fixture; ``noise`` hides the truth (0 = perfect), ``rows`` and ``dim`` give the bytes."""
+    """A variant of the fixture; ``noise`` hides the truth (0 = perfect), ``rows`` and ``dim`` give the bytes.
+
+    ``valid`` is its recall@20 on validation, whatever test says.
+    """
 
     name: str
     model: str
     compressor: str | None
     noise: float
     rows: int = 0
+    valid: float | None = None
 
 
 DEFAULT = (
@@ -206,7 +210,8 @@ def _result(
         table_rows=planted.rows,
         table_bytes=planted.rows * 64 * 4,
         optimizer_bytes=planted.rows * 64 * 8,
-        metrics={f"test/{name}": value for name, value in metrics.items()},
+        metrics={f"test/{name}": value for name, value in metrics.items()}
+        | ({} if planted.valid is None else {"valid/recall@20": planted.valid}),
         ci95={f"test/{name}": value for name, value in ci95.items()},
         seconds={"train": 0.4 * epochs, "evaluate": 0.3},
         epochs=epochs,

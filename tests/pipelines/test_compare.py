@@ -11,20 +11,24 @@ from recsys.significance import holm, paired_test
 
 FIRST = (
     Planted("popularity", "popularity", None, 3.0),
-    Planted("full", "mf", "full", 0.5, 820),
-    Planted("modulo", "mf", "modulo", 2.0, 133),
+    Planted("full", "mf", "full", 0.5, 820, valid=0.3),
+    Planted("modulo", "mf", "modulo", 2.0, 133, valid=0.2),
 )
 SECOND = (
     Planted("popularity", "popularity", None, 3.0),
-    Planted("full", "mf", "full", 1.2, 820),
-    Planted("graphhash", "mf", "graphhash", 0.2, 133),
+    Planted("full", "mf", "full", 1.2, 820, valid=0.2),
+    Planted("graphhash", "mf", "graphhash", 0.2, 133, valid=0.3),
 )
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("compare") / "data")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, dataset):
     root = tmp_path_factory.mktemp("compare")
-    dataset = write_dataset(root / "data")
     return [
         write_run(root / "first-1", dataset, FIRST, seeds=(0,)),
         write_run(root / "second-2", dataset, SECOND, seeds=(0,)),
@@ -45,6 +49,62 @@ def test_same_names_and_the_best_are_compared_with_the_first_run(runs):
     assert full.difference == pytest.approx(values[1].mean() - values[0].mean())
     assert full.low < full.difference < full.high < 0
     assert full.users == len(values[0])
+
+
+def changed(run, to, valid=None, **update):
+    """A copy of a run under another name, with other validation values (one for each variant, None for no value)."""
+    files = RunFiles(shutil.copytree(run, to))
+    found = files.metrics()
+    for place, value in enumerate(valid or ()):
+        metrics = {k: v for k, v in found.variants[place].metrics.items() if not k.startswith("valid/")}
+        metrics |= {} if value is None else {"valid/recall@20": value}
+        variant = found.variants[place].model_copy(update={"metrics": metrics})
+        found = found.model_copy(update={"variants": (*found.variants[:place], variant, *found.variants[place + 1 :])})
+    files.write_metrics(found.model_copy(update=update))
+    return files.directory
+
+
+def compared(*runs, **arguments):
+    return [(pair.name, pair.against) for pair in compare_runs(list(runs), **arguments).pairs]
+
+
+SAME = [("popularity", "popularity"), ("full", "full")]
+
+
+def test_validation_chooses_what_stands_for_a_run_and_test_never(runs, tmp_path):
+    lucky = changed(runs[0], tmp_path / "lucky", (None, 0.2, 0.3))
+    assert compared(lucky, runs[1]) == [*SAME, ("graphhash", "modulo")]
+    undecided = changed(runs[0], tmp_path / "undecided", (None, None, None))
+    assert compared(undecided, runs[1]) == SAME
+    assert compared(runs[1], undecided) == SAME
+    on_test = changed(runs[0], tmp_path / "on_test", (None, None, None), selected_on="test")
+    assert compared(on_test, runs[1]) == [*SAME, ("graphhash", "full")]
+
+
+def test_variants_are_chosen_by_the_mean_of_their_seeds(dataset, tmp_path):
+    run = write_run(tmp_path / "run", dataset, FIRST, seeds=(0, 1))
+    swinging = changed(run, tmp_path / "swinging", (None, None, 0.2, 0.2, 0.35, 0.01))
+    assert compared(swinging, run) == [*SAME, ("modulo", "modulo")]
+
+
+def test_named_variants_alone_are_compared(runs):
+    assert compared(*runs[:2], variants=["full"]) == [("full", "full")]
+    assert compared(*runs[:2], variants=["modulo", "graphhash"]) == [("graphhash", "modulo")]
+    with pytest.raises(
+        DataError, match=r"second-2 has no variant 'modulo' .*\(there are popularity, full, graphhash\)"
+    ):
+        compare_runs(runs[:2], variants=["modulo"])
+    with pytest.raises(DataError, match=r"one for each of the 2 in their order; got 3: a, b, c"):
+        compare_runs(runs[:2], variants=["a", "b", "c"])
+
+
+def test_runs_without_a_pair_ask_for_names(runs, dataset, tmp_path):
+    closed = tuple(Planted(name, "mf", "full", noise, 820) for name, noise in (("gf-cf", 0.5), ("bspm", 0.2)))
+    other = write_run(tmp_path / "other", dataset, closed, (0,))
+    with pytest.raises(DataError, match=r"measured none of gf-cf, bspm of .*other, .*: --variant NAME --variant NAME"):
+        compare_runs([runs[0], other])
+    alone = write_run(tmp_path / "alone", dataset, closed[:1], (0,))
+    assert compared(runs[0], alone) == [("gf-cf", "full")]
 
 
 def test_without_a_metric_the_one_that_selected_is_compared(runs, tmp_path):

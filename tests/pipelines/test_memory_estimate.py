@@ -24,9 +24,10 @@ from pipelines.config_models import (
     Slim,
 )
 from pipelines.config_rpg import Rpg
+from pipelines.config_semantic import CategoryIds, Opq, RqKmeans, SemanticIds, SequentialIds, Tokeniser
 from pipelines.config_tiger import Dense, Tiger
 from pipelines.memory import Size, compressed_rows, estimate, measure, memory_lines, total
-from pipelines.memory_models import fitting_mib
+from pipelines.memory_models import code_widths, fitting_mib
 
 
 def test_parquet_is_counted_exactly() -> None:
@@ -64,8 +65,8 @@ def test_rows_of_the_budget_and_a_warning_when_memory_lacks(tmp_path: Path, monk
     assert memory_lines(experiment)[1].startswith("warning: this is more than the machine has free")
 
 
-def fitting(model: Model | Tiger | Rpg, items: int = 40_000) -> float:
-    return fitting_mib(model, rows=1_000_000, users=30_000, items=items)
+def fitting(model: Model | Tiger | Rpg, items: int = 40_000, widths: tuple[int, ...] = (256,) * 4) -> float:
+    return fitting_mib(model, rows=1_000_000, users=30_000, items=items, widths=widths)
 
 
 def test_every_model_is_estimated_by_what_it_allocates() -> None:
@@ -94,7 +95,36 @@ def test_a_dense_head_takes_content_its_projection_and_the_cosines_of_a_step() -
     assert more == pytest.approx(40_000 * 3 * (128 + 64 + 256) * 4 / 2**20)
 
 
-def test_the_tokens_of_long_ids_do_not_grow_with_the_items() -> None:
-    assert fitting(Rpg(dim=64), items=10) == fitting(Rpg(dim=64))
-    tokens, heads = 32 * 256 * 64, 32 * 64 * 64
-    assert fitting(Rpg(dim=64)) == pytest.approx(9 * (tokens + heads) * 4 / 2**20)
+def test_long_ids_take_tokens_and_heads_by_digit_and_codes_by_item() -> None:
+    tokens, heads, codes = (16 * 128 + 64) * 64, 17 * 64 * 64, 2 * 40_000 * 17
+    found = fitting(Rpg(dim=64), widths=(128,) * 16 + (64,))
+    assert found == pytest.approx((9 * (tokens + heads) + codes) * 4 / 2**20)
+
+
+def test_a_generator_keeps_more_of_a_step_for_longer_paths() -> None:
+    four, eight, twelve = (fitting(Tiger(), widths=(256,) * levels) for levels in (4, 8, 12))
+    assert twelve - eight == pytest.approx(eight - four) and eight > four
+
+
+@pytest.mark.parametrize(
+    ("tokeniser", "widths"),
+    [
+        (Opq(digits=32, width=128), (128,) * 32),
+        (RqKmeans(widths=(64, 32)), (64, 32)),
+        (SequentialIds(width=10), (10,) * 5),
+        (CategoryIds(columns=("kind",)), (256,) * 4),
+    ],
+)
+def test_codes_have_the_levels_of_their_tokeniser(tokeniser: Tokeniser, widths: tuple[int, ...]) -> None:
+    assert code_widths(SemanticIds(tokeniser=tokeniser), 40_000) == widths
+    assert code_widths(SemanticIds(tokeniser=tokeniser, collisions="digit"), 40_000) == (*widths, 256)
+
+
+def test_the_estimate_of_an_experiment_follows_its_codes() -> None:
+    size = Size(200_000, 22_000, 12_000, exact=True)
+    long, short = (
+        estimate(load_experiment("rpg_beauty", ["variants=[rpg]", f"semantic_ids.tokeniser.digits={digits}"]), size)
+        for digits in (32, 16)
+    )
+    weights, codes = 16 * 128 * (256 + 128), 16 * 12_000
+    assert long["train"] - short["train"] == pytest.approx((9 * weights + 2 * codes) * 4 / 2**20)

@@ -74,6 +74,8 @@ def test_validation_chooses_the_variants_that_stand_for_their_runs(tmp_path: Pat
     second = write_run(tmp_path / "second", {"c": GOOD, "d": NOISY}, valid=(0.5, 0.6))
     (pair,) = compare_ranking([first, second]).pairs
     assert (pair.name, pair.against) == ("d", "b")
+    (pair,) = compare_ranking([first, second], variants=["a", "c"]).pairs
+    assert (pair.name, pair.against) == ("c", "a")
 
 
 def test_the_command_takes_ranking_runs(runs: list[Path], tmp_path: Path) -> None:

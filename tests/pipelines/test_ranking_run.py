@@ -84,6 +84,14 @@ def test_an_experiment_ends_in_a_report_and_repeats(
     assert results["graphhash"].layer_bytes == results["full"].layer_bytes > 0
     assert results["full"].layer_optimizer_bytes == 2 * results["full"].layer_bytes
     assert results["graphhash"].table_rows == results["modulo"].table_rows
+    labels, _ = RunFiles(directory).test_events()
+    for name in ("day", "train events of the item", "train positives of the user"):
+        parts = results["full"].slices[name]
+        assert sum(part.events for part in parts) == len(labels)
+        assert sum(part.positives for part in parts) == labels.sum()
+    days = {day.label: day for day in results["full"].slices["day"]}
+    assert days.keys() == {"mon", "tue", "sun"}
+    assert all(day.low < day.auc < day.high and day.auc > 0.8 for day in days.values())
     tests = json.loads((directory / "tests.json").read_bytes())
     assert len(tests) == 6
     assert all(test["difference"] >= 0 for test in tests)

@@ -4,14 +4,20 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_tiger_run import EVENTS, ITEMS, KINDS, USERS, write_walks
 from tiny_experiment import recsys
 
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
+from pipelines.errors import DataError
+from pipelines.recommend import recommend
+from pipelines.run_directory import open_dataset
+from pipelines.shared_digits import SharedDigits, shared_digits
 from recsys.checkpoint import load_model
 from recsys.models.rpg import Rpg
+from tests.recsys.rpg_fixture import rpg
 
 CONFIG = """\
 experiment: walks
@@ -23,7 +29,7 @@ dataset:
 semantic_ids:
   features: [{{name: spectral, dim: 4}}]
   tokeniser: {{name: opq, digits: 2, width: 6}}
-  gates: {{hierarchy: false, max_error: 1.0}}
+  gates: {{max_error: 1.0}}
 evaluate: {{k: [1, 5], max_k: 8, bootstrap: 100, unmasked: true}}
 model:
   {{name: rpg, dim: 16, layers: 1, heads: 2, max_length: 6, dropout: 0.0, temperature: 0.1, optimizer: {{lr: 0.02}}}}
@@ -77,6 +83,53 @@ def test_it_recommends_unseen_items(run: Path) -> None:
     items = json.loads(done.stdout)["items"]
     assert len(items) == ITEMS - EVENTS and all(item["title"].split()[1] in KINDS for item in items)
     assert all(item["score"] <= 0 for item in items)
+
+
+def test_the_digits_that_speak_for_an_item_are_those_of_the_equation(run: Path) -> None:
+    model, dataset = load_model(run / "variants" / "rpg-s0" / "checkpoint"), open_dataset(run)
+    assert isinstance(model, Rpg)
+    titles, codes = dataset.item_titles(), model.codes.codes
+    length = 0
+    for user in range(USERS):
+        logs = model.log_probabilities(np.array([user]))[0].double().numpy().reshape(2, 6)
+        history = model.histories.items[model.histories.offsets[user] :][: EVENTS - 1].tolist()
+        for item, found in enumerate(shared_digits(model, dataset, user, list(range(ITEMS)), 3)):
+            gains = {}
+            for other in history:
+                both = [
+                    (logs[place, code], place) for place, code in enumerate(codes[item]) if codes[other][place] == code
+                ]
+                gains[titles[other]] = sum(log + np.log(6) for log, _ in both), sorted(both, reverse=True)
+            best = sorted((gain for gain, _ in gains.values() if gain > 0), reverse=True)[:3]
+            assert [gains[reason.seen][0] for reason in found] == pytest.approx(best)
+            for reason in found:
+                both = gains[reason.seen][1]
+                assert reason.digits == tuple((place, codes[item, place]) for _, place in both)
+                assert reason.weight == pytest.approx(np.exp(np.mean([log for log, _ in both])))
+                length = max(length, len(both))
+    assert length == 2
+
+
+def test_a_recommendation_is_explained_by_digits_of_the_history(run: Path) -> None:
+    explained = [recommend(run, f"u{user}", variant="rpg", explain=True) for user in range(USERS)]
+    reasons = [(found, reason) for found in explained for item in found.items for reason in item.because]
+    assert reasons, "nobody's history shares a likely digit with an unseen item"
+    for found, reason in reasons:
+        assert isinstance(reason, SharedDigits) and reason.seen in {item.title for item in found.history}
+        assert f"of 2 digits of {reason.seen}: " in found.text()
+    silent = [found.note for found in explained if not any(item.because for item in found.items)]
+    assert set(silent) == {"no likely digit connects these items with the user's history"}
+
+
+def test_digits_of_another_catalogue_explain_nothing(run: Path) -> None:
+    with pytest.raises(DataError, match=r"were made for catalogue '' of 25 items, .*run the experiment again"):
+        shared_digits(rpg(), open_dataset(run), 0, [0], 3)
+
+
+def test_many_digits_are_cut_short_in_the_line() -> None:
+    reason = SharedDigits("Soap", tuple((place, 7) for place in range(9)), 32, 0.5)
+    assert reason.text() == "9 of 32 digits of Soap: 0=7, 1=7, 2=7, 3=7, 4=7, 5=7, ..."
+    assert reason.printable(str.upper).seen == "SOAP"
 
 
 @pytest.mark.parametrize(

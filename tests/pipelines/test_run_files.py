@@ -91,6 +91,15 @@ def test_an_undefined_metric_is_absent(files):
     assert files.metrics().variants[0].ci95 == {}
 
 
+def test_a_slice_of_one_class_has_no_auc(files):
+    both = {"label": "5 to 19", "events": 9, "positives": 4, "auc": 0.7, "low": 0.6, "high": 0.8}
+    one = {"label": "none", "events": 2, "positives": 2}
+    result = VariantResult(name="v", model="dlrm", metrics={}, slices={"train events of the item": [both, one]})
+    files.write_metrics(METRICS.model_copy(update={"variants": (result,)}))
+    read = files.metrics().variants[0].slices["train events of the item"]
+    assert [part.model_dump(exclude_none=True) for part in read] == [both, one]
+
+
 def test_per_user_values_and_lists_keep_their_types(files):
     users = np.array([1, 5])
     files.write_per_user("v", 3, users, ["a", "b"], {"recall@20": np.array([0.0, 0.5])})

@@ -127,6 +127,34 @@ def test_a_failed_gate_stops_and_says_what_to_change(dataset: Dataset, tmp_path:
         stage(dataset, tmp_path, gates={"max_colliding": 0.01})
 
 
+def test_the_digits_of_opq_need_be_no_hierarchy_unless_asked(dataset: Dataset, tmp_path: Path) -> None:
+    """The two items of a first digit are opposite in what the second one codes, which is the larger part."""
+    item = np.arange(ITEMS)
+    pair, opposite = item // 2, (-1.0) ** item
+    circle = 2.6 * opposite * np.exp(1j * np.pi * (pair % 10) / 10)
+    columns = [2 * (pair - pair.mean()) / pair.std(), circle.real, circle.imag, np.zeros(ITEMS)]
+    np.save(tmp_path / "vectors.npy", np.column_stack(columns).astype(np.float32))
+    features = [{"name": "matrix", "source": str(tmp_path / "vectors.npy")}]
+    tokeniser = {"name": "opq", "digits": 2, "width": 20, "passes": 0}
+    codes = stage(dataset, tmp_path, features=features, tokeniser=tokeniser, gates={})
+    assert codes.unique and (codes.codes[::2, 0] == codes.codes[1::2, 0]).all()
+    with pytest.raises(DataError, match="the codes are no hierarchy of these features"):
+        stage(dataset, tmp_path, features=features, tokeniser=tokeniser, gates={"hierarchy": True})
+
+
+def test_only_levels_with_an_order_are_checked_for_a_hierarchy_by_default() -> None:
+    ordered = {
+        tokeniser: SemanticIds.model_validate({"tokeniser": {"name": tokeniser}})
+        for tokeniser in ("rq_kmeans", "rq_vae", "opq")
+    }
+    assert {name: settings.is_hierarchy for name, settings in ordered.items()} == {
+        "rq_kmeans": True,
+        "rq_vae": True,
+        "opq": False,
+    }
+    assert not SemanticIds.model_validate({"gates": {"hierarchy": False}}).is_hierarchy
+
+
 def test_fewer_items_than_codes(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match="semantic_ids: k-means of 256 clusters needs as many points, got 40; use narrow"

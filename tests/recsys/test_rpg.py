@@ -41,6 +41,16 @@ def test_the_score_of_an_item_is_the_log_probability_of_its_digits(monkeypatch: 
         np.testing.assert_allclose(found[user], brute_force(model, user), rtol=1e-4, atol=1e-4)
 
 
+def test_the_digits_of_an_item_add_up_to_its_score() -> None:
+    model, items = rpg(), np.array([3, 24, 0])
+    digits = model.digit_log_probabilities(4, items)
+    assert digits.shape == (3, len(WIDTHS)) and not digits.requires_grad
+    tokens = model.log_probabilities(np.array([4]))[0].split(WIDTHS)
+    for row, code in zip(digits, model.codes.codes[items], strict=True):
+        assert row.tolist() == [own[int(c)].item() for own, c in zip(tokens, code, strict=True)]
+    torch.testing.assert_close(digits.sum(1), model.scores(np.array([4]))[0, items])
+
+
 def test_the_ranking_is_exact_and_masks_what_was_seen() -> None:
     model = rpg()
     seen = model.histories.matrix(ITEMS)

@@ -55,6 +55,12 @@ def test_reconstruction_error_between_perfect_and_the_mean() -> None:
     assert 1 > errors[0] > errors[1] > 0
 
 
+def test_the_mean_of_many_vectors_is_exact() -> None:
+    vectors = (1003 + 0.01 * generator().standard_normal((50_000, 3))).astype(np.float32)
+    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    np.testing.assert_allclose(reconstruction_error(vectors, np.tile(mean, (len(vectors), 1))), 1, rtol=1e-3)
+
+
 def test_cosine_grows_with_the_shared_prefix() -> None:
     codes, vectors = tree()
     found = hierarchy(codes, vectors, generator())

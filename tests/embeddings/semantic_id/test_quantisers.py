@@ -10,7 +10,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from embeddings.semantic_id.kmeans import balanced_kmeans, distances, kmeans, nearest
+from embeddings.semantic_id.kmeans import balanced_kmeans, distances, kmeans, lloyd, nearest
 from embeddings.semantic_id.residual import ResidualQuantiser, fit_residual
 from embeddings.semantic_id.rqvae import RqVae, RqVaeSettings, fit_rq_vae
 from embeddings.semantic_id.sinkhorn import balanced_assignment
@@ -69,6 +69,15 @@ def test_kmeans_finds_planted_clusters_and_no_code_stays_empty() -> None:
     _, code = kmeans(points, 8, generator(3))
     assert adjusted_rand_score(group, code) == 1.0
     assert len(np.unique(kmeans(points, 64, generator(3))[1])) == 64
+
+
+@pytest.mark.parametrize("ones", range(1000, 1004))
+def test_a_small_point_counts_in_the_mean_of_a_large_sum(ones: int) -> None:
+    cluster = np.ones((1 + ones, 3), dtype=np.float32)
+    cluster[0] = 2**24  # float32 can add no 1 to it
+    centres, _, _ = lloyd(np.concatenate([cluster, -cluster]), np.float32([[1, 1, 1], [-1, -1, -1]]), 1)
+    mean = cluster.mean(axis=0, dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(centres, [mean, -mean])
 
 
 def test_equal_points_leave_codes_empty_and_too_few_are_refused() -> None:
