@@ -18,8 +18,8 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
 
     Each neighbour has a home, the bucket that most of its own neighbours in ``graph`` are in; a new id gets the home of
     most of its neighbours. This is done once for each place that holds clusters. Where ids sum the clusters of their
-    neighbours, a neighbour is in the one that most of its own neighbours have. Places of head, hashed or missing codes
-    get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
+    neighbours, a neighbour is in the one that most of its own neighbours have; where ids of like frequency share rows, a
+    new id counts its interactions too. Places of head, hashed or missing codes get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
 
     Args:
         new: interactions of the new ids [n, M], columns as in ``graph``.
@@ -51,6 +51,7 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
         rows[found >= 0, place] = found[found >= 0]
         weights[found >= 0, place] = scale
     _add_neighbours(rows, weights, new, graph, id_map)
+    _add_popularity(rows, weights, new, graph, id_map)
     weights[(weights == 0).all(axis=1), 0] = 1.0
     both = np.concatenate([known, weights])
     return dataclasses.replace(
@@ -72,7 +73,7 @@ def cluster_places(id_map: IdMap) -> range:
         case "baco":
             return range(id_map.rows_per_id)
         case "multi_graphhash" | "residual_codes":
-            return range(1, neighbour_places(id_map).start)
+            return range(1, neighbour_places(id_map).start - _popularity(id_map))
         case other:
             raise ValueError(
                 f"{other!r} has no clusters that a new id could join; use graphhash, double_graphhash, baco, "
@@ -85,6 +86,28 @@ def neighbour_places(id_map: IdMap) -> range:
     some = id_map.info.get("division", {}).get("neighbours", 0)
     count = int(id_map.info["levels"]["neighbours"]) if some else 0
     return range(id_map.rows_per_id - count, id_map.rows_per_id)
+
+
+def _popularity(id_map: IdMap) -> bool:
+    """Whether the last place before those of neighbours is that of popularity."""
+    return bool(id_map.info.get("division", {}).get("popularity", 0))
+
+
+def _add_popularity(
+    rows: IntArray, weights: FloatArray, new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap
+) -> None:
+    """Write the row of the most frequent old id that has no more interactions, or of the rarest, beside other rows."""
+    if not _popularity(id_map):
+        return
+    place = neighbour_places(id_map).start - 1
+    counts, joined = degrees(graph)[0], (weights > 0).any(axis=1)
+    seen = np.flatnonzero(counts > 0)
+    seen = seen[np.argsort(counts[seen], kind="stable")]
+    if not seen.size:
+        return
+    below = np.searchsorted(counts[seen], degrees(new)[0][joined], side="right") - 1
+    rows[joined, place] = id_map.rows[seen[np.maximum(below, 0)], place]
+    weights[joined, place] = 1.0
 
 
 def _add_neighbours(

@@ -66,7 +66,7 @@ def _compose(
         return _balanced(graph, user_rows, item_rows)
     sides = degrees(graph)
     users, items = (int((side > 0).sum()) for side in sides)
-    divisions = (divide(user_rows, users, items, levels), divide(item_rows, items, users, levels))
+    divisions = (divide(user_rows, sides[0], items, levels), divide(item_rows, sides[1], users, levels))
     if name == "multi_graphhash":
         codes = cluster_levels(graph, divisions, levels)
     else:

@@ -22,6 +22,8 @@ class Levels:
         neighbour_share: share of the rows that are clusters of the other side, of which an id sums those of its
             neighbours, see :mod:`embeddings.neighbour_buckets`, in [0, 1).
         neighbours: clusters of neighbours that an id sums, >= 1.
+        popularity_share: share of the rows that ids of about the same frequency share, see :func:`popularity_buckets`;
+            clusters do not tell how frequent their members are, in [0, 1).
         weights: of the levels in the sum, coarse first; none means 1 each.
         algorithm: of the clusterings of ``multi_graphhash``.
 
@@ -35,6 +37,7 @@ class Levels:
     hash_share: float = 0.0
     neighbour_share: float = 0.0
     neighbours: int = 8
+    popularity_share: float = 0.0
     weights: tuple[float, ...] | None = None
     algorithm: Algorithm = "louvain"
 
@@ -45,11 +48,11 @@ class Levels:
                 "levels need count >= 0, ratio and neighbours >= 1, "
                 f"got count={self.count}, ratio={self.ratio}, neighbours={self.neighbours}"
             )
-        shares = (self.head_share, self.hash_share, self.neighbour_share)
+        shares = (self.head_share, self.hash_share, self.neighbour_share, self.popularity_share)
         if min(shares) < 0 or not sum(shares) < 1:
             raise ValueError(
-                "levels.head_share, hash_share and neighbour_share must be >= 0 and together below 1, "
-                f"got {shares[0]}, {shares[1]} and {shares[2]}"
+                "levels.head_share, hash_share, neighbour_share and popularity_share must be >= 0 and together below 1, "
+                f"got {shares[0]}, {shares[1]}, {shares[2]} and {shares[3]}"
             )
         if self.weights is not None and len(self.weights) != self.count:
             raise ValueError(f"levels.weights needs one weight for each of {self.count} levels, got {self.weights}")
@@ -57,37 +60,61 @@ class Levels:
 
 @dataclasses.dataclass(frozen=True)
 class Division:
-    """Rows of one table: ``head + hashed + neighbours + sum(levels)`` is exactly what was asked for."""
+    """Rows of one table: ``head + hashed + neighbours + popularity + sum(levels)`` is exactly what was asked for."""
 
     head: int
     hashed: int
     levels: tuple[int, ...]
     neighbours: int = 0
+    popularity: int = 0
 
 
-def divide(rows: int, seen: int, others: int, levels: Levels) -> Division:
+def divide(rows: int, side_degrees: IntArray, others: int, levels: Levels) -> Division:
     """Divide the rows of a table; where every seen id can own a row, every one does.
 
     The finest level takes what rounding leaves. Levels without a row are left out.
 
     Args:
         rows: of the table, >= 1, the unseen row not counted.
-        seen: ids with an interaction.
+        side_degrees: train interactions, int64 [N].
         others: ids of the other side with an interaction, which bound the clusters of neighbours.
         levels: the shares.
     """
-    if rows >= seen:
+    different = np.unique(side_degrees[side_degrees > 0], return_counts=True)
+    if rows >= (seen := int(different[1].sum())):
         return Division(seen, 0, ())
     head, hashed = int(levels.head_share * rows), int(levels.hash_share * rows)
-    wanted = int(levels.neighbour_share * rows) if levels.count else rows - head - hashed
-    neighbours = min(wanted, others)
-    left = rows - head - hashed - neighbours
+    popularity = min(int(levels.popularity_share * rows), different[0].size)
+    left = rows - head - hashed - popularity
+    neighbours = min(int(levels.neighbour_share * rows) if levels.count else left, others)
+    left -= neighbours
     if not levels.count:
-        return Division(head + left, hashed, (), neighbours)
+        return Division(head + left, hashed, (), neighbours, popularity)
     powers = np.power(levels.ratio, np.arange(levels.count))
     shares = np.floor(left * powers / powers.sum()).astype(int)
     shares[-1] += left - shares.sum()
-    return Division(head, hashed, tuple(int(share) for share in shares if share), neighbours)
+    return Division(head, hashed, tuple(int(share) for share in shares if share), neighbours, popularity)
+
+
+def popularity_buckets(side_degrees: IntArray, count: int) -> IntArray:
+    """Buckets of ids with about as many interactions, on a logarithmic scale as far as low numbers have ids to fill it.
+
+    Args:
+        side_degrees: train interactions, int64 [N].
+        count: buckets; no more than there are different numbers are made.
+
+    Returns:
+        int64 [N], rising with the interactions, every bucket with an id; -1 for an id without interactions.
+    """
+    found = np.full(side_degrees.size, -1, dtype=np.int64)
+    seen = side_degrees > 0
+    values, place = np.unique(side_degrees[seen], return_inverse=True)
+    count, index = min(count, values.size), np.arange(values.size)
+    if count:
+        even = np.floor(count * np.log2(values) / np.log2(values[-1] + 1)).astype(np.int64)
+        reached = index + np.minimum.accumulate(np.minimum(even - index, 0))
+        found[seen] = np.maximum(reached, count - values.size + index)[place]
+    return found
 
 
 def compose(
@@ -98,10 +125,10 @@ def compose(
     neighbours: tuple[IntArray, FloatArray] | None,
     weights: tuple[float, ...] | None,
 ) -> tuple[IntArray, FloatArray]:
-    """Rows and weights of every id: its row of its own or its hashed row, a row for each level, then its neighbours'.
+    """Rows and weights of every id: its own or hashed row, a row for each level, that of its popularity, its neighbours'.
 
-    The rows of the head come first, then the hashed ones, then the levels, coarse first, then clusters of the other
-    side. An id of the head keeps its codes with weight zero, because :func:`embeddings.assign.assign` lets it vote.
+    The rows of the head come first, then the hashed ones, then the levels, coarse first, then those of popularity, then
+    clusters of the other side. An id of the head keeps its codes with weight zero, because :func:`embeddings.assign.assign` lets it vote.
 
     Args:
         division: of this table.
@@ -112,7 +139,8 @@ def compose(
         weights: of the levels; the last ones if levels were left out.
 
     Returns:
-        int64 [N, 1 + levels + H] and float32 of the same shape. Unseen ids have arbitrary rows.
+        int64 [N, 1 + levels + (1 if there are rows of popularity) + H] and float32 of the same shape. Unseen ids have
+        arbitrary rows.
     """
     head = np.argsort(-side_degrees, kind="stable")[: division.head]
     head = head[side_degrees[head] > 0]
@@ -126,6 +154,11 @@ def compose(
         places[:, 1 + level] = start + np.maximum(code, 0)
         scales[:, 1 + level] = 1.0 if weights is None else weights[level - len(codes)]
         start += rows
+    if division.popularity:
+        bucket = popularity_buckets(side_degrees, division.popularity)
+        places = np.column_stack([places, start + np.maximum(bucket, 0)])
+        scales = np.column_stack([scales, np.ones(bucket.size, np.float32)])
+        start += division.popularity
     if neighbours is not None:
         places = np.concatenate([places, start + np.maximum(neighbours[0], 0)], axis=1)
         scales = np.concatenate([scales, neighbours[1]], axis=1)

@@ -96,6 +96,7 @@ class LevelShares(Section):
     hash_share: float = Field(default=0.0, ge=0, lt=1, description="rows that the other ids share at random")
     neighbour_share: float = Field(default=0.0, ge=0, lt=1, description="rows that are clusters of an id's neighbours")
     neighbours: int = Field(default=8, ge=1, description="clusters of neighbours that an id sums")
+    popularity_share: float = Field(default=0.0, ge=0, lt=1, description="rows of ids of about the same frequency")
     weights: tuple[float, ...] | None = Field(default=None, description="of the levels, coarse first; none: 1 each")
 
 

@@ -290,8 +290,10 @@ def check_levels(compressor: Compressor) -> Iterator[Finding]:
         return
     if compressor.name not in ("multi_graphhash", "residual_codes"):
         yield where, f"only multi_graphhash and residual_codes have levels, not {compressor.name}; remove `levels`"
-    if levels.head_share + levels.hash_share + levels.neighbour_share >= 1:
-        given = f"{levels.head_share}, {levels.hash_share} and {levels.neighbour_share}"
-        yield where, f"head_share, hash_share and neighbour_share must be below 1 together, got {given}"
+    shares = (levels.head_share, levels.hash_share, levels.neighbour_share, levels.popularity_share)
+    if sum(shares) >= 1:
+        given = "{}, {}, {} and {}".format(*shares)
+        what = "head_share, hash_share, neighbour_share and popularity_share"
+        yield where, f"{what} must be below 1 together, got {given}"
     if levels.weights is not None and len(levels.weights) != levels.count:
         yield (*where, "weights"), f"got {len(levels.weights)} weights for {levels.count} levels; give one for each"

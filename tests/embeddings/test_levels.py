@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from embeddings.clustering import barber_modularity
 from embeddings.compress import compress
 from embeddings.label_propagation import balanced_clusters, propagate
-from embeddings.levels import Levels, divide
+from embeddings.levels import Levels, divide, popularity_buckets
 from embeddings.majority import majority
 from embeddings.rebalance import fit_rows
 from embeddings.spectral import spectral_vectors
@@ -29,23 +29,68 @@ def planted(blocks: int, per_user: int, per_item: int) -> tuple[sparse.csr_array
 @settings(max_examples=50, deadline=None)
 @given(
     rows=st.integers(1, 500),
-    seen=st.integers(1, 900),
+    degrees=st.lists(st.integers(0, 60), min_size=1, max_size=900),
     count=st.integers(0, 5),
     ratio=st.floats(1, 9),
     head=st.floats(0, 0.6),
     hashed=st.floats(0, 0.2),
-    near=st.floats(0, 0.19),
+    near=st.floats(0, 0.1),
+    popular=st.floats(0, 0.09),
     others=st.integers(1, 50),
 )
 def test_every_row_is_spent_once(
-    rows: int, seen: int, count: int, ratio: float, head: float, hashed: float, near: float, others: int
+    rows: int,
+    degrees: list[int],
+    count: int,
+    ratio: float,
+    head: float,
+    hashed: float,
+    near: float,
+    popular: float,
+    others: int,
 ) -> None:
-    levels = Levels(count=count, ratio=ratio, head_share=head, hash_share=hashed, neighbour_share=near)
-    division = divide(rows, seen, others, levels)
-    assert division.head + division.hashed + division.neighbours + sum(division.levels) == min(rows, seen)
+    levels = Levels(
+        count=count, ratio=ratio, head_share=head, hash_share=hashed, neighbour_share=near, popularity_share=popular
+    )
+    division = divide(rows, np.array(degrees), others, levels)
+    spent = division.head + division.hashed + division.neighbours + division.popularity + sum(division.levels)
+    assert spent == min(rows, np.count_nonzero(degrees))
     assert division.neighbours <= others
+    assert popularity_buckets(np.array(degrees), division.popularity).max(initial=-1) + 1 == division.popularity
     assert all(level >= 1 for level in division.levels)
     assert list(division.levels) == sorted(division.levels)
+
+
+@given(degrees=st.lists(st.integers(0, 10**6), max_size=60), count=st.integers(1, 40))
+def test_popularity_buckets_rise_and_none_is_empty(degrees: list[int], count: int) -> None:
+    counts = np.array(degrees, dtype=np.int64)
+    found = popularity_buckets(counts, count)
+    np.testing.assert_array_equal(found == -1, counts == 0)
+    order = np.argsort(counts, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+    wanted = min(count, np.unique(counts[counts > 0]).size)
+    np.testing.assert_array_equal(np.unique(found[found >= 0]), np.arange(wanted))
+    assert np.unique(np.stack([counts, found]), axis=1).shape[1] == np.unique(counts).size
+
+
+def test_popularity_buckets_are_even_on_a_logarithmic_scale() -> None:
+    found = popularity_buckets(np.arange(1, 1024), 10)
+    np.testing.assert_array_equal(np.flatnonzero(np.diff(found)) + 2, 2 ** np.arange(1, 10))
+    np.testing.assert_array_equal(popularity_buckets(np.array([1, 2, 3, 1000]), 4), [0, 1, 2, 3])
+
+
+def test_ids_of_like_popularity_share_a_row_beside_their_clusters() -> None:
+    graph, _, _ = planted(12, 30, 20)
+    levels = Levels(count=1, head_share=0.25, neighbour_share=0.25, neighbours=3, popularity_share=0.125)
+    user_map, _ = compress("multi_graphhash", graph, 80, 64, levels=levels)
+    counts = np.asarray(graph.sum(axis=1)).astype(np.int64)
+    assert user_map.info["division"]["popularity"] == 10
+    weights = user_map.lookup_weights(np.arange(user_map.num_ids))
+    head = weights[:, 1] == 0
+    assert head.sum() == 20
+    np.testing.assert_array_equal(weights[:, 2], ~head)
+    start = user_map.num_rows - 1 - user_map.info["division"]["neighbours"] - 10
+    np.testing.assert_array_equal(user_map.rows[:, 2] - start, popularity_buckets(counts, 10))
 
 
 def test_levels_errors_say_what_is_needed() -> None:
@@ -53,7 +98,7 @@ def test_levels_errors_say_what_is_needed() -> None:
         ValueError, match=r"count >= 0, ratio and neighbours >= 1, got count=-1, ratio=3.0, neighbours=8"
     ):
         Levels(count=-1)
-    with pytest.raises(ValueError, match=r"together below 1, got 0.5, 0.5 and 0.0"):
+    with pytest.raises(ValueError, match=r"together below 1, got 0.5, 0.5, 0.0 and 0.0"):
         Levels(head_share=0.5, hash_share=0.5)
     with pytest.raises(ValueError, match=r"one weight for each of 3 levels, got \(1.0, 2.0\)"):
         Levels(weights=(1.0, 2.0))

@@ -12,6 +12,7 @@ from embeddings.assign import assign
 from embeddings.clustering import co_cluster
 from embeddings.compress import compress
 from embeddings.id_map import IdMap
+from embeddings.levels import Levels
 from embeddings.refresh import refresh
 
 
@@ -116,6 +117,19 @@ def test_new_ids_get_a_code_at_every_level_and_lonely_ones_the_unseen_row(name: 
     carried = refresh(user_map, both, table(31), {})
     assert carried.fitted == 0
     np.testing.assert_array_equal(carried.weight[np.unique(user_map.rows)], table(31)[np.unique(user_map.rows)])
+
+
+def test_a_new_id_has_the_row_of_its_popularity_too() -> None:
+    graph, _ = planted()
+    levels = Levels(count=1, head_share=0.0, neighbour_share=0.3, neighbours=2, popularity_share=0.2)
+    user_map, _ = compress("multi_graphhash", graph, 30, 30, levels=levels)
+    lonely = np.zeros((1, 64), dtype=np.float32)
+    both = assign(sparse.csr_array(np.concatenate([graph.toarray(), lonely])), graph, user_map)
+    np.testing.assert_array_equal(both.rows[80:160, 2], user_map.rows[:, 2])
+    np.testing.assert_array_equal(both.lookup_weights(np.arange(80, 160))[:, 2], np.ones(80))
+    assert (both.rows[160] == user_map.unseen_row).all()
+    everything = assign(sparse.csr_array(np.ones((1, 64), dtype=np.float32)), graph, user_map)
+    assert everything.rows[80, 2] == user_map.rows[:, 2].max()
 
 
 def test_assign_errors_say_what_is_needed() -> None:

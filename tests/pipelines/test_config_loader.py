@@ -120,8 +120,8 @@ RULES = {
     "variants.full.model.backend=fbgemm": "model.optimizer.name: the fbgemm back end has no adam",
     "variants.full.compressor={name: lsh, levels: {count: 2}}": "variants.full.compressor.levels: only multi_graphhash",
     "variants.full.compressor={name: residual_codes, levels: {head_share: 0.9, hash_share: 0.1}}": (
-        "variants.full.compressor.levels: head_share, hash_share and neighbour_share must be below 1 together, got 0.9,"
-        " 0.1 and 0.0"
+        "variants.full.compressor.levels: head_share, hash_share, neighbour_share and popularity_share must be below 1"
+        " together, got 0.9, 0.1, 0.0 and 0.0"
     ),
     "variants.full.compressor={name: multi_graphhash, levels: {count: 2, weights: [1]}}": (
         "variants.full.compressor.levels.weights: got 1 weights for 2 levels"
