@@ -18,8 +18,9 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
 
     Each neighbour has a home, the bucket that most of its own neighbours in ``graph`` are in; a new id gets the home of
     most of its neighbours. This is done once for each place that holds clusters. Where ids sum the clusters of their
-    neighbours, a neighbour is in the one that most of its own neighbours have; where ids of like frequency share rows, a
-    new id counts its interactions too. Places of head, hashed or missing codes get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
+    neighbours, a neighbour is in the one that most of its own neighbours have; where ids of like frequency share rows,
+    a new id has that of its number of interactions. Places of head, hashed or missing codes get weight zero; an id
+    without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
 
     Args:
         new: interactions of the new ids [n, M], columns as in ``graph``.

@@ -51,8 +51,8 @@ class Levels:
         shares = (self.head_share, self.hash_share, self.neighbour_share, self.popularity_share)
         if min(shares) < 0 or not sum(shares) < 1:
             raise ValueError(
-                "levels.head_share, hash_share, neighbour_share and popularity_share must be >= 0 and together below 1, "
-                f"got {shares[0]}, {shares[1]}, {shares[2]} and {shares[3]}"
+                "levels.head_share, hash_share, neighbour_share and popularity_share must be >= 0 and together below 1,"
+                f" got {shares[0]}, {shares[1]}, {shares[2]} and {shares[3]}"
             )
         if self.weights is not None and len(self.weights) != self.count:
             raise ValueError(f"levels.weights needs one weight for each of {self.count} levels, got {self.weights}")
@@ -125,10 +125,11 @@ def compose(
     neighbours: tuple[IntArray, FloatArray] | None,
     weights: tuple[float, ...] | None,
 ) -> tuple[IntArray, FloatArray]:
-    """Rows and weights of every id: its own or hashed row, a row for each level, that of its popularity, its neighbours'.
+    """Rows and weights of every id: its own or hashed row, one for each level, that of its popularity, its neighbours'.
 
     The rows of the head come first, then the hashed ones, then the levels, coarse first, then those of popularity, then
-    clusters of the other side. An id of the head keeps its codes with weight zero, because :func:`embeddings.assign.assign` lets it vote.
+    clusters of the other side. An id of the head keeps its codes with weight zero, because
+    :func:`embeddings.assign.assign` lets it vote.
 
     Args:
         division: of this table.
