@@ -158,6 +158,7 @@ class SemanticRows(Section):
     """How ``semantic_ngram`` and ``semantic_spm`` make rows; users have codes made from the graph."""
 
     n: int = Field(default=1, ge=1, description="codes of an n-gram")
+    popularity_share: float = Field(default=0.0, ge=0, lt=1, description="rows of ids of about the same frequency")
     users: UserCompressor = Field(
         default="graph", description="how users, who have no content, share rows: codes of the graph, or a compressor"
     )

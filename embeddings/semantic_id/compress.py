@@ -13,7 +13,7 @@ from embeddings.graph import degrees
 from embeddings.id_map import IdMap, IntArray
 from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.semantic_id.residual import fit_residual
-from embeddings.semantic_id.rows import Places, ngram_rows, piece_rows
+from embeddings.semantic_id.rows import Places, ngram_rows, piece_rows, with_popularity
 from embeddings.spectral import spectral_vectors
 
 SemanticName = Literal["semantic_ngram", "semantic_spm"]
@@ -30,11 +30,22 @@ class Semantic:
         users: codes of the users; none means RQ-KMeans of the spectral vectors of the graph.
         items: codes of the items; likewise.
         n: codes of an n-gram.
+        popularity_share: share of a table's rows that ids of about the same frequency share, in addition to those of
+            their codes, which do not tell how frequent an id is; in [0, 1).
+
+    Raises:
+        ValueError: The share is out of range.
     """
 
     users: SemanticCodes | None = None
     items: SemanticCodes | None = None
     n: int = 1
+    popularity_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no table can have."""
+        if not 0 <= self.popularity_share < 1:
+            raise ValueError(f"semantic.popularity_share must be in [0, 1), got {self.popularity_share}")
 
 
 def compress_semantic(
@@ -70,22 +81,29 @@ def compress_semantic(
             )
         if codes is None:
             codes = _coded(vectors[side], counts > 0, _generator(seed, 1, side))
-            places = _places(name, codes, counts, rows, semantic.n, _generator(seed, 2, side))
+            places = _places(name, codes, counts, rows, semantic, _generator(seed, 2, side))
             places[1][counts == 0] = 0.0
         else:
-            places = _places(name, codes, counts, rows, semantic.n, _generator(seed, 2, side))
+            places = _places(name, codes, counts, rows, semantic, _generator(seed, 2, side))
         maps.append(_id_map(name, places, rows, _facts(codes, given=given[side] is not None)))
     return maps[0], maps[1]
 
 
 def _places(
-    name: SemanticName, codes: SemanticCodes, counts: IntArray, rows: int, n: int, generator: np.random.Generator
+    name: SemanticName,
+    codes: SemanticCodes,
+    counts: IntArray,
+    rows: int,
+    semantic: Semantic,
+    generator: np.random.Generator,
 ) -> Places:
+    coded = rows - min(int(semantic.popularity_share * rows), np.unique(counts[counts > 0]).size)
     match name:
         case "semantic_ngram":
-            return ngram_rows(codes.codes, counts, rows, min(n, codes.levels), generator)
+            found = ngram_rows(codes.codes, counts, coded, min(semantic.n, codes.levels), generator)
         case "semantic_spm":
-            return piece_rows(codes.codes, counts, rows)
+            found = piece_rows(codes.codes, counts, coded)
+    return with_popularity(found, counts, coded, rows)
 
 
 def _coded(

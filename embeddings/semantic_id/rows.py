@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from embeddings.hashing import UniversalHash
 from embeddings.id_map import FloatArray, IntArray
+from embeddings.levels import popularity_buckets
 from embeddings.semantic_id.codes import Codes
 
 Places = tuple[IntArray, FloatArray]
@@ -80,6 +81,24 @@ def piece_rows(codes: Codes, counts: IntArray, rows: int) -> Places:
     for item, piece in enumerate(pieces):
         places[item, : len(piece)] = [number - 1 for number in piece]  # 0 is the unknown piece
     return _with_heads(places, counts, int(places.max()) + 1, rows)
+
+
+def with_popularity(found: Places, counts: IntArray, first: int, rows: int) -> Places:
+    """Give ids of about the same frequency one of the rows from ``first`` to ``rows``, in addition to theirs.
+
+    An id without interactions, but with rows, has that of the rarest ids.
+
+    Args:
+        found: rows and weights of N ids.
+        counts: train interactions, int64 [N].
+        first: row of the rarest ids.
+        rows: of the table.
+    """
+    if first == rows or not counts.any():
+        return found
+    bucket = np.maximum(popularity_buckets(counts, rows - first), 0)
+    some = (found[1] > 0).any(axis=1)
+    return np.column_stack([found[0], first + bucket]), np.column_stack([found[1], some.astype(np.float32)])
 
 
 def _paths(codes: Codes, alphabet: list[npt.NDArray[np.int32]]) -> list[str]:

@@ -104,7 +104,8 @@ class FieldMaps:
         levels = Levels(**shares, algorithm=compressor.algorithm)
         rows = clustering.num_user_clusters, clustering.num_item_clusters
         rules = compressor.semantic or SemanticRows()
-        semantic = Semantic(items=self._codes if rules.codes == "items" else None, n=rules.n)
+        items = self._codes if rules.codes == "items" else None
+        semantic = Semantic(items=items, n=rules.n, popularity_share=rules.popularity_share)
         maps = compress(compressor.name, graph, *rows, clustering, seed, levels, semantic)
         if compressor.name in SEMANTIC and rules.users != "graph":
             maps = compress(rules.users, graph, *rows, clustering, seed)[0], maps[1]

@@ -179,12 +179,15 @@ class CompressionStage:
             levels = _levels(compressor) if compressor.name in _LEVELLED else None
             semantic = None
             if compressor.name in SEMANTIC:
-                semantic = Semantic(items=self._item_codes(compressor), n=_semantic(compressor).n)
+                rules = _semantic(compressor)
+                semantic = Semantic(
+                    items=self._item_codes(compressor), n=rules.n, popularity_share=rules.popularity_share
+                )
             users, items = compress(
                 compressor.name, self.graph, *rows, clustering=given, seed=seed, levels=levels, semantic=semantic
             )
-            if compressor.name in SEMANTIC and _semantic(compressor).users != "graph":
-                users = self.maps(Compressor(name=_semantic(compressor).users)).users
+            if compressor.name in SEMANTIC and rules.users != "graph":
+                users = self.maps(Compressor(name=rules.users)).users
         users.save(directory / "user_map.safetensors")
         items.save(directory / "item_map.safetensors")
         self._record_graph(directory)

@@ -137,6 +137,20 @@ def test_given_codes_serve_cold_items_and_others_go_to_the_unseen_row(name: str)
     assert alien.rows[29, 0] == alien.unseen_row
 
 
+@pytest.mark.parametrize("name", ["semantic_ngram", "semantic_spm"])
+def test_ids_of_like_popularity_share_a_row_and_cold_ones_have_that_of_the_rarest(name: str) -> None:
+    codes = SemanticCodes(np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0, 0], [7, 7]], np.int32), (8, 8))
+    interactions = sparse.csr_array(np.array([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]], np.float32))
+    item_map = compress(name, interactions, 9, 12, semantic=Semantic(items=codes, popularity_share=0.25))[1]
+    rows, weights = item_map.rows, item_map.lookup_weights(np.arange(6))
+    shared = [set(row[weight > 0].tolist()) & {10, 11} for row, weight in zip(rows, weights, strict=True)]
+    assert shared == [{10}, {11}, {11}, {10}, {10}, set()]
+    assert (rows[5] == item_map.unseen_row)[weights[5] > 0].all()
+    assert all((weights[:5] > 0).sum(axis=1) >= 2)
+    with pytest.raises(ValueError, match=r"popularity_share must be in \[0, 1\), got 1"):
+        Semantic(popularity_share=1)
+
+
 def test_codes_of_another_catalogue_are_refused() -> None:
     codes = SemanticCodes(np.zeros((7, 1), dtype=np.int32), (1,))
     with pytest.raises(
