@@ -7,6 +7,8 @@ import dataclasses
 from scipy import sparse
 
 from embeddings.clustering import Algorithm, CoClustering, co_cluster, search_resolution
+from embeddings.graph import degrees
+from embeddings.rebalance import fit_rows
 
 FLOAT32_BYTES = 4
 
@@ -16,7 +18,7 @@ class Budget:
     """What GraphHash is to meet; exactly one field is set.
 
     Attributes:
-        rows: user and item rows together, the two unseen rows not counted.
+        rows: of both tables together, or of the items' where users have none, the unseen rows not counted.
         resolution: of the modularity.
     """
 
@@ -38,7 +40,7 @@ def resolve_budget(
         rows: a number of rows, or a share of all ids such as "16%" (GraphHash's: 11,321 of Gowalla's 70,839 ids).
         table_mib: float32 weights of both tables, their unseen rows included, in MiB.
         resolution: GraphHash's own parameter.
-        num_users: all users, seen or not.
+        num_users: all users, seen or not; 0 where they have no table.
         num_items: all items, seen or not.
         dim: columns of the tables, which ``table_mib`` needs.
 
@@ -82,9 +84,28 @@ def _parse_rows(rows: str | int | None, ids: int) -> int:
         raise ValueError(f"budget.rows must be a share such as '16%' or a number of rows, got {rows!r}") from error
 
 
-def cluster_to_budget(graph: sparse.csr_array, budget: Budget, algorithm: Algorithm = "louvain") -> CoClustering:
-    """Cluster ``graph`` at the budget's resolution, or search the resolution that meets its rows."""
-    if budget.rows is not None:
+def cluster_to_budget(
+    graph: sparse.csr_array, budget: Budget, algorithm: Algorithm = "louvain", *, items_only: bool = False
+) -> CoClustering:
+    """Cluster ``graph`` at the budget's resolution, or search the resolution that meets its rows.
+
+    Args:
+        graph: train pairs [users, items].
+        budget: rows or resolution.
+        algorithm: "louvain" or "leiden".
+        items_only: the rows are those of the items: the resolution is that of the same share of all ids, and clusters
+            of items are then halved or joined to exactly the rows, or to one for each item with an interaction.
+
+    Raises:
+        ValueError: The rows cannot be met.
+    """
+    if budget.rows is None:
+        assert budget.resolution is not None
+        return co_cluster(graph, budget.resolution, algorithm)
+    if not items_only:
         return search_resolution(graph, budget.rows, algorithm)
-    assert budget.resolution is not None
-    return co_cluster(graph, budget.resolution, algorithm)
+    users, items = (int((side > 0).sum()) for side in degrees(graph))
+    rows = min(budget.rows, items)
+    found = search_resolution(graph, max(2, round(rows / max(1, items) * (users + items))), algorithm)
+    labels, change = fit_rows(found.item_labels, found.item_labels, rows), rows - found.num_item_clusters
+    return dataclasses.replace(found, item_labels=labels, num_item_clusters=rows, adjusted=found.adjusted + change)

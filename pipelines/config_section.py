@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,8 +26,12 @@ class EpochModel(Section):
 
 
 class TableModel(EpochModel):
-    """A model with a table of the users and one of the items, which a compressor can make small."""
+    """A model with a table of the users and one of the items, which a compressor can make small.
 
+    Where the users have none, ``items_only``, a budget is one of the items' table.
+    """
+
+    items_only: ClassVar[bool] = False
     dim: int = Field(default=64, ge=1)
     optimizer: Optimizer = Optimizer()
     backend: Literal["torch", "fbgemm"] = "torch"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -58,6 +58,7 @@ class Content(Section):
 class Sasrec(Mf):
     """Causal self-attention over the user's items (Kang and McAuley 2018); ``batch_size`` counts sequences."""
 
+    items_only: ClassVar[bool] = True
     name: Literal["sasrec"] = "sasrec"  # type: ignore[assignment]
     similarity: Literal["dot", "cosine"] = "dot"
     loss: SequenceLoss = NegativesSoftmax()  # type: ignore[assignment]

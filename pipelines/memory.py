@@ -112,7 +112,8 @@ def compressed_rows(experiment: Experiment, size: Size) -> dict[str, int]:
             continue
         budget = budget_of(experiment, variant)
         given = (budget.rows, budget.table_mib, budget.resolution)
-        rows = resolve_budget(*given, size.users, size.items, variant.model.table_dim).rows
+        users = 0 if variant.model.items_only else size.users
+        rows = resolve_budget(*given, users, size.items, variant.model.table_dim).rows
         if rows is not None:
             found.setdefault(written(budget), rows)
     return found

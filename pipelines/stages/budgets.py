@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from scipy.sparse import csr_array
 
 from embeddings.semantic_id.codes import SemanticCodes
@@ -14,7 +16,7 @@ from pipelines.stages.compress import CompressionStage, Maps, compressor_of
 
 
 class CompressionStages:
-    """Id maps of every variant; variants of equal budget have equal rows.
+    """Id maps of every variant; variants of equal budget have equal rows, if users have a table in all of them or none.
 
     Args:
         cache: Stage cache.
@@ -33,38 +35,42 @@ class CompressionStages:
         codes: SemanticCodes | None = None,
     ) -> None:
         self.experiment = experiment
-        groups: dict[Budget, list[Variant]] = {}
+        groups: dict[tuple[Budget, bool], list[Variant]] = {}
         for variant in experiment.variants:
             if isinstance(variant.model, TableModel):
-                groups.setdefault(budget_of(experiment, variant), []).append(variant)
+                groups.setdefault(self._group(variant), []).append(variant)
         self._stages = {
-            budget: CompressionStage(
+            (budget, items_only): CompressionStage(
                 cache,
                 experiment.model_copy(update={"budget": budget, "variants": tuple(group)}),
                 graph,
                 train_hash,
                 codes,
+                items_only=items_only,
             )
-            for budget, group in groups.items()
+            for (budget, items_only), group in groups.items()
         }
+
+    def _group(self, variant: Variant) -> tuple[Budget, bool]:
+        return budget_of(self.experiment, variant), cast("TableModel", variant.model).items_only
 
     def maps(self, variant: Variant) -> Maps:
         """The id maps of a variant with tables."""
-        return self._stages[budget_of(self.experiment, variant)].maps(compressor_of(variant.compressor))
+        return self._stages[self._group(variant)].maps(compressor_of(variant.compressor))
 
     def graphs(self) -> dict[str, str]:
         """As :meth:`CompressionStage.graphs`, the names with the budget where there are several."""
         several = len(self._stages) > 1
         return {
-            f"{name} at {written(budget)}" if several else name: found
-            for budget, stage in self._stages.items()
+            f"{name} at {_written(*group)}" if several else name: found
+            for group, stage in self._stages.items()
             for name, found in stage.graphs().items()
         }
 
     def facts(self, user_titles: list[str], item_titles: list[str]) -> Compression | None:
         """What ``compression.json`` says; None if no variant compresses."""
-        every = {budget: stage.facts(user_titles, item_titles) for budget, stage in self._stages.items()}
-        found = {written(budget): facts for budget, facts in every.items() if facts is not None}
+        every = {group: stage.facts(user_titles, item_titles) for group, stage in self._stages.items()}
+        found = {_written(*group): facts for group, facts in every.items() if facts is not None}
         if len(found) < 2:
             return next(iter(found.values()), None)
         return Compression(
@@ -81,6 +87,10 @@ class CompressionStages:
                 for row in facts.worst_buckets
             ),
         )
+
+
+def _written(budget: Budget, items_only: bool) -> str:  # noqa: FBT001
+    return f"{written(budget)} of the items" if items_only else written(budget)
 
 
 def _at(compressor: str, budget: str) -> str:

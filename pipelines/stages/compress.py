@@ -57,6 +57,7 @@ class CompressionStage:
         graph: Training pairs [users, items].
         train_hash: Hash of ``graph``, for the keys of the cache; the audit does not believe it, see :meth:`graphs`.
         item_codes: Of the semantic compressors; none where the experiment has no ``semantic_ids``.
+        items_only: The users of these variants have no table: the budget is that of the items'.
     """
 
     def __init__(
@@ -66,12 +67,15 @@ class CompressionStage:
         graph: csr_array,
         train_hash: str,
         item_codes: SemanticCodes | None = None,
+        *,
+        items_only: bool = False,
     ) -> None:
         self.cache = cache
         self.experiment = experiment
         self.graph = graph
         self.train_hash = train_hash
         self.item_codes = item_codes
+        self.items_only = items_only
         self._clusterings: dict[Algorithm, tuple[CoClustering, Path]] = {}
 
     @property
@@ -107,7 +111,7 @@ class CompressionStage:
         return {
             "version": VERSION,
             "graph": self.train_hash,
-            "budget": budget,
+            "budget": budget | ({"of": "items"} if self.items_only else {}),
             "algorithm": algorithm,
             "libraries": libraries,
         }
@@ -116,10 +120,12 @@ class CompressionStage:
         compressed = [variant for variant in self._with_tables if is_compressed(variant)]
         budget, dim = self.experiment.budget, (compressed or self._with_tables)[0].model.table_dim
         users, items = self.graph.shape
-        return resolve_budget(budget.rows, budget.table_mib, budget.resolution, users, items, dim)
+        return resolve_budget(
+            budget.rows, budget.table_mib, budget.resolution, 0 if self.items_only else users, items, dim
+        )
 
     def _cluster(self, directory: Path, algorithm: Algorithm) -> None:
-        found = cluster_to_budget(self.graph, self._budget(), algorithm)
+        found = cluster_to_budget(self.graph, self._budget(), algorithm, items_only=self.items_only)
         labels = {"users": found.user_labels.astype(np.int64), "items": found.item_labels.astype(np.int64)}
         save_file(labels, directory / "labels.safetensors")
         write_json(directory / "facts.json", found.facts())

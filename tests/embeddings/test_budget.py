@@ -69,3 +69,24 @@ def test_clustering_to_either_kind_of_budget() -> None:
     assert cluster_to_budget(graph, Budget(12, None)).num_rows == 12
     found = cluster_to_budget(graph, Budget(None, 1.5), "leiden")
     assert (found.num_rows, found.resolution, found.algorithm) == (12, 1.5, "leiden")
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12, 40, 60])
+def test_a_budget_of_the_items_alone_is_met_exactly(rows: int) -> None:
+    drawn = np.random.default_rng(0).random((80, 40)) < 0.15
+    drawn[:, 39] = False
+    graph = sparse.csr_array(drawn.astype(np.float32))
+    found = cluster_to_budget(graph, Budget(rows, None), items_only=True)
+    wanted = min(rows, 39)
+    assert found.num_item_clusters == wanted
+    np.testing.assert_array_equal(np.unique(found.item_labels), np.arange(-1, wanted))
+    assert found.user_labels.max() + 1 == found.num_user_clusters
+
+
+def test_halved_and_joined_clusters_of_items_are_counted() -> None:
+    drawn = np.random.default_rng(0).random((80, 40)) < 0.15
+    graph = sparse.csr_array(drawn.astype(np.float32))
+    found = cluster_to_budget(graph, Budget(12, None), items_only=True)
+    whole = cluster_to_budget(graph, Budget(round(12 / 40 * 120), None))
+    assert found.adjusted == whole.adjusted + 12 - whole.num_item_clusters
+    assert found.resolution == whole.resolution

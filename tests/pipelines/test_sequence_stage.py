@@ -78,7 +78,8 @@ def test_the_whole_experiment_runs_and_order_beats_popularity(run: Path) -> None
     for variant in found.values():
         masked, unmasked = (variant["metrics"][f"test/recall{kind}@5"] for kind in ("", "_unmasked"))
         assert unmasked <= masked and "test/ndcg_unmasked@1" in variant["metrics"]
-    assert found["sasrec"]["table_rows"] == ITEMS + 1 > found["sasrec-modulo"]["table_rows"]
+    assert found["sasrec"]["table_rows"] == ITEMS + 1
+    assert found["sasrec-modulo"]["table_rows"] == 0.4 * ITEMS + 1  # the budget is one of the only table's rows
     assert "recall_unmasked@5" in (run / "report.html").read_text()
 
 
