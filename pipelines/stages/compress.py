@@ -209,7 +209,8 @@ class CompressionStage:
         described = {
             name: {side: describe(getattr(pair, side), sides[side]) for side in sides} for name, pair in maps.items()
         }
-        rows = {"user_rows": clusters.num_user_clusters, "item_rows": clusters.num_item_clusters}
+        user_rows = 0 if self.items_only else clusters.num_user_clusters
+        rows = {"user_rows": user_rows, "item_rows": clusters.num_item_clusters}
         return Compression(
             budget={**self.experiment.budget.model_dump(exclude_none=True), **rows},
             clustering=clusters.facts(),
