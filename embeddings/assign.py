@@ -102,7 +102,7 @@ def _add_popularity(
         return
     place = neighbour_places(id_map).start - 1
     counts, joined = degrees(graph)[0], (weights > 0).any(axis=1)
-    seen = np.flatnonzero(counts > 0)
+    seen = np.flatnonzero((counts > 0) & (id_map.rows[:, place] != id_map.unseen_row))
     seen = seen[np.argsort(counts[seen], kind="stable")]
     if not seen.size:
         return

@@ -80,11 +80,11 @@ def divide(rows: int, side_degrees: IntArray, others: int, levels: Levels) -> Di
         others: ids of the other side with an interaction, which bound the clusters of neighbours.
         levels: the shares.
     """
-    different = np.unique(side_degrees[side_degrees > 0], return_counts=True)
-    if rows >= (seen := int(different[1].sum())):
-        return Division(seen, 0, ())
+    falling = np.sort(side_degrees[side_degrees > 0])[::-1]
+    if rows >= falling.size:
+        return Division(falling.size, 0, ())
     head, hashed = int(levels.head_share * rows), int(levels.hash_share * rows)
-    popularity = min(int(levels.popularity_share * rows), different[0].size)
+    popularity = min(int(levels.popularity_share * rows), np.unique(falling[head:]).size)
     left = rows - head - hashed - popularity
     neighbours = min(int(levels.neighbour_share * rows) if levels.count else left, others)
     left -= neighbours
@@ -156,7 +156,10 @@ def compose(
         scales[:, 1 + level] = 1.0 if weights is None else weights[level - len(codes)]
         start += rows
     if division.popularity:
-        bucket = popularity_buckets(side_degrees, division.popularity)
+        others = side_degrees.copy()
+        others[head] = 0
+        bucket = popularity_buckets(others, division.popularity)
+        bucket[head] = division.popularity - 1
         places = np.column_stack([places, start + np.maximum(bucket, 0)])
         scales = np.column_stack([scales, np.ones(bucket.size, np.float32)])
         start += division.popularity
