@@ -55,18 +55,19 @@ def resolve_budget(
         if not 0 < resolution < float("inf"):
             raise ValueError(f"budget.resolution must be a positive number, got {resolution}")
         return Budget(None, float(resolution))
-    ids = num_users + num_items
+    ids, tables = num_users + num_items, 2 if num_users else 1
     row_mib = FLOAT32_BYTES * dim / 2**20
     if table_mib is not None:
-        wanted = int(table_mib / row_mib) - 2 if table_mib < float("inf") else ids + 1
-        asked = f"budget.table_mib={table_mib:g} ({wanted:,} rows of {dim} columns beside the 2 unseen rows)"
+        wanted = int(table_mib / row_mib) - tables if table_mib < float("inf") else ids + 1
+        asked = f"budget.table_mib={table_mib:g} ({wanted:,} rows of {dim} columns beside the {tables} unseen rows)"
     else:
         wanted = _parse_rows(rows, ids)
         asked = f"budget.rows={rows!r} ({wanted:,} rows)"
-    if not 2 <= wanted <= ids:
+    if not tables <= wanted <= ids:
         raise ValueError(
-            f"{asked} is out of range: {num_users:,} users and {num_items:,} items can have rows: 2 to {ids}, "
-            f"rows: '{200 / ids:.3g}%' to '100%', or table_mib: {4 * row_mib:.4g} to {(ids + 2) * row_mib:.4g}"
+            f"{asked} is out of range: {num_users:,} users and {num_items:,} items can have rows: {tables} to {ids}, "
+            f"rows: '{100 * tables / ids:.3g}%' to '100%', or table_mib: {2 * tables * row_mib:.4g} to"
+            f" {(ids + tables) * row_mib:.4g}"
         )
     return Budget(wanted, None)
 

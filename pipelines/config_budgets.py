@@ -36,6 +36,16 @@ def budget_of(experiment: Experiment, variant: Variant) -> Budget:
     return variant.budget or experiment.budget
 
 
+def group_of(experiment: Experiment, variant: Variant) -> tuple[Budget, bool]:
+    """What variants of equal rows share: their budget, and whether it is one of the items' table alone."""
+    return budget_of(experiment, variant), isinstance(variant.model, TableModel) and variant.model.items_only
+
+
+def group_name(group: tuple[Budget, bool]) -> str:
+    """A group in words."""
+    return f"{written(group[0])} of the items" if group[1] else written(group[0])
+
+
 def written(budget: Budget) -> str:
     """A budget in a name.
 

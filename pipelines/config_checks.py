@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
-from pipelines.config_budgets import budget_of, is_compressed
+from pipelines.config_budgets import budget_of, group_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
 from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_multitask import ExpertMixture
@@ -88,12 +88,12 @@ def _check_budgets(experiment: Experiment) -> Iterator[Finding]:
 
 def _check_widths(experiment: Experiment) -> Iterator[Finding]:
     """Tables of equal budget have equal rows, so that a budget in MiB needs equal columns too."""
-    first: dict[Budget, tuple[str, int]] = {}
+    first: dict[tuple[Budget, bool], tuple[str, int]] = {}
     for index, variant in enumerate(experiment.variants):
         model, budget = variant.model, budget_of(experiment, variant)
         if not isinstance(model, TableModel) or budget.table_mib is None or not is_compressed(variant):
             continue
-        name, width = first.setdefault(budget, (variant.name, model.table_dim))
+        name, width = first.setdefault(group_of(experiment, variant), (variant.name, model.table_dim))
         if model.table_dim != width:
             message = (
                 f"tables of {model.table_dim} columns, those of {name} have {width}; budget.table_mib needs one width"

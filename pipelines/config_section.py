@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,16 +26,17 @@ class EpochModel(Section):
 
 
 class TableModel(EpochModel):
-    """A model with a table of the users and one of the items, which a compressor can make small.
+    """A model with a table of the users and one of the items, which a compressor can make small."""
 
-    Where the users have none, ``items_only``, a budget is one of the items' table.
-    """
-
-    items_only: ClassVar[bool] = False
     dim: int = Field(default=64, ge=1)
     optimizer: Optimizer = Optimizer()
     backend: Literal["torch", "fbgemm"] = "torch"
     init_std: float = Field(default=0.1, gt=0)
+
+    @property
+    def items_only(self) -> bool:
+        """Whether users have no table; then a budget is one of the items'."""
+        return False
 
     @property
     def table_dim(self) -> int:

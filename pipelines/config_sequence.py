@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -58,7 +58,6 @@ class Content(Section):
 class Sasrec(Mf):
     """Causal self-attention over the user's items (Kang and McAuley 2018); ``batch_size`` counts sequences."""
 
-    items_only: ClassVar[bool] = True
     name: Literal["sasrec"] = "sasrec"  # type: ignore[assignment]
     similarity: Literal["dot", "cosine"] = "dot"
     loss: SequenceLoss = NegativesSoftmax()  # type: ignore[assignment]
@@ -69,6 +68,11 @@ class Sasrec(Mf):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     augmentation: Augmentation = Augmentation()
     content: Content | None = Field(default=None, description="in place of the item table")
+
+    @property
+    def items_only(self) -> bool:
+        """See :class:`TableModel`."""
+        return True
 
 
 class Hstu(Sasrec):

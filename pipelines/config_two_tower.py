@@ -69,3 +69,8 @@ class TwoTower(TableModel):
     )
     optimizer: Optimizer = Optimizer(name="adagrad", lr=0.05)
     dense_lr: float = Field(default=1e-3, gt=0, description="of Adam, for everything that is no table")
+
+    @property
+    def items_only(self) -> bool:
+        """See :class:`TableModel`."""
+        return not self.user.id

@@ -10,7 +10,7 @@ import psutil
 
 from embeddings.budget import resolve_budget
 from pipelines.config import Dataset, Experiment
-from pipelines.config_budgets import budget_of, is_compressed, written
+from pipelines.config_budgets import group_name, group_of, is_compressed
 from pipelines.config_section import TableModel
 from pipelines.ingest.source import resolve
 from pipelines.memory_models import code_widths, fitting_mib
@@ -100,22 +100,23 @@ def total(parts: dict[str, float]) -> float:
     return parts["libraries"] + max(value for name, value in parts.items() if name != "libraries")
 
 
-def compressed_rows(experiment: Experiment, size: Size) -> dict[str, int]:
-    """Rows of the compressed tables by budget, without those that the resolution decides.
+def compressed_rows(experiment: Experiment, size: Size) -> dict[str, tuple[int, int]]:
+    """Rows of the compressed tables by budget, and of how many ids, without those that the resolution decides.
 
     Raises:
         ValueError: The budget is out of range for this data.
     """
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
     for variant in experiment.variants:
         if not isinstance(variant.model, TableModel) or not is_compressed(variant):
             continue
-        budget = budget_of(experiment, variant)
+        group = group_of(experiment, variant)
+        budget, items_only = group
         given = (budget.rows, budget.table_mib, budget.resolution)
-        users = 0 if variant.model.items_only else size.users
+        users = 0 if items_only else size.users
         rows = resolve_budget(*given, users, size.items, variant.model.table_dim).rows
         if rows is not None:
-            found.setdefault(written(budget), rows)
+            found.setdefault(group_name(group), (rows, users + size.items))
     return found
 
 

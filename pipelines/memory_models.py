@@ -54,7 +54,7 @@ def fitting_mib(
     match model:
         case TableModel():
             own = _propagation(model, rows, users, items) if isinstance(model, LightGcn) else 0.0
-            found = _tables(model, users, items) + own
+            found = _tables(model, 0 if model.items_only else users, items) + own
         case Tiger():
             head = _dense_head(model.dim, items) if model.dense is not None else 0.0
             found = _transformer(model, len(widths)) + head

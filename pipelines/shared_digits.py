@@ -48,7 +48,7 @@ def shared_digits(
     """For each recommended item the items of the history that speak most for it, strongest first.
 
     An item of the history speaks for it by the log-probabilities of the digits that both have, each less that of a
-    digit drawn at random, ``ln(1 / M)``; one for which their sum is not positive is left out.
+    digit drawn at random, ``ln(1 / M)``. Digits no likelier than that do not count, nor are items without others shown.
 
     Args:
         model: that recommends them.
@@ -66,7 +66,7 @@ def shared_digits(
     by_chance = -np.log(model.codes.widths)
 
     def strongest(item: int, logs: npt.NDArray[np.float64]) -> tuple[SharedDigits, ...]:
-        shared = codes[history] == codes[item]
+        shared = (codes[history] == codes[item]) & (logs > by_chance)
         gains = np.where(shared, logs - by_chance, 0.0).sum(axis=1)
         likeliest = np.argsort(-logs, kind="stable")
         found = []

@@ -24,9 +24,8 @@ def describe(experiment: Experiment) -> str:
         f"source: {experiment.dataset.source}, {about}{size.rows:,} rows, {about}{size.users:,} users,"
         f" {about}{size.items:,} items before filtering",
     ]
-    for name, rows in compressed_rows(experiment, size).items():
-        share = rows / (size.users + size.items)
-        lines.append(f"budget {name}: {about}{rows:,} table rows of {size.users + size.items:,} ({share:.1%})")
+    for name, (rows, ids) in compressed_rows(experiment, size).items():
+        lines.append(f"budget {name}: {about}{rows:,} table rows of {ids:,} ({rows / ids:.1%})")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     for variant in experiment.variants:
         model = variant.model

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from scipy.sparse import csr_array
 
 from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.cache import Cache
 from pipelines.config import Budget, Experiment, Variant
-from pipelines.config_budgets import budget_of, written
+from pipelines.config_budgets import group_name, group_of
 from pipelines.config_section import TableModel
 from pipelines.run_schema import Compression
 from pipelines.stages.compress import CompressionStage, Maps, compressor_of
@@ -38,7 +36,7 @@ class CompressionStages:
         groups: dict[tuple[Budget, bool], list[Variant]] = {}
         for variant in experiment.variants:
             if isinstance(variant.model, TableModel):
-                groups.setdefault(self._group(variant), []).append(variant)
+                groups.setdefault(group_of(experiment, variant), []).append(variant)
         self._stages = {
             (budget, items_only): CompressionStage(
                 cache,
@@ -51,18 +49,15 @@ class CompressionStages:
             for (budget, items_only), group in groups.items()
         }
 
-    def _group(self, variant: Variant) -> tuple[Budget, bool]:
-        return budget_of(self.experiment, variant), cast("TableModel", variant.model).items_only
-
     def maps(self, variant: Variant) -> Maps:
         """The id maps of a variant with tables."""
-        return self._stages[self._group(variant)].maps(compressor_of(variant.compressor))
+        return self._stages[group_of(self.experiment, variant)].maps(compressor_of(variant.compressor))
 
     def graphs(self) -> dict[str, str]:
         """As :meth:`CompressionStage.graphs`, the names with the budget where there are several."""
         several = len(self._stages) > 1
         return {
-            f"{name} at {_written(*group)}" if several else name: found
+            f"{name} at {group_name(group)}" if several else name: found
             for group, stage in self._stages.items()
             for name, found in stage.graphs().items()
         }
@@ -70,7 +65,7 @@ class CompressionStages:
     def facts(self, user_titles: list[str], item_titles: list[str]) -> Compression | None:
         """What ``compression.json`` says; None if no variant compresses."""
         every = {group: stage.facts(user_titles, item_titles) for group, stage in self._stages.items()}
-        found = {_written(*group): facts for group, facts in every.items() if facts is not None}
+        found = {group_name(group): facts for group, facts in every.items() if facts is not None}
         if len(found) < 2:
             return next(iter(found.values()), None)
         return Compression(
@@ -87,10 +82,6 @@ class CompressionStages:
                 for row in facts.worst_buckets
             ),
         )
-
-
-def _written(budget: Budget, items_only: bool) -> str:  # noqa: FBT001
-    return f"{written(budget)} of the items" if items_only else written(budget)
 
 
 def _at(compressor: str, budget: str) -> str:

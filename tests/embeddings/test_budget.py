@@ -36,6 +36,14 @@ def test_table_mib_covers_both_tables_with_their_unseen_rows() -> None:
     assert (found + 2) * 64 * 4 <= 3.0 * 2**20 < (found + 3) * 64 * 4
 
 
+def test_a_table_of_the_items_alone_has_one_unseen_row() -> None:
+    given = {"num_users": 0, "num_items": 12_101, "dim": 64}
+    assert resolve_budget(None, 12_102 * 256 / 2**20, None, **given) == Budget(12_101, None)
+    assert resolve_budget(1, None, None, **given) == Budget(1, None)
+    with pytest.raises(ValueError, match="can have rows: 1 to 12101"):
+        resolve_budget(0, None, None, **given)
+
+
 def test_resolution_is_passed_on() -> None:
     assert resolve_budget(None, None, 200, **GOWALLA) == Budget(None, 200.0)
 

@@ -100,6 +100,19 @@ def test_a_budget_in_mib_counts_the_columns_of_the_compressed_tables(tmp_path: P
     assert rows[0] == rows[1]
 
 
+SASREC = "{name: sasrec, dim: 16, layers: 1, optimizer: {name: adam}}"
+TOWER = "{name: two_tower, dim: 16, user: {id: false}}"
+
+
+@pytest.mark.parametrize("model", [SASREC, TOWER])
+def test_a_budget_of_models_without_a_user_table_is_one_of_the_items(model: str, tmp_path: Path) -> None:
+    config, size = str(write_tiny(tmp_path)), Size(200, 60, 40, exact=True)
+    changes = ["variants=[mf-graphhash, mf-modulo]", f"variants.mf-graphhash.model={model}"]
+    found = compressed_rows(load_experiment(config, [*changes, "budget={rows: 40%}"]), size)
+    assert found == {"40% of the items": (16, 40), "40%": (40, 100)}
+    load_experiment(config, [*changes, "budget={table_mib: 0.001}"])  # tables of their own widths
+
+
 def test_one_budget_in_mib_for_two_widths_is_refused(tmp_path: Path) -> None:
     changes = ["budget={table_mib: 0.001}", "variants.mf-modulo.model.dim=16"]
     with pytest.raises(

@@ -59,7 +59,7 @@ def test_more_dimensions_and_optimizer_state_need_more(tmp_path: Path) -> None:
 
 def test_rows_of_the_budget_and_a_warning_when_memory_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment(str(write_tiny(tmp_path)))
-    assert compressed_rows(experiment, Size(500, 60, 40, exact=True)) == {"40%": 40}
+    assert compressed_rows(experiment, Size(500, 60, 40, exact=True)) == {"40%": (40, 100)}
     assert len(memory_lines(experiment)) == 1
     monkeypatch.setattr("pipelines.memory.LIBRARIES_MIB", 1e9)
     assert memory_lines(experiment)[1].startswith("warning: this is more than the machine has free")
