@@ -206,6 +206,9 @@ class CompressionStage:
         clusters = self.clustering(self._main_algorithm)
         maps = {label(c): self.maps(c) for c in self.compressors}
         sides = dict(zip(("users", "items"), degrees(self.graph), strict=True))
+        titles = {"users": user_titles, "items": item_titles}
+        if self.items_only:
+            del sides["users"], titles["users"]
         described = {
             name: {side: describe(getattr(pair, side), sides[side]) for side in sides} for name, pair in maps.items()
         }
@@ -216,7 +219,7 @@ class CompressionStage:
             clustering=clusters.facts(),
             stability=self._stability(clusters),
             maps=described,
-            worst_buckets=_worst(maps, {"users": user_titles, "items": item_titles}),
+            worst_buckets=_worst(maps, titles),
         )
 
     def _stability(self, clusters: CoClustering) -> dict[str, Any]:
@@ -288,8 +291,8 @@ def _worst(maps: dict[str, Maps], titles: dict[str, list[str]], buckets: int = 5
     for name, pair in maps.items():
         if name == "full":
             continue
-        for side in ("users", "items"):
+        for side, names in titles.items():
             for row in worst_buckets(getattr(pair, side), buckets, members=10):
-                members = tuple(titles[side][i] for i in row["ids"])
+                members = tuple(names[i] for i in row["ids"])
                 found.append(WorstBucket(side=side, row=row["row"], size=row["size"], titles=members, compressor=name))
     return tuple(found)
