@@ -117,15 +117,19 @@ def _score(run: Run, variant: VariantRun) -> float:
 def _headline_pair(run: Run) -> tuple[VariantRun, VariantRun] | None:
     """The best compressed variant and the best one of another family, if there is one of as many bytes.
 
-    Else of any bytes, else of any family, else the best two variants.
+    Else of any bytes, else of its own family and as many bytes, else the full table, else the best two variants.
     """
     compressed = [v for v in run.ranking if v.is_compressed]
     if len(compressed) > 1:
-        best = compressed[0]
+        best, size = compressed[0], compressed[0].mean("table_bytes")
         others = [v for v in compressed if v.family != best.family]
-        size = best.mean("table_bytes")
-        equal = [v for v in others if abs(v.mean("table_bytes") - size) <= _EQUAL * size]
-        return best, (equal or others or compressed[1:])[0]
+        equal, alike = (
+            [v for v in ones if abs(v.mean("table_bytes") - size) <= _EQUAL * size] for ones in (others, compressed[1:])
+        )
+        full = _full_of(run, best)
+        if full is not None and not (others or alike):
+            return _ordered(run, full, best)
+        return best, (equal or others or alike or compressed[1:])[0]
     learned = [v for v in run.ranking if not v.is_baseline]
     if len(run.ranking) < 2:
         return None
