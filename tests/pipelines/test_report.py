@@ -154,6 +154,15 @@ def test_a_difference_that_is_noise_is_not_called_a_win(root, dataset):
     assert [mark.text for mark in page.find("span", css="mark")] == ["best", "tied with best"]
 
 
+def test_one_compressor_at_two_budgets_is_compared_with_the_full_table(root, dataset):
+    variants = (
+        Planted("full", "mf", "full", 1.0, 800),
+        Planted("modulo@16%", "mf", "modulo", 3.0, 128),
+        Planted("modulo@50%", "mf", "modulo", 2.0, 400),
+    )
+    assert headline(build(root, dataset, "budgets", variants)).startswith("full beats modulo@50% by ")
+
+
 @pytest.mark.parametrize(("noise", "tone"), [(0.1, "alarm"), (1.0, "warning"), (4.0, None)])
 def test_banner_when_a_baseline_wins(root, dataset, noise, tone):
     variants = (
