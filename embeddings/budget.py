@@ -10,8 +10,6 @@ from embeddings.clustering import Algorithm, CoClustering, co_cluster, search_re
 from embeddings.graph import degrees
 from embeddings.rebalance import fit_rows
 
-FLOAT32_BYTES = 4
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -32,17 +30,17 @@ def resolve_budget(
     resolution: float | None,
     num_users: int,
     num_items: int,
-    dim: int,
+    row_bytes: int,
 ) -> Budget:
     """Turn a budget of the configuration into a number of rows or a resolution.
 
     Args:
         rows: a number of rows, or a share of all ids such as "16%" (GraphHash's: 11,321 of Gowalla's 70,839 ids).
-        table_mib: float32 weights of both tables, their unseen rows included, in MiB.
+        table_mib: weights of both tables, their unseen rows included, in MiB.
         resolution: GraphHash's own parameter.
         num_users: all users, seen or not; 0 where they have no table.
         num_items: all items, seen or not.
-        dim: columns of the tables, which ``table_mib`` needs.
+        row_bytes: of one row's weights, which ``table_mib`` needs.
 
     Raises:
         ValueError: Not exactly one is given, it cannot be read, or it is out of range; the message has the range.
@@ -56,10 +54,10 @@ def resolve_budget(
             raise ValueError(f"budget.resolution must be a positive number, got {resolution}")
         return Budget(None, float(resolution))
     ids, tables = num_users + num_items, 2 if num_users else 1
-    row_mib = FLOAT32_BYTES * dim / 2**20
+    row_mib = row_bytes / 2**20
     if table_mib is not None:
         wanted = int(table_mib / row_mib) - tables if table_mib < float("inf") else ids + 1
-        asked = f"budget.table_mib={table_mib:g} ({wanted:,} rows of {dim} columns beside the {tables} unseen rows)"
+        asked = f"budget.table_mib={table_mib:g} ({wanted:,} rows of {row_bytes} bytes beside the {tables} unseen rows)"
     else:
         wanted = _parse_rows(rows, ids)
         asked = f"budget.rows={rows!r} ({wanted:,} rows)"

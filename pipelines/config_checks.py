@@ -26,6 +26,9 @@ METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 WITHOUT_NEGATIVES = ("in_batch_softmax", "directau", "softmax")
 """Losses of :class:`Mf` and its kind that never draw negatives."""
 
+SHORT_OPTIMIZERS = ("sgd", "rowwise_adagrad")
+"""Optimizers of bfloat16 rows: the state of others takes more than the rows save."""
+
 CLUSTERING = ("graphhash", "double_graphhash", "multi_graphhash")
 """Compressors that read ``compressor.algorithm``."""
 
@@ -87,17 +90,15 @@ def _check_budgets(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _check_widths(experiment: Experiment) -> Iterator[Finding]:
-    """Tables of equal budget have equal rows, so that a budget in MiB needs equal columns too."""
+    """Tables of equal budget have equal rows, so that a budget in MiB needs rows of equal bytes too."""
     first: dict[tuple[Budget, bool], tuple[str, int]] = {}
     for index, variant in enumerate(experiment.variants):
         model, budget = variant.model, budget_of(experiment, variant)
         if not isinstance(model, TableModel) or budget.table_mib is None or not is_compressed(variant):
             continue
-        name, width = first.setdefault(group_of(experiment, variant), (variant.name, model.table_dim))
-        if model.table_dim != width:
-            message = (
-                f"tables of {model.table_dim} columns, those of {name} have {width}; budget.table_mib needs one width"
-            )
+        name, width = first.setdefault(group_of(experiment, variant), (variant.name, model.row_bytes))
+        if model.row_bytes != width:
+            message = f"rows of {model.row_bytes} bytes, those of {name} have {width}; budget.table_mib needs one width"
             yield ("variants", index, "model", "dim"), f"{message}, or a budget of its own for each"
 
 
@@ -186,6 +187,8 @@ def check_optimizer(model: TableModel | RankerModel | ExpertMixture) -> Iterator
 
 def _check_tables(model: TableModel) -> Iterator[Finding]:
     yield from check_optimizer(model)
+    if model.table_dtype == "bfloat16":
+        yield from _check_short(model)
     if model.backend == "fbgemm":
         yield from _check_fbgemm(model)
     if isinstance(model, Mf | TwoTower):
@@ -202,6 +205,20 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
     if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
         yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
     yield from _check_tables_kind(model)
+
+
+def _check_short(model: TableModel) -> Iterator[Finding]:
+    """What bfloat16 rows do not go with, which the tables refuse too."""
+    if model.backend != "torch":
+        yield ("model", "backend"), f"got {model.backend!r}, but bfloat16 rows need the torch back end"
+    if model.optimizer.name not in SHORT_OPTIMIZERS:
+        allowed = " or ".join(SHORT_OPTIMIZERS)
+        yield ("model", "optimizer", "name"), f"bfloat16 rows are updated by {allowed}, got {model.optimizer.name}"
+    if model.optimizer.weight_decay:
+        yield ("model", "optimizer", "weight_decay"), "bfloat16 rows have none; set it to 0"
+    for other in ("sparse", "mixed_dims"):
+        if getattr(model, other, None) is not None:
+            yield ("model", other), "its rows are float32; remove it, or table_dtype"
 
 
 def _check_fbgemm(model: TableModel) -> Iterator[Finding]:

@@ -31,6 +31,9 @@ class TableModel(EpochModel):
     dim: int = Field(default=64, ge=1)
     optimizer: Optimizer = Optimizer()
     backend: Literal["torch", "fbgemm"] = "torch"
+    table_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the tables' rows; bfloat16 halves them and rounds updates at random"
+    )
     init_std: float = Field(default=0.1, gt=0)
 
     @property
@@ -42,3 +45,8 @@ class TableModel(EpochModel):
     def table_dim(self) -> int:
         """Columns of the tables of users and items."""
         return self.dim
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the weights of one row."""
+        return self.table_dim * (2 if self.table_dtype == "bfloat16" else 4)

@@ -114,7 +114,7 @@ def compressed_rows(experiment: Experiment, size: Size) -> dict[str, tuple[int, 
         budget, items_only = group
         given = (budget.rows, budget.table_mib, budget.resolution)
         users = 0 if items_only else size.users
-        rows = resolve_budget(*given, users, size.items, variant.model.table_dim).rows
+        rows = resolve_budget(*given, users, size.items, variant.model.row_bytes).rows
         if rows is not None:
             found.setdefault(group_name(group), (rows, users + size.items))
     return found

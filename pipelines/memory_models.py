@@ -97,7 +97,7 @@ def code_widths(settings: SemanticIds | None, items: int) -> tuple[int, ...]:
 
 def _tables(model: TableModel, users: int, items: int) -> float:
     """A full table, the largest: weights and optimizer state, thrice (live, initial, best or being written)."""
-    weights = (users + items + 2) * model.table_dim * 4
+    weights = (users + items + 2) * model.row_bytes
     return 3 * weights * (1 + _STATE_PER_WEIGHT[model.optimizer.name]) / MIB
 
 

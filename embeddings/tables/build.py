@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, assert_never
 
 import numpy as np
+import torch
 
 from embeddings.id_map import IdMap
 from embeddings.sparsity import RowGroups, Sparsity
@@ -15,6 +16,7 @@ from embeddings.tables.table import Table
 from embeddings.tables.torch_table import TorchTable
 
 Backend = Literal["torch", "fbgemm"]
+RowDtype = Literal["float32", "bfloat16"]
 
 
 def build_table(
@@ -27,6 +29,7 @@ def build_table(
     generator: np.random.Generator,
     sparsity: Sparsity | None = None,
     groups: RowGroups | None = None,
+    dtype: RowDtype = "float32",
 ) -> Table:
     """A new table; every back end draws the same rows from the same generator.
 
@@ -39,11 +42,14 @@ def build_table(
         generator: draws the initial rows.
         sparsity: store only some entries, see :class:`SparseTable`; for the torch back end. None for all.
         groups: rows of a sparse table that start with the same columns; None for random columns in each.
+        dtype: of the rows; bfloat16 for the torch back end, see :class:`TorchTable`.
 
     Raises:
         ModuleNotFoundError: The back end is not installed; the message has the command that installs it.
-        ValueError: The back end lacks the optimizer or sparsity, or the dimension does not fit it.
+        ValueError: The back end lacks the optimizer, sparsity or dtype, or the dimension does not fit it.
     """
+    if dtype != "float32" and (backend != "torch" or sparsity is not None):
+        raise ValueError(f"{dtype} rows need the torch back end and no sparsity, got {backend}; use float32")
     if sparsity is not None:
         if backend != "torch":
             raise ValueError(f"a sparse table needs the torch back end, got {backend}; set backend: torch")
@@ -52,7 +58,8 @@ def build_table(
         )
     match backend:
         case "torch":
-            return TorchTable(id_map, dim, optimizer, init_std=init_std, generator=generator)
+            kind = getattr(torch, dtype)
+            return TorchTable(id_map, dim, optimizer, init_std=init_std, generator=generator, dtype=kind)
         case "fbgemm":
             return FbgemmTable(id_map, dim, optimizer, init_std=init_std, generator=generator)
         case _:

@@ -17,6 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from embeddings.tables.bfloat16 import add_rounded
 from embeddings.tables.vector import (
     AHEAD,
     LINE,
@@ -27,6 +28,7 @@ from embeddings.tables.vector import (
     array_at,
     prefetch_row,
     sum_rows,
+    sum_short_rows,
     sum_squares,
 )
 
@@ -38,14 +40,15 @@ Jobs = npt.NDArray[np.void]
 
 JOB = np.dtype(
     [(name, np.int64) for name in (
-        "table", "num_rows", "dim", "state", "state_dim", "second", "rows", "lookups", "weights", "offsets",
-        "bags", "pooled", "pooled_step",
+        "table", "num_rows", "dim", "short", "state", "state_dim", "second", "steps", "rows", "lookups", "weights",
+        "offsets", "bags", "pooled", "pooled_step",
     )]
 )  # fmt: skip
-"""One table of a call. Addresses: ``table`` float32 [num_rows, dim]; ``state`` and, for lazy Adam, ``second`` float32
-[num_rows, state_dim]; ``rows`` int32 [lookups]; ``weights`` float32 [lookups], 0 for ones; ``offsets`` int64 [bags + 1]
-or 0 for bags of one lookup; ``pooled`` float32 [dim] every ``pooled_step`` bytes, the bags' sums in
-:func:`pool_tables` and their gradients in :func:`update_tables`.
+"""One table of a call. Addresses: ``table`` float32 [num_rows, dim], or bfloat16 where ``short`` is 1; ``state`` and,
+for lazy Adam, ``second`` float32 [num_rows, state_dim]; ``rows`` int32 [lookups]; ``weights`` float32 [lookups], 0 for
+ones; ``offsets`` int64 [bags + 1] or 0 for bags of one lookup; ``pooled`` float32 [dim] every ``pooled_step`` bytes,
+the bags' sums in :func:`pool_tables` and their gradients in :func:`update_tables`. ``steps`` counts the updates before
+this one; with the row it decides how bfloat16 is rounded.
 """
 FIND = np.dtype(
     [(name, np.int64) for name in ("ids", "count", "map_rows", "rows_per_id", "num_ids", "unseen_row", "rows")]
@@ -151,7 +154,10 @@ def pool_tables(jobs: Jobs, finds: Jobs, parts: int) -> None:
             start = offsets[bag] if len(offsets) else bag
             stop = offsets[bag + 1] if len(offsets) else bag + 1
             out = job.pooled + bag * job.pooled_step
-            sum_rows(job.dim, job.table, job.dim * 4, job.rows, 4, job.weights, start, stop, end - 1, out)
+            if job.short:
+                sum_short_rows(job.dim, job.table, job.dim * 2, job.rows, 4, job.weights, start, stop, end - 1, out)
+            else:
+                sum_rows(job.dim, job.table, job.dim * 4, job.rows, 4, job.weights, start, stop, end - 1, out)
 
 
 def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
@@ -165,7 +171,7 @@ def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
     """
     bags, dim = out.shape
     at = [array.ctypes.data for array in (table, rows, offsets, out)]
-    job = (at[0], len(table), dim, 0, 0, 0, at[1], len(rows), 0, at[2], bags, at[3], dim * 4)
+    job = (at[0], len(table), dim, 0, 0, 0, 0, 0, at[1], len(rows), 0, at[2], bags, at[3], dim * 4)
     with threads_for(len(rows)) as threads:
         pool_tables(records([job], JOB), records([], FIND), threads)
 
@@ -276,6 +282,15 @@ def group_starts(pairs: Pairs) -> Longs:
 
 
 @numba.njit(cache=True)
+def _drawn(row: Any, step: Any) -> Any:
+    """32 bits for a row in a step, by the mixer of SplitMix64 (Steele et al. 2014)."""
+    bits = _U(row) << _HALF | (_U(step) & _LOW_HALF)
+    bits = (bits ^ bits >> _U(30)) * _U(0xBF58476D1CE4E5B9)
+    bits = (bits ^ bits >> _U(27)) * _U(0x94D049BB133111EB)
+    return np.int64(bits >> _HALF)
+
+
+@numba.njit(cache=True)
 def _update_rows(
     job: Any, rows: Longs, gradients: Longs, count: int, squares: Floats, kind: int, rates: Floats
 ) -> None:
@@ -303,7 +318,10 @@ def _update_rows(
         else:
             scales[i] = -lr
     for i in range(count):
-        add_scaled(dim, job.table + rows[i] * row_bytes, scales[i], gradients[i])
+        if job.short:
+            add_rounded(dim, job.table + rows[i] * dim * 2, scales[i], gradients[i], _drawn(rows[i], job.steps))
+        else:
+            add_scaled(dim, job.table + rows[i] * row_bytes, scales[i], gradients[i])
 
 
 @numba.njit(parallel=True, cache=True)
@@ -334,7 +352,7 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, rates: Fl
     A block of rows is asked for while their gradients are summed, and updated after that.
     """
     dim, count, last, i = job.dim, len(pairs), len(pairs) - 1, 0
-    row_bytes, state_bytes = dim * 4, job.state_dim * 4
+    row_bytes, stored, state_bytes = dim * 4, dim * (2 if job.short else 4), job.state_dim * 4
     sum_bytes = (row_bytes + LINE - 1) // LINE * LINE
     space = np.empty((sum_bytes * BLOCK + LINE) // 4, np.float32)
     sums = (address_of(space) + LINE - 1) // LINE * LINE
@@ -348,7 +366,7 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, rates: Fl
         while groups < BLOCK and i < count:
             start, high = i, pairs[i] >> _HALF
             row = np.int64(high)
-            prefetch_row(job.table, row, row_bytes)
+            prefetch_row(job.table, row, stored)
             prefetch_row(job.state, row, state_bytes)
             if kind == 3:
                 prefetch_row(job.second, row, state_bytes)

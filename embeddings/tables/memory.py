@@ -32,11 +32,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX) and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
 
 
-def empty_pages(shape: tuple[int, ...]) -> Tensor:
-    """Float32 memory in huge pages where it is large and the system offers them: random rows then miss the TLB less."""
-    size = math.prod(shape) * 4
+def empty_pages(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory in huge pages where it is large and the system offers them: random rows then miss the TLB less."""
+    size = math.prod(shape) * dtype.itemsize
     if size < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape)
+        return torch.empty(shape, dtype=dtype)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory is not huge by default
     pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.float32).reshape(shape)
+    return torch.frombuffer(pages, dtype=dtype).reshape(shape)

@@ -138,7 +138,7 @@ class Table(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def weight(self) -> Tensor:
-        """Float32 [num_rows, D], a view of what is trained."""
+        """[num_rows, D], a view of what is trained: float32, or bfloat16 where the back end was told so."""
 
     @abc.abstractmethod
     def optimizer_state(self) -> dict[str, Tensor]:

@@ -31,6 +31,11 @@ class TorchTable(Table):
         optimizer: what :meth:`step` applies.
         init_std: standard deviation of the rows' normal initialisation.
         generator: draws it.
+        dtype: of the rows. ``torch.bfloat16`` halves them; sums are float32, and an update is rounded at random, right
+            in the mean, by a draw that the row and the number of the update decide.
+
+    Raises:
+        ValueError: The optimizer does not update bfloat16 rows.
     """
 
     sum: Tensor
@@ -39,11 +44,22 @@ class TorchTable(Table):
     steps: Tensor
 
     def __init__(
-        self, id_map: IdMap, dim: int, optimizer: OptimizerSpec, *, init_std: float, generator: np.random.Generator
+        self,
+        id_map: IdMap,
+        dim: int,
+        optimizer: OptimizerSpec,
+        *,
+        init_std: float,
+        generator: np.random.Generator,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(id_map, dim, optimizer)
+        self.short = dtype == torch.bfloat16
+        if self.short:
+            check_short(optimizer)
+            self.register_buffer("steps", torch.tensor(0))
         keep_freed_memory()
-        self.embedding = nn.Parameter(normal_rows(self.num_rows, dim, init_std, generator))
+        self.embedding = nn.Parameter(normal_rows(self.num_rows, dim, init_std, generator, dtype))
         for name, state in optimizer_tensors(optimizer, self.num_rows, dim).items():
             self.register_buffer(name, state)
 
@@ -54,11 +70,14 @@ class TorchTable(Table):
         state, second = buffers.get("sum", buffers.get("exp_avg")), buffers.get("exp_avg_sq")
         state_dim = 0 if state is None else state.numel() // self.num_rows
         address, other = (0 if part is None else part.data_ptr() for part in (state, second))
-        return rows.data_ptr(), self.num_rows, self.dim, address, state_dim, other
+        steps = int(self.steps) if self.short else 0
+        return rows.data_ptr(), self.num_rows, self.dim, int(self.short), address, state_dim, other, steps
 
     def rates(self) -> tuple[float, ...]:
-        """A line of the rates of ``kernels.update_tables``; counts the step of lazy Adam."""
+        """A line of the rates of ``kernels.update_tables``; counts the steps of lazy Adam and of bfloat16 rows."""
         spec = self.optimizer
+        if self.short:
+            self.steps += 1
         if spec.name != "lazy_adam":
             return spec.lr, spec.eps, 0.0, 0.0, 1.0, spec.weight_decay
         self.steps += 1
@@ -70,7 +89,7 @@ class TorchTable(Table):
         return pool_together([self], [bags])[0]
 
     def weight(self) -> Tensor:
-        """Float32 [num_rows, D], a view."""
+        """Float32 or bfloat16 [num_rows, D], a view."""
         return self.embedding.detach()
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -95,6 +114,8 @@ class TorchTable(Table):
             )  # fmt: skip
 
 
+SHORT_OPTIMIZERS = ("sgd", "rowwise_adagrad")
+ROWS_AT_ONCE = 1 << 16
 _MOMENTS = ("exp_avg", "exp_avg_sq", "steps")
 STATES = {"sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "adam": _MOMENTS, "lazy_adam": _MOMENTS}
 
@@ -105,11 +126,27 @@ def optimizer_tensors(optimizer: OptimizerSpec, num_rows: int, dim: int) -> dict
     return {name: torch.tensor(0) if name == "steps" else empty_pages(shape).zero_() for name in STATES[optimizer.name]}
 
 
-def normal_rows(num_rows: int, dim: int, std: float, generator: np.random.Generator) -> Tensor:
-    """Float32 [num_rows, D] of independent normal numbers, mean 0."""
-    rows = empty_pages((num_rows, dim))
-    generator.standard_normal(out=rows.numpy(), dtype=np.float32)
-    return rows.mul_(std)
+def normal_rows(
+    num_rows: int, dim: int, std: float, generator: np.random.Generator, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """[num_rows, D] of independent normal numbers, mean 0; the same draws for every ``dtype``."""
+    rows = empty_pages((num_rows, dim), dtype)
+    if dtype == torch.float32:
+        generator.standard_normal(out=rows.numpy(), dtype=np.float32)
+        return rows.mul_(std)
+    for start in range(0, num_rows, ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        part.copy_(torch.from_numpy(generator.standard_normal(part.shape, dtype=np.float32)).mul_(std))
+    return rows
+
+
+def check_short(optimizer: OptimizerSpec) -> None:
+    """Raise ValueError if bfloat16 rows cannot be updated by this optimizer."""
+    if optimizer.name not in SHORT_OPTIMIZERS or optimizer.weight_decay:
+        raise ValueError(
+            f"bfloat16 rows are updated by {' or '.join(SHORT_OPTIMIZERS)} without weight decay, got {optimizer.name}"
+            f" with {optimizer.weight_decay:g}; use float32"
+        )
 
 
 def pool_together(

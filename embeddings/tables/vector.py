@@ -15,6 +15,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
+from embeddings.tables.bfloat16 import short_values, splat
+
 AHEAD = 16  # rows between a prefetch and its use
 LINE = 64  # bytes of a cache line
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
@@ -40,24 +42,18 @@ def _type_prefetch_line(typing_context: Any, address: Any) -> Any:
 _prefetch_line: Any = intrinsic(_type_prefetch_line)
 
 
-def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
-    """The scalar in every lane."""
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, _INT32(0))
-    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count))
-
-
 def _type_sum_block(
-    typing_context: Any, width: Any, weighted: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any,
-    weights: Any, start: Any, stop: Any, last: Any, out: Any,
+    typing_context: Any, width: Any, weighted: Any, short: Any, table: Any, row_bytes: Any, index: Any,
+    index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any, out: Any,
 ) -> Any:  # fmt: skip
     """``width`` columns of the sum of rows ``start`` to ``stop``; see :func:`sum_rows`. Addresses are int64."""
-    if not (isinstance(width, types.IntegerLiteral) and isinstance(weighted, types.IntegerLiteral)):
+    if not all(isinstance(literal, types.IntegerLiteral) for literal in (width, weighted, short)):
         return None
-    vector = ir.VectorType(ir.FloatType(), width.literal_value)
-    scaled, lines = bool(weighted.literal_value), range(0, width.literal_value * 4, LINE)
+    vector, value_bytes = ir.VectorType(ir.FloatType(), width.literal_value), 2 if short.literal_value else 4
+    scaled, lines = bool(weighted.literal_value), range(0, width.literal_value * value_bytes, LINE)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        table, row_bytes, index, index_bytes, weights, start, stop, last, out = args[2:]
+        table, row_bytes, index, index_bytes, weights, start, stop, last, out = args[3:]
 
         def load(kind: Any, address: Any) -> Any:
             return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
@@ -73,16 +69,17 @@ def _type_sum_block(
             later = row_address(builder.select(builder.icmp_signed("<", ahead, last), ahead, last))
             for line in lines:
                 _emit_prefetch(builder, builder.add(later, _INT64(line)))
-            values = load(vector, row_address(i))
+            at = row_address(i)
+            values = load(vector, at) if value_bytes == 4 else short_values(builder, at, vector.count)
             if scaled:
                 scale = load(ir.FloatType(), builder.add(weights, builder.mul(i, _INT64(4))))
-                values = builder.fmul(values, _splat(builder, scale, vector))
+                values = builder.fmul(values, splat(builder, scale, vector))
             builder.store(builder.fadd(builder.load(total), values), total)
         builder.store(builder.load(total), builder.inttoptr(out, vector.as_pointer()), align=4)
         return context.get_dummy_value()
 
     address = types.int64
-    return types.void(width, weighted, *[address] * 9), generate
+    return types.void(width, weighted, short, *[address] * 9), generate
 
 
 def _type_square_block(typing_context: Any, width: Any, at: Any) -> Any:
@@ -112,7 +109,7 @@ def _type_add_block(typing_context: Any, width: Any, at: Any, scale: Any, values
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         to, from_ = (builder.inttoptr(args[i], vector.as_pointer()) for i in (1, 3))
-        scaled = builder.fmul(builder.load(from_, align=4), _splat(builder, args[2], vector))
+        scaled = builder.fmul(builder.load(from_, align=4), splat(builder, args[2], vector))
         builder.store(builder.fadd(builder.load(to, align=4), scaled), to, align=4)
         return context.get_dummy_value()
 
@@ -132,8 +129,8 @@ def _type_adagrad_block(typing_context: Any, width: Any, at: Any, state: Any, va
         builder.store(total, state, align=4)
         name, kind = f"llvm.sqrt.v{vector.count}f32", ir.FunctionType(vector, [vector])
         root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [total])  # type: ignore[no-untyped-call]
-        step = builder.fmul(gradient, _splat(builder, args[4], vector))
-        step = builder.fdiv(step, builder.fadd(root, _splat(builder, args[5], vector)))
+        step = builder.fmul(gradient, splat(builder, args[4], vector))
+        step = builder.fdiv(step, builder.fadd(root, splat(builder, args[5], vector)))
         builder.store(builder.fsub(builder.load(weights, align=4), step), weights, align=4)
         return context.get_dummy_value()
 
@@ -151,7 +148,7 @@ def _type_adam_block(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         weights, mean, square, from_ = (builder.inttoptr(args[i], vector.as_pointer()) for i in (1, 2, 3, 4))
-        lr, eps, b1, b2, correction = (_splat(builder, arg, vector) for arg in args[5:])
+        lr, eps, b1, b2, correction = (splat(builder, arg, vector) for arg in args[5:])
         one = ir.Constant(vector, [1.0] * vector.count)
 
         def decayed(at: Any, decay: Any, value: Any) -> Any:
@@ -215,21 +212,50 @@ def sum_rows(
         at, to = table + column * 4, out + column * 4
         if dim - column >= 64:
             if weights:
-                _sum_block(64, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(64, 1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             else:
-                _sum_block(64, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(64, 0, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             column += 64
         elif dim - column >= 16:
             if weights:
-                _sum_block(16, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(16, 1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             else:
-                _sum_block(16, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(16, 0, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             column += 16
         else:
             if weights:
-                _sum_block(1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(1, 1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             else:
-                _sum_block(1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                _sum_block(1, 0, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+            column += 1
+
+
+@numba.njit(cache=True)
+def sum_short_rows(
+    dim: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any,
+    out: Any,
+) -> None:  # fmt: skip
+    """:func:`sum_rows` of a bfloat16 table; the sum is float32."""
+    column = 0
+    while column < dim:
+        at, to = table + column * 2, out + column * 4
+        if dim - column >= 64:
+            if weights:
+                _sum_block(64, 1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+            else:
+                _sum_block(64, 0, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+            column += 64
+        elif dim - column >= 16:
+            if weights:
+                _sum_block(16, 1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+            else:
+                _sum_block(16, 0, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+            column += 16
+        else:
+            if weights:
+                _sum_block(1, 1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+            else:
+                _sum_block(1, 0, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
             column += 1
 
 

@@ -97,7 +97,7 @@ class FieldMaps:
         graph = self._graph
         if compressor.algorithm not in self._clusterings:
             wanted = self._budget
-            budget = resolve_budget(wanted.rows, wanted.table_mib, wanted.resolution, *graph.shape, self._dim)
+            budget = resolve_budget(wanted.rows, wanted.table_mib, wanted.resolution, *graph.shape, 4 * self._dim)
             self._clusterings[compressor.algorithm] = cluster_to_budget(graph, budget, compressor.algorithm)
         clustering = self._clusterings[compressor.algorithm]
         shares = compressor.levels.model_dump() if compressor.levels else {}

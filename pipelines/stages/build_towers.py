@@ -74,7 +74,7 @@ def _tables(
             build_table(
                 field.id_map, field.dim, optimizer=optimizer_spec(config), init_std=config.init_std,
                 generator=generator(seed, "init", side, field.name), sparsity=sparsity if field.name == ID else None,
-                groups=group if field.name == ID else None,
+                groups=group if field.name == ID else None, dtype=config.table_dtype,
             )
             for field in fields[side]
         ]

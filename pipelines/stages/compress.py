@@ -118,10 +118,10 @@ class CompressionStage:
 
     def _budget(self) -> Any:
         compressed = [variant for variant in self._with_tables if is_compressed(variant)]
-        budget, dim = self.experiment.budget, (compressed or self._with_tables)[0].model.table_dim
+        budget, model = self.experiment.budget, (compressed or self._with_tables)[0].model
         users, items = self.graph.shape
         return resolve_budget(
-            budget.rows, budget.table_mib, budget.resolution, 0 if self.items_only else users, items, dim
+            budget.rows, budget.table_mib, budget.resolution, 0 if self.items_only else users, items, model.row_bytes
         )
 
     def _cluster(self, directory: Path, algorithm: Algorithm) -> None:

@@ -101,6 +101,7 @@ def _items(config: Sasrec, item_map: IdMap, seed: int, content: Matrix | None) -
         optimizer=optimizer_spec(config),
         init_std=config.init_std,
         generator=draws,
+        dtype=config.table_dtype,
     )
 
 

@@ -43,7 +43,7 @@ def build_tables(config: Mf, maps: Maps, seed: int, train: csr_array, steps: int
         if search is None:
             table = build_table(
                 id_map, dim, backend=config.backend, optimizer=spec, init_std=config.init_std, generator=draws,
-                sparsity=sparsity, groups=group,
+                sparsity=sparsity, groups=group, dtype=config.table_dtype,
             )  # fmt: skip
         else:
             blocks = frequency_blocks(row_counts(id_map, counts.astype(np.int64)), search.blocks)

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from embeddings.budget import Budget, cluster_to_budget, resolve_budget
 
-GOWALLA = {"num_users": 29_858, "num_items": 40_981, "dim": 64}
+GOWALLA = {"num_users": 29_858, "num_items": 40_981, "row_bytes": 256}
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_table_mib_covers_both_tables_with_their_unseen_rows() -> None:
 
 
 def test_a_table_of_the_items_alone_has_one_unseen_row() -> None:
-    given = {"num_users": 0, "num_items": 12_101, "dim": 64}
+    given = {"num_users": 0, "num_items": 12_101, "row_bytes": 256}
     assert resolve_budget(None, 12_102 * 256 / 2**20, None, **given) == Budget(12_101, None)
     assert resolve_budget(1, None, None, **given) == Budget(1, None)
     with pytest.raises(ValueError, match="can have rows: 1 to 12101"):
@@ -60,7 +60,7 @@ def test_resolution_is_passed_on() -> None:
         ({"rows": "120%"}, r"'120%' \(85,007 rows\) is out of range: .* can have rows: 2 to 70839"),
         ({"rows": 1}, "rows: '0.00282%' to '100%', or table_mib: 0.0009766 to 17.3"),
         ({"rows": -3}, r"rows=-3 \(-3 rows\) is out of range"),
-        ({"table_mib": 99.0}, r"table_mib=99 \(405,502 rows of 64 columns beside the 2 unseen rows\) is out of range"),
+        ({"table_mib": 99.0}, r"table_mib=99 \(405,502 rows of 256 bytes beside the 2 unseen rows\) is out of range"),
         ({"table_mib": float("inf")}, "out of range"),
         ({"resolution": float("inf")}, "resolution must be a positive number, got inf"),
         ({"resolution": -1.0}, "resolution must be a positive number, got -1.0"),

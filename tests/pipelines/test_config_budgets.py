@@ -116,7 +116,7 @@ def test_a_budget_of_models_without_a_user_table_is_one_of_the_items(model: str,
 def test_one_budget_in_mib_for_two_widths_is_refused(tmp_path: Path) -> None:
     changes = ["budget={table_mib: 0.001}", "variants.mf-modulo.model.dim=16"]
     with pytest.raises(
-        ConfigError, match=r"variants\.mf-modulo\.model\.dim: tables of 16 columns, those of mf-graphhash have 8"
+        ConfigError, match=r"variants\.mf-modulo\.model\.dim: rows of 64 bytes, those of mf-graphhash have 32"
     ):
         load_experiment(str(write_tiny(tmp_path)), changes)
 

@@ -1,0 +1,67 @@
+"""Tables of bfloat16 rows from the configuration to recommendations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_experiment import recsys, write_tiny
+
+from embeddings.tables.torch_table import SHORT_OPTIMIZERS
+from pipelines import config_checks
+from pipelines.config_loader import ConfigError, load_experiment
+
+VARIANTS = """\
+variants:
+  - {name: wide}
+  - {name: short, model: {table_dtype: bfloat16}}
+  - {name: spectral, model: {table_dtype: bfloat16, init: spectral}}
+  - {name: lightgcn, model: {name: lightgcn, dim: 8, table_dtype: bfloat16, optimizer: {name: sgd, lr: 0.1}}}
+  - name: codes
+    model: {table_dtype: bfloat16}
+    compressor: {name: multi_graphhash, levels: {count: 0, neighbours: 4}}
+    budget: {table_mib: 0.001}
+"""
+
+
+def test_a_run_with_bfloat16_rows_has_half_the_bytes_and_recommends(tmp_path: Path) -> None:
+    config = write_tiny(tmp_path)
+    config.write_text(config.read_text().partition("variants:")[0] + VARIANTS)
+    rowwise = "model.optimizer={name: rowwise_adagrad, lr: 0.1}"
+    done = recsys(tmp_path, "run", str(config), "train.epochs=3", rowwise)
+    assert done.returncode == 0, done.stderr
+    run = Path(done.stdout.splitlines()[-1])
+    variants = {v["name"]: v for v in json.loads((tmp_path / run / "metrics.json").read_text())["variants"]}
+    rows = 60 + 40 + 2
+    assert variants["wide"]["table_bytes"] == rows * 8 * 4
+    assert variants["short"]["table_bytes"] == rows * 8 * 2
+    assert variants["wide"]["optimizer_bytes"] == variants["short"]["optimizer_bytes"] == rows * 4
+    assert 1000 <= variants["codes"]["table_bytes"] <= 0.001 * 2**20
+    wide, short = (variants[name]["metrics"]["test/recall@20"] for name in ("wide", "short"))
+    assert short == pytest.approx(wide, abs=0.1)
+    for name in ("short", "codes", "lightgcn"):
+        shown = recsys(tmp_path, "recommend", str(run), "--user", "u1", "--variant", name)
+        assert shown.returncode == 0, shown.stderr
+
+
+RULES = {
+    "model.optimizer.name=adagrad": "optimizer.name: bfloat16 rows are updated by sgd or rowwise_adagrad, got adagrad",
+    "model.optimizer.weight_decay=0.1": "optimizer.weight_decay: bfloat16 rows have none; set it to 0",
+    "model.backend=fbgemm": "backend: got 'fbgemm', but bfloat16 rows need the torch back end",
+    "model.sparse={density: 0.5}": "sparse: its rows are float32; remove it, or table_dtype",
+    "model.mixed_dims={density: 0.5}": "mixed_dims: its rows are float32; remove it, or table_dtype",
+}
+
+
+@pytest.mark.parametrize(("change", "message"), RULES.items())
+def test_what_bfloat16_rows_do_not_go_with(change: str, message: str, tmp_path: Path) -> None:
+    base = ["model.table_dtype=bfloat16", "model.optimizer={name: sgd, lr: 0.1}"]
+    load_experiment(str(write_tiny(tmp_path)), base)
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(str(tmp_path / "tiny.yaml"), [*base, change])
+    assert message in str(caught.value)
+
+
+def test_the_configuration_knows_the_optimizers_of_the_tables() -> None:
+    assert config_checks.SHORT_OPTIMIZERS == SHORT_OPTIMIZERS
