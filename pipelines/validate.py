@@ -29,8 +29,9 @@ def describe(experiment: Experiment) -> str:
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     for variant in experiment.variants:
         model = variant.model
-        tables = (
-            f", {label(compressor_of(variant.compressor))}, dim {model.dim}" if isinstance(model, TableModel) else ""
-        )
+        tables = ""
+        if isinstance(model, TableModel):
+            tables = f", {label(compressor_of(variant.compressor))}, dim {model.dim}"
+            tables += " in bfloat16" if model.table_dtype == "bfloat16" else ""
         lines.append(f"  {variant.name}: {model.name}{tables}")
     return "\n".join([*lines, *memory_lines(experiment)])
