@@ -66,6 +66,7 @@ class Sasrec(Mf):
     heads: int = Field(default=1, ge=1, description="must divide dim")
     max_length: int = Field(default=50, ge=1, description="events that are read; older ones are left out")
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    dense_lr: float | None = Field(default=None, gt=0, description="of the encoder's Adam; null: optimizer.lr")
     augmentation: Augmentation = Augmentation()
     content: Content | None = Field(default=None, description="in place of the item table")
 

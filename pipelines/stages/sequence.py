@@ -113,7 +113,7 @@ def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:
             alpha=0.0 if config.negatives.name == "uniform" else 1.0,
             **config.negatives.model_dump(exclude={"name"}),
         ),
-        **reading(train, config.optimizer.lr, config.augmentation),
+        **reading(train, config.dense_lr or config.optimizer.lr, config.augmentation),
     )
 
 
