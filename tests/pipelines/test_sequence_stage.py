@@ -198,3 +198,12 @@ def test_data_without_an_order_have_no_sequences(tmp_path: Path) -> None:
     dataset = open_walks(tmp_path, "something_else")
     with pytest.raises(DataError, match=r"no timestamp and no position, .* set columns.timestamp"):
         dataset.sequences("train")
+
+
+def test_the_encoder_has_the_learning_rate_of_the_table_or_its_own(tmp_path: Path) -> None:
+    (tmp_path / "walks.csv").write_text("user,item,time\n")
+    config = tmp_path / "walks.yaml"
+    config.write_text(CONFIG.format(source=tmp_path / "walks.csv"))
+    for changes, lr in (([], 0.02), (["model.dense_lr=0.003"], 0.003)):
+        variant = load_experiment(str(config), [*changes, "variants=[sasrec]"]).variants[0]
+        assert sequence.fit_settings(variant.model, variant.train).lr == lr
