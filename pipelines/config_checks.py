@@ -98,8 +98,9 @@ def _check_widths(experiment: Experiment) -> Iterator[Finding]:
             continue
         name, width = first.setdefault(group_of(experiment, variant), (variant.name, model.row_bytes))
         if model.row_bytes != width:
-            message = f"rows of {model.row_bytes} bytes, those of {name} have {width}; budget.table_mib needs one width"
-            yield ("variants", index, "model", "dim"), f"{message}, or a budget of its own for each"
+            message = f"rows of {model.row_bytes} bytes, those of {name} have {width}; budget.table_mib needs one size"
+            key = "dim" if model.table_dtype == "float32" else "table_dtype"
+            yield ("variants", index, "model", key), f"{message}, or a budget of its own for each"
 
 
 def check_budget(budget: Budget) -> Iterator[Finding]:
@@ -289,6 +290,8 @@ def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Find
 
 
 def _check_sequence(model: Sasrec, variant: Variant) -> Iterator[Finding]:
+    if model.content is not None and model.table_dtype != "float32":
+        yield ("model", "table_dtype"), "model.content stands for the item table; remove one of them"
     if model.content is not None and variant.compressor is not None:
         yield ("compressor",), "model.content stands for the item table, so that none is compressed; remove one of them"
     yield from check_reader(model, variant.train)

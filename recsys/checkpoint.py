@@ -14,6 +14,7 @@ from torch import Tensor
 from embeddings import atomic
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from embeddings.tables.build import row_dtype
 from embeddings.tables.table import Table
 from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
@@ -257,6 +258,7 @@ def _table(map_path: Path, weight: Tensor) -> Any:
         optimizer=OptimizerSpec("sgd"),
         init_std=0.0,
         generator=np.random.default_rng(0),
+        dtype=row_dtype(weight),
     )
-    table.load_state_dict({"embedding": weight})
+    table.weight().copy_(weight)
     return table

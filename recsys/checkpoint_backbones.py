@@ -9,6 +9,7 @@ from torch import Tensor
 
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, Table, build_table
+from embeddings.tables.build import row_dtype
 from recsys.bipartite import BipartiteGraph
 from recsys.knowledge_graph import KnowledgeGraph
 from recsys.models.kgat import Kgat
@@ -71,9 +72,10 @@ def load_backbone(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tup
 def _kgat(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tuple[Table, Table]) -> Kgat:
     nothing, rows = np.random.default_rng(0), tensors["entities"]
     entities = build_table(
-        IdMap.identity(len(rows) - 1), rows.shape[1], optimizer=OptimizerSpec("sgd"), init_std=0.0, generator=nothing
-    )
-    entities.load_state_dict({"embedding": rows})
+        IdMap.identity(len(rows) - 1), rows.shape[1], optimizer=OptimizerSpec("sgd"), init_std=0.0, generator=nothing,
+        dtype=row_dtype(rows),
+    )  # fmt: skip
+    entities.weight().copy_(rows)
     learned = TransR(entities, KnowledgeGraph.from_tensors(tensors), generator=nothing)
     learned.translations.data, learned.projections.data = tensors["translations"], tensors["projections"]
     mixers = [tensors[f"mixers.{layer}"] for layer in range(sum(name.startswith("mixers.") for name in tensors))]

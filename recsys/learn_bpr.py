@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from embeddings.tables.sparse_table import SparseTable
 from embeddings.tables.table import Table
+from embeddings.tables.torch_table import TorchTable
 from recsys.bpr_kernel import BprStep, BprTable, bpr_epoch
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
@@ -95,7 +95,7 @@ def _problems(model: MatrixFactorization, settings: FitSettings) -> list[str]:
         f"negatives.count {negatives.count} (only 1)": negatives.count != 1,
         "negatives.shared": negatives.shared,
         "negatives.reject_positives": negatives.reject_positives,
-        "table_dtype: bfloat16": any(table.weight().dtype != torch.float32 for table in tables),
+        "table_dtype: bfloat16": any(isinstance(table, TorchTable) and table.short for table in tables),
         "optimizer adam or lazy_adam": any(table.optimizer.name in ("adam", "lazy_adam") for table in tables),
         "tables with several rows or weights per id": any(
             table.rows_per_id > 1 or table.id_map.weights is not None for table in tables

@@ -6,6 +6,7 @@ from typing import Literal, assert_never
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from embeddings.id_map import IdMap
 from embeddings.sparsity import RowGroups, Sparsity
@@ -17,6 +18,11 @@ from embeddings.tables.torch_table import TorchTable
 
 Backend = Literal["torch", "fbgemm"]
 RowDtype = Literal["float32", "bfloat16"]
+
+
+def row_dtype(weight: Tensor) -> RowDtype:
+    """The ``dtype`` of :func:`build_table` for rows that are there."""
+    return "bfloat16" if weight.dtype == torch.bfloat16 else "float32"
 
 
 def build_table(

@@ -54,14 +54,19 @@ class TorchTable(Table):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(id_map, dim, optimizer)
-        self.short = dtype == torch.bfloat16
-        if self.short:
+        if dtype == torch.bfloat16:
             check_short(optimizer)
             self.register_buffer("steps", torch.tensor(0))
         keep_freed_memory()
         self.embedding = nn.Parameter(normal_rows(self.num_rows, dim, init_std, generator, dtype))
         for name, state in optimizer_tensors(optimizer, self.num_rows, dim).items():
             self.register_buffer(name, state)
+
+    @property
+    def short(self) -> bool:
+        """Whether the rows are bfloat16."""
+        rows = self._parameters["embedding"]
+        return rows is not None and rows.dtype == torch.bfloat16
 
     def place(self) -> tuple[int, ...]:
         """Addresses and shapes of the rows and of the optimizer's state, as ``kernels.JOB`` starts with."""

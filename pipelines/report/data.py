@@ -13,7 +13,7 @@ import polars as pl
 
 from pipelines.config import Experiment
 from pipelines.config_models import Mf, NeuMf
-from pipelines.config_section import Section
+from pipelines.config_section import Section, TableModel
 from pipelines.config_two_tower import TwoTower
 from pipelines.run_directory import selection_metric
 from pipelines.run_files import RunFiles
@@ -57,6 +57,7 @@ class VariantRun:
         style: 0-based number that fixes its colour and marker in every figure; one for all budgets of a variant.
         results: one per seed, in the order of the seeds; the other tuples run along.
         stored: what share of the tables' entries is stored and how it was found, empty for all of them.
+        dtype: of the tables' rows, empty for float32.
     """
 
     name: str
@@ -65,6 +66,7 @@ class VariantRun:
     evaluations: tuple[EvaluationSummary | None, ...]
     histories: tuple[list[Epoch], ...]
     stored: str = ""
+    dtype: str = ""
 
     @property
     def first(self) -> VariantResult:
@@ -100,7 +102,7 @@ class VariantRun:
         if self.is_baseline or not compressor:
             return model
         shared = [] if compressor == "full" and self.stored else [COMPRESSOR_NAMES.get(compressor, compressor)]
-        return ", ".join([model, *shared, *([self.stored] if self.stored else [])])
+        return ", ".join([model, *shared, *filter(None, [self.stored, self.dtype])])
 
     def metric(self, name: str) -> float | None:
         """Mean over seeds of "test/recall@20" or the like, None if a seed lacks it."""
@@ -150,6 +152,11 @@ def stored_entries(model: Section) -> str:
     return ", ".join(words)
 
 
+def stored_dtype(model: Section) -> str:
+    """The type of the rows of a model's tables, in words; empty for float32, and for a model without tables."""
+    return f"{model.table_dtype} rows" if isinstance(model, TableModel) and model.table_dtype != "float32" else ""
+
+
 class Run:
     """A whole run, read once.
 
@@ -177,6 +184,7 @@ class Run:
             by_name.setdefault(result.name, []).append(result)
         styles = {name: style for style, name in enumerate(dict.fromkeys(map(family_name, by_name)))}
         stored = {v.name: stored_entries(v.model) for v in self.config.variants} if self.config else {}
+        dtypes = {v.name: stored_dtype(v.model) for v in self.config.variants} if self.config else {}
         return tuple(
             VariantRun(
                 name=name,
@@ -185,6 +193,7 @@ class Run:
                 evaluations=tuple(self.files.evaluation(name, seed) for seed in sorted(r.seed for r in results)),
                 histories=tuple(self.files.history(name, seed) for seed in sorted(r.seed for r in results)),
                 stored=stored.get(name, ""),
+                dtype=dtypes.get(name, ""),
             )
             for name, results in by_name.items()
         )

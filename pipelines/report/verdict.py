@@ -127,7 +127,7 @@ def _headline_pair(run: Run) -> tuple[VariantRun, VariantRun] | None:
             [v for v in ones if abs(v.mean("table_bytes") - size) <= _EQUAL * size] for ones in (others, compressed[1:])
         )
         full = _full_of(run, best)
-        if full is not None and not (others or alike):
+        if full is not None and full.first.model == best.first.model and not (others or alike):
             return _ordered(run, full, best)
         return best, (equal or others or alike or compressed[1:])[0]
     learned = [v for v in run.ranking if not v.is_baseline]

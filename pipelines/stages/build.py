@@ -66,6 +66,7 @@ def build_mf(
                 optimizer=optimizer_spec(config),
                 init_std=config.init_std,
                 generator=generator(seed, "init", "entities"),
+                dtype=config.table_dtype,
             )
             return KgatModel(
                 users,

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_experiment import recsys, write_tiny
 
 from embeddings.tables.torch_table import SHORT_OPTIMIZERS
 from pipelines import config_checks
 from pipelines.config_loader import ConfigError, load_experiment
+from pipelines.report.data import Run
+from recsys.checkpoint import load_model
 
 VARIANTS = """\
 variants:
@@ -40,16 +43,25 @@ def test_a_run_with_bfloat16_rows_has_half_the_bytes_and_recommends(tmp_path: Pa
     assert 1000 <= variants["codes"]["table_bytes"] <= 0.001 * 2**20
     wide, short = (variants[name]["metrics"]["test/recall@20"] for name in ("wide", "short"))
     assert short == pytest.approx(wide, abs=0.1)
+    methods = {variant.name: variant.method for variant in Run(tmp_path / run).variants}
+    assert methods["wide"] == "MF, full table"
+    assert methods["short"] == "MF, full table, bfloat16 rows"
+    model = load_model(tmp_path / run / "variants" / "lightgcn-s0" / "checkpoint")
+    assert model.users.weight().dtype == torch.bfloat16, "what was saved in half the bytes is served in them"
     for name in ("short", "codes", "lightgcn"):
         shown = recsys(tmp_path, "recommend", str(run), "--user", "u1", "--variant", name)
         assert shown.returncode == 0, shown.stderr
 
 
+CONTENT = "{features: [{name: text, columns: [title]}]}"
 RULES = {
     "model.optimizer.name=adagrad": "optimizer.name: bfloat16 rows are updated by sgd or rowwise_adagrad, got adagrad",
     "model.optimizer.weight_decay=0.1": "optimizer.weight_decay: bfloat16 rows have none; set it to 0",
     "model.backend=fbgemm": "backend: got 'fbgemm', but bfloat16 rows need the torch back end",
     "model.sparse={density: 0.5}": "sparse: its rows are float32; remove it, or table_dtype",
+    f"model={{name: sasrec, content: {CONTENT}, table_dtype: bfloat16, optimizer: {{name: sgd}}}}": (
+        "table_dtype: model.content stands for the item table; remove one of them"
+    ),
     "model.mixed_dims={density: 0.5}": "mixed_dims: its rows are float32; remove it, or table_dtype",
 }
 

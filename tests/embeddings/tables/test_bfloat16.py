@@ -4,7 +4,7 @@ import torch
 
 from embeddings.id_map import IdMap
 from embeddings.sparsity import Sparsity
-from embeddings.tables import OptimizerSpec, TableBytes, build_table
+from embeddings.tables import OptimizerSpec, TableBytes, build_table, look_up, step_all
 from embeddings.tables.kernels import threads_for
 
 ROWS = 300
@@ -75,6 +75,22 @@ def test_what_bfloat16_can_hold_is_not_rounded():
     assert (table.weight()[:ROWS] == -2).all()
 
 
+def test_a_batch_updates_tables_of_both_types_as_it_would_each_alone():
+    kinds, dims = ("bfloat16", "float32", "bfloat16"), (64, 7, 33)
+    together, alone = ([table_of(kind, dim=dim) for kind, dim in zip(kinds, dims, strict=True)] for _ in range(2))
+    ids = torch.from_numpy(np.random.default_rng(3).integers(0, 500, 6000))
+    for _ in range(3):
+        torch.autograd.backward([out.square().sum() for out in look_up(together, [ids] * 3, [None] * 3)])
+        step_all(together)
+        for table in alone:
+            for part in ids.split(3500):  # two backward passes are one update
+                table(part).square().sum().backward()
+            table.step()
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.weight().float(), other.weight().float())
+    assert [int(table.steps) for table in alone if table.short] == [3, 3]
+
+
 def test_training_stays_near_float32():
     short, exact = (train(table_of(dtype), 40) for dtype in ("bfloat16", "float32"))
     moved = (exact.weight() - table_of("float32").weight()).norm()
@@ -84,7 +100,6 @@ def test_training_stays_near_float32():
 
 def test_bits_do_not_depend_on_threads_and_training_goes_on_where_it_stopped():
     whole = train(table_of(), 12)
-    torch.manual_seed(0)
     with threads_for(1):
         alone = train(table_of(), 12)
     assert torch.equal(whole.weight().view(torch.int16), alone.weight().view(torch.int16))
