@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import reproduction
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ("benchmarks", "models", "generative", "rankers", "semantic_ids", "two_tower")
+DOCS = ("benchmarks", "compression", "models", "generative", "rankers", "semantic_ids", "two_tower")
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS))
 BENCHMARKS = (
     "topk",
