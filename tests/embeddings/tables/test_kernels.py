@@ -70,8 +70,8 @@ def test_result_does_not_depend_on_the_parts(kind: str, weighted: bool, dim: int
             scales = weights[t].ctypes.data if weighted else 0
             rows_at, offsets_at, out_at = (array.ctypes.data for array in (rows[t], offsets, out[t]))
             jobs[t] = (
-                changed[t].ctypes.data, 700, dim, state[t].ctypes.data, state_dim, second[t].ctypes.data, rows_at, 9000,
-                scales, offsets_at, 3000, out_at, 4 * dim,
+                changed[t].ctypes.data, 700, dim, 0, state[t].ctypes.data, state_dim, second[t].ctypes.data, 0, rows_at,
+                9000, scales, offsets_at, 3000, out_at, 4 * dim,
             )  # fmt: skip
         kernels.pool_tables(jobs, np.zeros(0, kernels.FIND), parts)
         jobs["pooled"] = [gradient.ctypes.data for gradient in gradients]
