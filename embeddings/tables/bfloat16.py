@@ -46,8 +46,10 @@ def _type_add_rounded_block(typing_context: Any, width: Any, at: Any, scale: Any
         noise = mixed(builder.mul(mixed(noise, 15), number(0x846CA68B)), 16)
         step = builder.load(builder.inttoptr(args[3], vector.as_pointer()), align=4)
         step = builder.fmul(step, splat(builder, args[2], vector))
-        exact = builder.bitcast(builder.fadd(short_values(builder, args[1], wide.count), step), wide)
+        total = builder.fadd(short_values(builder, args[1], wide.count), step)
+        exact = builder.bitcast(total, wide)
         rounded = builder.add(exact, builder.lshr(noise, number(16)))
+        rounded = builder.select(builder.fcmp_unordered("uno", total, total), number(0x7FC00000), rounded)  # NaN stays
         bits = builder.trunc(builder.lshr(rounded, number(16)), ir.VectorType(_INT16, wide.count))
         builder.store(bits, builder.inttoptr(args[1], bits.type.as_pointer()), align=2)
         return context.get_dummy_value()

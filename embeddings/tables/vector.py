@@ -186,77 +186,58 @@ _adagrad_block: Any = intrinsic(_type_adagrad_block)
 _adam_block: Any = intrinsic(_type_adam_block)
 
 
-@numba.njit(cache=True)
-def sum_rows(
-    dim: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any,
-    out: Any,
-) -> None:  # fmt: skip
-    """Write the sum of ``table[index[i]]``, times ``weights[i]``, over i from ``start`` to ``stop``.
+def _summing(short: int) -> Any:
+    """:func:`sum_rows` for tables of float32, or of bfloat16 where ``short`` is 1."""
+    value_bytes = 2 if short else 4
 
-    The order of the additions is the order of i. Nothing is checked: these are addresses.
+    @numba.njit(cache=True)
+    def sum_rows(
+        dim: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any, weights: Any, start: Any, stop: Any,
+        last: Any, out: Any,
+    ) -> None:  # fmt: skip
+        """Write the sum of ``table[index[i]]``, times ``weights[i]``, over i from ``start`` to ``stop``.
 
-    Args:
-        dim: columns of the float32 table and of the result.
-        table: address of its first row.
-        row_bytes: bytes from one row of the table to the next.
-        index: address of the first int32 row index.
-        index_bytes: bytes from one index to the next.
-        weights: address of float32 weights, one for each index; 0 for ones.
-        start: first i.
-        stop: one past the last i.
-        last: highest i that may be read, for prefetching beyond ``stop``.
-        out: address of float32 [dim].
-    """
-    column = 0
-    while column < dim:
-        at, to = table + column * 4, out + column * 4
-        if dim - column >= 64:
-            if weights:
-                _sum_block(64, 1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+        The order of the additions is the order of i. Nothing is checked: these are addresses.
+
+        Args:
+            dim: columns of the table and of the result.
+            table: address of its first row.
+            row_bytes: bytes from one row of the table to the next.
+            index: address of the first int32 row index.
+            index_bytes: bytes from one index to the next.
+            weights: address of float32 weights, one for each index; 0 for ones.
+            start: first i.
+            stop: one past the last i.
+            last: highest i that may be read, for prefetching beyond ``stop``.
+            out: address of float32 [dim].
+        """
+        column = 0
+        while column < dim:
+            at, to = table + column * value_bytes, out + column * 4
+            if dim - column >= 64:
+                if weights:
+                    _sum_block(64, 1, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                else:
+                    _sum_block(64, 0, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                column += 64
+            elif dim - column >= 16:
+                if weights:
+                    _sum_block(16, 1, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                else:
+                    _sum_block(16, 0, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                column += 16
             else:
-                _sum_block(64, 0, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            column += 64
-        elif dim - column >= 16:
-            if weights:
-                _sum_block(16, 1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            else:
-                _sum_block(16, 0, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            column += 16
-        else:
-            if weights:
-                _sum_block(1, 1, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            else:
-                _sum_block(1, 0, 0, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            column += 1
+                if weights:
+                    _sum_block(1, 1, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                else:
+                    _sum_block(1, 0, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                column += 1
+
+    return sum_rows
 
 
-@numba.njit(cache=True)
-def sum_short_rows(
-    dim: Any, table: Any, row_bytes: Any, index: Any, index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any,
-    out: Any,
-) -> None:  # fmt: skip
-    """:func:`sum_rows` of a bfloat16 table; the sum is float32."""
-    column = 0
-    while column < dim:
-        at, to = table + column * 2, out + column * 4
-        if dim - column >= 64:
-            if weights:
-                _sum_block(64, 1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            else:
-                _sum_block(64, 0, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            column += 64
-        elif dim - column >= 16:
-            if weights:
-                _sum_block(16, 1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            else:
-                _sum_block(16, 0, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            column += 16
-        else:
-            if weights:
-                _sum_block(1, 1, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            else:
-                _sum_block(1, 0, 1, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
-            column += 1
+sum_rows: Any = _summing(0)
+sum_short_rows: Any = _summing(1)
 
 
 @numba.njit(cache=True)

@@ -75,6 +75,14 @@ def test_what_bfloat16_can_hold_is_not_rounded():
     assert (table.weight()[:ROWS] == -2).all()
 
 
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7FC00000, 0x7F800001])
+def test_no_number_stays_none(bits):
+    table = table_of(dim=80, optimizer="sgd", id_map=IdMap.identity(ROWS))
+    table(torch.arange(ROWS)).backward(torch.full((ROWS, 80), bits, dtype=torch.int32).view(torch.float32))
+    table.step()
+    assert table.weight()[:ROWS].isnan().all()
+
+
 def test_a_batch_updates_tables_of_both_types_as_it_would_each_alone():
     kinds, dims = ("bfloat16", "float32", "bfloat16"), (64, 7, 33)
     together, alone = ([table_of(kind, dim=dim) for kind, dim in zip(kinds, dims, strict=True)] for _ in range(2))
