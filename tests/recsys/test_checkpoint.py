@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,9 @@ def train_in_a_child(name: str, directory: Path | None, out: Path, seconds: floa
     fit(make_model(optimizer, similarity=similarity), *planted(), warm, seed=0)
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
     settings = dataclasses.replace(settings, checkpoint_minutes=1e-9)
+    start = time.perf_counter()
     result = fit(model, *planted(), settings, seed=0, checkpoint_dir=directory)
+    out.with_suffix(".seconds").write_text(str(time.perf_counter() - start))
     facts = {"history": json.dumps(timeless(result)), "best": str(result.best_epoch)}
     safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out, facts)
     os._exit(0)
@@ -162,11 +165,12 @@ def test_kill_9_at_random_moments_changes_no_bit(name: str, growth: float, tmp_p
         return child.exitcode
 
     assert run(None, tmp_path / "whole", 600.0) == 0
+    whole = float((tmp_path / "whole.seconds").read_text())
     rng = np.random.default_rng(7)
-    kills, seconds = 0, 0.01
+    kills, seconds = 0, 0.05 * whole
     while run(tmp_path / "state", tmp_path / "resumed", seconds) == -signal.SIGKILL:
         kills += 1
-        seconds = float(rng.uniform(0.02, 0.12)) * (1 + growth * kills)  # ever later: it ends on a slow machine too
+        seconds = whole * float(rng.uniform(0.05, 0.4)) * (1 + growth * kills)  # ever later: it ends
     assert kills >= 2
     with (
         safetensors.safe_open(tmp_path / "whole", "pt") as one,
