@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -39,6 +39,7 @@ class _Training:
     def __init__(self, path: str, lr: float, batch_size: int) -> None:
         torch.set_num_threads(THREADS)
         self.directory = tempfile.TemporaryDirectory()
+        os.chdir(self.directory.name)  # its trainer writes logs where it runs
         self.users, self.items = _atomic_files(path, Path(self.directory.name))
         config = Config(
             model="BPR",
