@@ -17,7 +17,7 @@ from recsys.event_batch import Events
 from recsys.rankers.build import RankerSpec, build_ranker
 from recsys.rankers.dcn_v2 import Cross
 from recsys.rankers.ranker import Ranker, Tower
-from recsys.rankers.training import RankingSettings
+from recsys.rankers.training import Precision, RankingSettings
 from recsys.rng import generator
 from recsys.settings import Selection
 
@@ -63,10 +63,10 @@ class Job:
         tower = Tower(self.hidden, self.dropout, self.batch_norm)
         return build_ranker(RankerSpec("dcn_v2", tower, Cross(self.layers)), tables, 0, seed=0)
 
-    def settings(self, epochs: int) -> RankingSettings:
+    def settings(self, epochs: int, precision: Precision = "float32") -> RankingSettings:
         """Of our training; early stopping and its patience are those of FuxiCTR."""
         selection = Selection("auc", 1, patience=2, refit=False)
-        return RankingSettings(self.batch_size, epochs, self.lr, self.lr, selection=selection)
+        return RankingSettings(self.batch_size, epochs, self.lr, self.lr, selection=selection, precision=precision)
 
 
 def write_splits(directory: Path, splits: Mapping[str, Events], sizes: Mapping[str, int]) -> None:

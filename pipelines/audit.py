@@ -61,22 +61,18 @@ def audit_split(dataset: Dataset) -> Audit:
 
     ``pair_overlap`` (a pair in two splits) and ``time_order`` (under global_time: an event of an earlier split that is
     later than the cut) can fail. Entities that training never sees, and for other protocols events that are later than
-    the first test event, are reported as facts.
+    the first test event, are reported as facts. Each check reads the columns that it needs, so that memory stays small.
     """
-    frame = dataset.frame()
-    checks = [_overlap(dataset, frame)]
-    if "timestamp" in frame.columns:
-        checks.append(_time_order(dataset, frame))
-    checks += [
-        _cold("user", dataset.num_users, dataset.users, frame),
-        _cold("item", dataset.num_items, dataset.items, frame),
-    ]
+    checks = [_overlap(dataset)]
+    if "timestamp" in dataset.manifest.columns:
+        checks.append(_time_order(dataset))
+    checks += [_cold(dataset, "user", dataset.users), _cold(dataset, "item", dataset.items)]
     return Audit(tuple(checks))
 
 
-def _overlap(dataset: Dataset, frame: pl.DataFrame) -> Check:
+def _overlap(dataset: Dataset) -> Check:
     """Rows are by (user, item), so that a pair in two splits has neighbours that differ in the split alone."""
-    user, item, split = (frame[name].to_numpy() for name in ("user", "item", "split"))
+    user, item, split = _columns(dataset, "user", "item", "split")
     twice = (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (split[1:] != split[:-1])
     rows = np.flatnonzero(twice)
     if not rows.size:
@@ -90,8 +86,8 @@ def _overlap(dataset: Dataset, frame: pl.DataFrame) -> Check:
     return Check("pair_overlap", passed=False, count=int(rows.size), detail=detail)
 
 
-def _time_order(dataset: Dataset, frame: pl.DataFrame) -> Check:
-    time, split = frame["timestamp"].to_numpy(), frame["split"].to_numpy()
+def _time_order(dataset: Dataset) -> Check:
+    time, split = _columns(dataset, "timestamp", "split")
     facts = dataset.manifest.split
     if facts.get("method") != "global_time":
         first = time[split == 2].min(initial=np.iinfo(np.int64).max)
@@ -103,15 +99,16 @@ def _time_order(dataset: Dataset, frame: pl.DataFrame) -> Check:
     if not rows.size:
         return Check("time_order", passed=True, count=0, detail="every split lies on its side of the cuts")
     row = int(rows[0])
-    pair = _pair(dataset, frame["user"][row], frame["item"][row])
+    pair = _pair(dataset, *(column[row] for column in _columns(dataset, "user", "item")))
     detail = (
         f"{rows.size:,} events are on the wrong side of the cuts, first {pair} at {time[row]} in {SPLITS[split[row]]}"
     )
     return Check("time_order", passed=False, count=int(rows.size), detail=detail)
 
 
-def _cold(side: Side, size: int, raw: pl.DataFrame, frame: pl.DataFrame) -> Check:
-    earliest = _earliest_split(frame[side].to_numpy(), frame["split"].to_numpy(), size)
+def _cold(dataset: Dataset, side: Side, raw: pl.DataFrame) -> Check:
+    index, split = _columns(dataset, side, "split")
+    earliest = _earliest_split(index, split, raw.height)
     cold = np.flatnonzero((earliest == 1) | (earliest == 2))
     names = ", ".join(raw["raw_id"].gather(cold[:EXAMPLES]).to_list())
     detail = f"{cold.size:,} {side}s of validation or test never occur in training"
@@ -124,6 +121,11 @@ def _earliest_split(index: npt.NDArray[Any], split: npt.NDArray[Any], size: int)
     for row in range(len(index)):
         earliest[index[row]] = min(earliest[index[row]], split[row])
     return earliest
+
+
+def _columns(dataset: Dataset, *names: str) -> list[npt.NDArray[Any]]:
+    """Columns of all interactions, one read after the other."""
+    return [dataset.frame(columns=[name])[name].to_numpy() for name in names]
 
 
 def _pair(dataset: Dataset, user: int, item: int) -> str:

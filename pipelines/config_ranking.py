@@ -210,6 +210,7 @@ class RankerTrain(Section):
     plateau_factor: float = Field(default=0.1, gt=0, le=1, description="times lr after a validation without a gain")
     patience: int = Field(default=2, ge=1, description="validations without a gain before stopping")
     selection: Literal["auc", "neg_log_loss"] = "auc"
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the layers' matrix products")
     checkpoint_minutes: float = Field(default=1.0, gt=0)
 
 

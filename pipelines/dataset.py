@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +128,7 @@ class Dataset:
 
     def matrix(self, *splits: SplitName) -> csr_array:
         """Binary matrix float32 [num_users, num_items] of the pairs of one or more splits; sorted, no duplicates."""
-        frame = self.frame(*splits).select("user", "item")
+        frame = self.frame(*splits, columns=("user", "item"))
         users, items = frame["user"].to_numpy(), frame["item"].to_numpy()
         matrix = csr_array(
             (np.ones(len(users), dtype=np.float32), (users, items)), shape=(self.num_users, self.num_items)
@@ -154,8 +155,8 @@ class Dataset:
         users, items = (frame[name].to_numpy().astype(np.int64) for name in ("user", "item"))
         return Sequences.of_events(users, items, self.num_users, times)
 
-    def frame(self, *splits: SplitName) -> pl.DataFrame:
-        """Interactions of the splits (all when none is named), by user then item, with every column stored.
+    def frame(self, *splits: SplitName, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Interactions of the splits (all when none is named), by user then item, with ``columns`` or all stored.
 
         Raises:
             DataError: A name is not a split, or the file cannot be read.
@@ -167,7 +168,7 @@ class Dataset:
         if splits:
             scan = scan.filter(pl.col("split").is_in([SPLITS.index(name) for name in splits]))
         try:
-            return scan.collect()
+            return (scan if columns is None else scan.select(columns)).collect()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"cannot read {self.path / INTERACTIONS} ({error}); ingest again") from error
 

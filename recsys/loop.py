@@ -176,7 +176,9 @@ class _Training:
         self.seed = seed
         self.path = None if directory is None else directory / _FILE
         self.on_epoch = on_epoch
-        self.initial = self._tensors()
+        refits = task.validates and settings.selection.refit
+        self.initial = self._tensors() if refits else {}
+        self.fingerprint = "" if self.path is None else self._fingerprint()
         self.best: dict[str, Tensor] = {}
         self.progress = _Progress()
         self.steps: Steps | None = None
@@ -184,7 +186,6 @@ class _Training:
 
     def run(self) -> FitResult:
         """Both phases, or what is left of them."""
-        self.fingerprint = self._fingerprint()
         self._resume()
         progress = self.progress
         if not progress.finished and progress.phase == "select":
@@ -194,7 +195,8 @@ class _Training:
                 self.steps = None
                 progress.phase, progress.epoch, progress.step, self.best = "refit", 0, 0, {}
             else:
-                self._load(self.best or self._tensors())
+                if self.best:
+                    self._load(self.best)
                 progress.finished = True
             self._save()
         if not progress.finished:
@@ -291,7 +293,7 @@ class _Training:
         self.model.load_state_dict(tensors)
 
     def _fingerprint(self) -> str:
-        initial = [part for name in sorted(self.initial) for part in (name, self.initial[name])]
+        initial = [part for named in sorted(self.model.state_dict().items()) for part in named]
         return fingerprint(self.settings.facts(), self.seed, *self.task.identity(), *initial)
 
     def _save_if_due(self) -> None:

@@ -99,10 +99,10 @@ def fingerprint(*parts: object) -> str:
             case Tensor():
                 array = part.detach().cpu().reshape(-1).view(torch.uint8).numpy()
                 digest.update(repr((part.dtype, tuple(part.shape))).encode())
-                digest.update(array.tobytes())
+                digest.update(array.data)
             case np.ndarray():
                 digest.update(repr((part.dtype, part.shape)).encode())
-                digest.update(part.tobytes())
+                digest.update(np.ascontiguousarray(part).data)
             case _:
                 digest.update(json.dumps(part, sort_keys=True).encode())
     return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""Memory of the tables: huge pages for what is large, and no page faults for what every step allocates again."""
+"""Memory of the process: huge pages for what is large, and when freed memory stays or goes."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import math
@@ -30,6 +31,12 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX) and mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def return_freed_memory() -> None:
+    """Give back what this process freed and glibc still holds, for other libraries' allocators cannot use it."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # as above
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def empty_pages(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

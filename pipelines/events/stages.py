@@ -26,7 +26,7 @@ from embeddings.semantic_id.compress import Semantic
 from pipelines.atomic import finite, write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Budget, Compressor
-from pipelines.config_multitask import TaskVariant
+from pipelines.config_multitask import TaskTrain, TaskVariant
 from pipelines.config_ranking import RankingVariant
 from pipelines.config_semantic import SemanticRows
 from pipelines.events.data import PreparedEvents
@@ -152,6 +152,7 @@ def ranking_settings(variant: RankingVariant | TaskVariant) -> RankingSettings:
         weight_decay=train.weight_decay,
         plateau_factor=train.plateau_factor,
         selection=Selection(train.selection, 1, train.patience, refit=False),
+        precision="float32" if isinstance(train, TaskTrain) else train.precision,
         checkpoint_minutes=train.checkpoint_minutes,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from embeddings.tables.memory import return_freed_memory
 from pipelines import config
 from pipelines.atomic import atomic_directory, write_json
 from pipelines.audit import audit_split
@@ -49,6 +50,7 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
     source_hash = FileHash(source.files)
     bad = BadRows(quarantine=settings.on_error == "quarantine")
     events = _collect(source, settings, bad, tell)
+    return_freed_memory()
     tell("filter", 0, 1)
     filters = apply_filters(events, settings.filters)
     tell("split", 0, 1)
@@ -88,6 +90,7 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
             knowledge_graph=knowledge,
         )
         del events, split
+        return_freed_memory()
         tell("audit", 0, 1)
         audit = audit_split(Dataset(temporary, manifest))
         audit.raise_if_failed()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import custom_bwd, custom_fwd
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from embeddings.tables.collection import TableCollection
 from recsys.rankers.ranker import Ranker, Tower, beside, out_width, perceptron
@@ -17,7 +20,7 @@ class Cross:
     """The cross network.
 
     Attributes:
-        layers: number of them.
+        layers: number of them, at least 1.
         structure: "parallel" puts it beside the tower, "stacked" before it (figure 1).
         rank: of each weight matrix; None for full matrices.
         experts: of the low-rank mixture, used with ``rank``.
@@ -42,8 +45,7 @@ class DcnV2(Ranker):
     def __init__(self, tables: TableCollection, num_dense: int, tower: Tower, cross: Cross) -> None:
         super().__init__(tables, num_dense)
         width = self.width
-        layer = CrossLayer if cross.rank is None else MixtureLayer
-        self.cross = nn.ModuleList(layer(width, cross) for _ in range(cross.layers))
+        self.cross = (CrossLayers if cross.rank is None else MixtureLayers)(width, cross)
         self.tower = perceptron(width, tower, self.noise)
         self.stacked = cross.structure == "stacked"
         deep = out_width(width, tower)
@@ -52,24 +54,70 @@ class DcnV2(Ranker):
     def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
         first = beside(vectors, dense_BN)
-        crossed = first
-        for layer in self.cross:
-            crossed = layer(first, crossed)
-        whole = self.tower(crossed) if self.stacked else torch.cat([crossed, self.tower(first)], dim=1)
-        logits: Tensor = self.head(whole).squeeze(1)
-        return logits
+        crossed: Tensor = self.cross(first)
+        if self.stacked:
+            logits = self.head(self.tower(crossed))
+        else:  # the head of both side by side, without a copy
+            ours, deep = self.head.weight[:, : self.width], self.head.weight[:, self.width :]
+            logits = functional.linear(crossed, ours, self.head.bias) + functional.linear(self.tower(first), deep)
+        flat: Tensor = logits.squeeze(1)
+        return flat
 
 
-class CrossLayer(nn.Module):
-    """``x_0 * (W x_l + b) + x_l`` (eq. 1)."""
+class CrossLayers(nn.ModuleList):
+    """Layers ``x_0 * (W x_l + b) + x_l`` (eq. 1)."""
 
     def __init__(self, width: int, cross: Cross) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width)
+        super().__init__(nn.Linear(width, width) for _ in range(cross.layers))
 
-    def forward(self, first: Tensor, value: Tensor) -> Tensor:
-        """The next x_l, [B, W], from x_0 and x_l."""
-        return torch.addcmul(value, first, self.linear(value))
+    def forward(self, first: Tensor) -> Tensor:
+        """The last x_l, [B, W], from x_0."""
+        crossed: Tensor = _Crossed.apply(first, *self.parameters())  # type: ignore[no-untyped-call]
+        return crossed
+
+
+class _Crossed(torch.autograd.Function):
+    """All cross layers as one node: autograd's would read and write the [B, W] arrays twice as often."""
+
+    @staticmethod
+    @custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def forward(ctx: Any, first: Tensor, *parameters: Tensor) -> Tensor:
+        """The last x_l from x_0 and the weight and bias of each layer."""
+        weights, values, products = parameters[::2], [first], []
+        for weight, bias in zip(weights, parameters[1::2], strict=True):
+            products.append(functional.linear(values[-1], weight, bias))
+            values.append(torch.addcmul(values[-1], first, products[-1]))
+        ctx.save_for_backward(*weights, *values[:-1], *products)
+        return values[-1]
+
+    @staticmethod
+    @once_differentiable
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Gradients of x_0 and of each weight and bias."""
+        count = len(ctx.saved_tensors) // 3
+        weights, values, products = (ctx.saved_tensors[i * count : (i + 1) * count] for i in range(3))
+        first, to_first, parameters = values[0], torch.zeros_like(values[0]), []
+        for weight, value, product in zip(weights[::-1], values[::-1], products[::-1], strict=True):
+            to_product = gradient * first
+            to_first.addcmul_(gradient, product)
+            parameters += [to_product.sum(0), to_product.T @ value]
+            gradient = gradient + to_product @ weight
+        return to_first.add_(gradient), *parameters[::-1]
+
+
+class MixtureLayers(nn.ModuleList):
+    """Several :class:`MixtureLayer`."""
+
+    def __init__(self, width: int, cross: Cross) -> None:
+        super().__init__(MixtureLayer(width, cross) for _ in range(cross.layers))
+
+    def forward(self, first: Tensor) -> Tensor:
+        """The last x_l, [B, W], from x_0."""
+        value = first
+        for layer in self:
+            value = layer(first, value)
+        return value
 
 
 class MixtureLayer(nn.Module):

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from recsys.rng import generator, torch_generator
 from recsys.settings import EpochRecord, FitResult, Phase, Selection
 
 Rows = npt.NDArray[np.int64]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class RankingSettings:
         weight_decay: L2 penalty on the layers' weights, added to the gradient.
         plateau_factor: all learning rates are multiplied by it after a validation without a gain; 1 for never.
         selection: early stopping, used when there is validation data; by "auc" or "neg_log_loss".
+        precision: "bfloat16" trains the layers of a single-task ranker under autocast; it pays on CPUs with AMX or
+            AVX512-BF16 only. Tables, Adam and evaluation stay float32.
         checkpoint_minutes: between checkpoints.
     """
 
@@ -46,6 +49,7 @@ class RankingSettings:
     weight_decay: float = 0.0
     plateau_factor: float = 0.1
     selection: Selection = dataclasses.field(default_factory=lambda: Selection("auc", 1, patience=2, refit=False))
+    precision: Precision = "float32"
     checkpoint_minutes: float = 1.0
 
     def facts(self) -> dict[str, Any]:
@@ -109,7 +113,9 @@ class _Ranking:
 
         def loss(rows: Rows, epochs: float) -> Tensor:
             batch = events.batch(rows)
-            return functional.binary_cross_entropy_with_logits(self.model.logits(batch), batch.labels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
+                logits = self.model.logits(batch)
+            return functional.binary_cross_entropy_with_logits(logits.float(), batch.labels)
 
         self._steps = LayerSteps(self.model, len(events), loss, self._settings, self._seed)
         return self._steps

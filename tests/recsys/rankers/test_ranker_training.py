@@ -55,10 +55,10 @@ class Killed(Exception):  # noqa: N818 - a kill, not an error
     pass
 
 
-@pytest.mark.parametrize("epoch", [2, 5])
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, epoch: int) -> None:
+@pytest.mark.parametrize(("epoch", "precision"), [(2, "float32"), (5, "float32"), (5, "bfloat16")])
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, epoch: int, precision: str) -> None:
     data = checkerboard(700, 0), checkerboard(200, 1)
-    chosen = settings(plateau_factor=0.5)
+    chosen = settings(plateau_factor=0.5, precision=precision)
     whole = model(dropout=0.3)
     expected = fit_ranker(whole, *data, chosen, seed=4)
 
@@ -73,6 +73,19 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, epoch: int) 
     assert [r.metrics for r in result.history] == [r.metrics for r in expected.history]
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_bfloat16_learns_the_same_within_its_rounding() -> None:
+    data = checkerboard(1500, 0), checkerboard(300, 1)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        ranker = model(dropout=0.2)
+        result = fit_ranker(ranker, *data, settings(precision=precision), seed=0)
+        found.append(result.history[0].loss)
+        assert max(record.metrics["auc"] for record in result.history) > 0.99
+        assert {p.dtype for p in ranker.parameters()} == {torch.float32}
+        assert ranker.scores(checkerboard(50, 2)).dtype == np.float32
+    assert found[0] != found[1] == pytest.approx(found[0], rel=0.02)
 
 
 def test_another_seed_shuffles_otherwise() -> None:

@@ -14,7 +14,7 @@ from embeddings.tables import OptimizerSpec
 from embeddings.tables.collection import Field, build_collection
 from recsys.event_batch import Events
 from recsys.rankers.build import RankerSpec, build_ranker
-from recsys.rankers.dcn_v2 import Cross, DcnV2
+from recsys.rankers.dcn_v2 import Cross, CrossLayers, DcnV2
 from recsys.rankers.dlrm import Dlrm
 from recsys.rankers.factorisation import DeepFm
 from recsys.rankers.final_mlp import FinalMlp, Streams
@@ -75,9 +75,16 @@ def test_dcn_v2_is_equation_1(structure: Any) -> None:
     data = events()
     first = x = flat(model, data)
     for layer in model.cross:
-        x = first * apply(layer.linear, x) + x  # type: ignore[arg-type]
+        x = first * apply(layer, x) + x  # type: ignore[arg-type]
     x = mlp(model.tower, x) if structure == "stacked" else np.concatenate([x, mlp(model.tower, first)], 1)
     np.testing.assert_allclose(model.scores(data), apply(model.head, x)[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_cross_layers_have_the_gradients_of_autograd() -> None:
+    torch.manual_seed(0)
+    layers = CrossLayers(6, Cross(3)).double()
+    first = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda first, *_: layers(first), (first, *layers.parameters()))
 
 
 def test_dcn_v2_mixes_low_rank_experts_as_equation_4() -> None:
