@@ -42,7 +42,7 @@ def nearest(
     """
     code, best = np.empty(len(points), dtype=np.int64), np.empty(len(points), dtype=np.float32)
     columns = torch.from_numpy(np.ascontiguousarray(centres.T))
-    half = -0.5 * columns.square().sum(0)
+    half = torch.from_numpy(-0.5 * squared_lengths(centres))
 
     def part(first: int) -> None:
         block = slice(first, first + BLOCK)
@@ -173,9 +173,10 @@ def _updated(points: Matrix, code: IntArray, distance: npt.NDArray[np.float32], 
     used = np.bincount(code, minlength=len(centres)) > 0
     centres = np.where(used[:, None], _means(points, code, len(centres)), centres)
     empty = np.flatnonzero(~used)
-    far = np.argsort(-distance, kind="stable")[: empty.size]
-    far = far[distance[far] > 0]
-    centres[empty[: far.size]] = points[far]
+    if empty.size:
+        far = np.argsort(-distance, kind="stable")[: empty.size]
+        far = far[distance[far] > 0]
+        centres[empty[: far.size]] = points[far]
     return centres
 
 

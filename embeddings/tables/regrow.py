@@ -13,6 +13,7 @@ from embeddings.tables.sparse_kernels import Bits, Words
 
 _SIGN = np.uint32(0x7FFFFFFF)
 _HALF_KEY = np.uint32(16)
+_ONE = np.uint32(1)
 
 
 def select_smallest(magnitudes: Floats, count: int) -> tuple[int, int]:
@@ -75,14 +76,15 @@ def drop_below(mask: Words, values: Floats, threshold: int, ties: int) -> Words:
     keys = values.view(np.uint32)
     for row in range(mask.shape[0]):
         for w in range(mask.shape[1]):
-            for bit in range(WORD):
-                flag = np.uint16(1) << np.uint16(bit)
-                if mask[row, w] & flag:
-                    key = np.int64(keys[at] & _SIGN)
-                    at += 1
-                    if key < threshold or (key == threshold and ties > 0):
-                        ties -= key == threshold
-                        kept[row, w] &= ~flag
+            left = np.uint32(mask[row, w])
+            while left:
+                others = left & (left - _ONE)
+                key = np.int64(keys[at] & _SIGN)
+                at += 1
+                if key < threshold or (key == threshold and ties > 0):
+                    ties -= key == threshold
+                    kept[row, w] ^= np.uint16(left ^ others)
+                left = others
     return kept
 
 
@@ -97,10 +99,13 @@ def hide_stored(mask: Words, rows: Ints, scores: Floats) -> int:
     """
     count = 0
     for i in range(len(rows)):
-        for column in range(scores.shape[1]):
-            if mask[rows[i], column // WORD] >> np.uint16(column % WORD) & np.uint16(1):
-                scores[i, column] = 0
-            count += scores[i, column] != 0
+        for first in range(0, scores.shape[1], WORD):
+            bits, part = np.uint32(mask[rows[i], first // WORD]), scores[i, first : first + WORD]
+            found = np.uint32(0)  # no branch and 32 bits throughout: the loop becomes vectors
+            for place in range(len(part)):
+                part[place] = np.float32(0) if bits >> np.uint32(place) & _ONE else part[place]
+                found += np.uint32(part[place] != 0)
+            count += int(found)
     return count
 
 
@@ -162,12 +167,14 @@ def carry(old: Words, kept: Words, new: Words, values: Floats) -> Floats:
     out, from_, to = np.zeros_like(values), 0, 0
     for row in range(old.shape[0]):
         for w in range(old.shape[1]):
-            if old[row, w] == new[row, w] and old[row, w] == kept[row, w] and old[row, w] == 0:
-                continue
-            for bit in range(WORD):
-                flag = np.uint16(1) << np.uint16(bit)
-                if kept[row, w] & flag:
+            before, stays, after = np.uint32(old[row, w]), np.uint32(kept[row, w]), np.uint32(new[row, w])
+            left = before | after
+            while left:
+                others = left & (left - _ONE)
+                flag = left ^ others
+                if stays & flag:
                     out[to] = values[from_]
-                from_ += (old[row, w] & flag) != 0
-                to += (new[row, w] & flag) != 0
+                from_ += (before & flag) != 0
+                to += (after & flag) != 0
+                left = others
     return out
