@@ -149,7 +149,9 @@ class Compression(Record):
     """``compression.json``; the dictionaries are those of ``embeddings`` (``describe``, ``stability``, ...)."""
 
     budget: Json = {}
-    budgets: dict[str, Json] = Field(default={}, description="where there are several: budget, clustering, stability")
+    budgets: dict[str, Json] = Field(
+        default={}, description="where several are used, budgets or algorithms: rows, clustering, stability"
+    )
     clustering: Json = {}
     stability: Json = {}
     maps: dict[str, dict[str, Json]] = Field(default={}, description="compressor -> side -> describe()")

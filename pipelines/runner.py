@@ -140,7 +140,7 @@ class _Run:
         one = {"": {**found.budget, "clustering": found.clustering}}
         for name, rows in (found.budgets or one).items():
             self.report.say(
-                f"compress{' to ' if name else ''}{name}: {rows['user_rows']:,} user rows and"
+                f"compress{f' ({name})' if name else ''}: {rows['user_rows']:,} user rows and"
                 f" {rows['item_rows']:,} item rows"
                 f" for {dataset.num_users:,} users and {dataset.num_items:,} items,"
                 f" modularity {rows['clustering']['modularity']:.3f}"
@@ -239,7 +239,8 @@ class _Follower:
     def __call__(self, record: EpochRecord) -> None:
         phase = "train" if record.phase == "select" else "refit"
         note = ", ".join([f"loss {record.loss:.4f}", *(f"{k} {v:.4f}" for k, v in record.metrics.items())])
-        self._report.log(f"{self._name} {phase} epoch {record.epoch}: {note}, {record.triples_per_second:,.0f}/s")
+        pace = f"{record.triples_per_second:,.0f}/s, {record.rss_mib:,.0f} MiB"
+        self._report.log(f"{self._name} {phase} epoch {record.epoch}: {note}, {pace}")
         self._report(f"{phase} {self._name}", record.epoch, self._epochs if phase == "train" else None, note)
         self._track(record)
 
@@ -252,7 +253,8 @@ class _Follower:
         if (record.phase, record.epoch) in self._seen:
             return
         self._seen.add((record.phase, record.epoch))
-        values = {f"{record.phase}/loss": record.loss, f"{record.phase}/triples_per_second": record.triples_per_second}
+        measured = {"loss": record.loss, "triples_per_second": record.triples_per_second, "rss_mib": record.rss_mib}
+        values = {f"{record.phase}/{name}": value for name, value in measured.items()}
         values |= {f"{self._selected_on}/{name}": value for name, value in record.metrics.items()}
         self._tracked.metrics(values, step=record.epoch)
 

@@ -59,7 +59,7 @@ def cluster_facts(compression: Compression) -> list[tuple[str, str]]:
     """Modularity, resolution, rows and stability, each with what it means."""
     if compression.budgets:
         return [
-            (f"{key} at {name}", value)
+            (f"{key} ({name})", value)
             for name, found in compression.budgets.items()
             for key, value in _facts(found["clustering"], found["stability"], _own(found))
         ]

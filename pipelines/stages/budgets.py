@@ -9,7 +9,7 @@ from pipelines.cache import Cache
 from pipelines.config import Budget, Experiment, Variant
 from pipelines.config_budgets import group_name, group_of
 from pipelines.config_section import TableModel
-from pipelines.run_schema import Compression
+from pipelines.run_schema import Compression, Json
 from pipelines.stages.compress import CompressionStage, Maps, compressor_of
 
 
@@ -70,8 +70,9 @@ class CompressionStages:
             return next(iter(found.values()), None)
         return Compression(
             budgets={
-                name: {**facts.budget, "clustering": facts.clustering, "stability": facts.stability}
+                f"{name}, {algorithm}" if algorithm else name: {**facts.budget, **clustering}
                 for name, facts in found.items()
+                for algorithm, clustering in (facts.budgets or {"": _main(facts)}).items()
             },
             maps={
                 _at(map_name, name): sides for name, facts in found.items() for map_name, sides in facts.maps.items()
@@ -82,6 +83,10 @@ class CompressionStages:
                 for row in facts.worst_buckets
             ),
         )
+
+
+def _main(facts: Compression) -> Json:
+    return {"clustering": facts.clustering, "stability": facts.stability}
 
 
 def _at(compressor: str, budget: str) -> str:

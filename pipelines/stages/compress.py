@@ -203,7 +203,6 @@ class CompressionStage:
         compressed = [c for c in self.compressors if c.name != "full"]
         if not compressed:
             return None
-        clusters = self.clustering(self._main_algorithm)
         maps = {label(c): self.maps(c) for c in self.compressors}
         sides = dict(zip(("users", "items"), degrees(self.graph), strict=True))
         titles = {"users": user_titles, "items": item_titles}
@@ -212,15 +211,26 @@ class CompressionStage:
         described = {
             name: {side: describe(getattr(pair, side), sides[side]) for side in sides} for name, pair in maps.items()
         }
-        user_rows = 0 if self.items_only else clusters.num_user_clusters
-        rows = {"user_rows": user_rows, "item_rows": clusters.num_item_clusters}
+        main, budget = self._main_algorithm, self.experiment.budget.model_dump(exclude_none=True)
+        used = dict.fromkeys([main, *map(self._algorithm, compressed)])
+        rows = {name: budget | self._rows(name) for name in used}
+        clusterings = {name: self._clustering_facts(name) for name in used}
         return Compression(
-            budget={**self.experiment.budget.model_dump(exclude_none=True), **rows},
-            clustering=clusters.facts(),
-            stability=self._stability(clusters),
+            budget=rows[main],
+            budgets={name: rows[name] | clusterings[name] for name in used} if len(used) > 1 else {},
+            **clusterings[main],
             maps=described,
             worst_buckets=_worst(maps, titles),
         )
+
+    def _rows(self, algorithm: Algorithm) -> dict[str, int]:
+        clusters = self.clustering(algorithm)
+        users = 0 if self.items_only else clusters.num_user_clusters
+        return {"user_rows": users, "item_rows": clusters.num_item_clusters}
+
+    def _clustering_facts(self, algorithm: Algorithm) -> dict[str, Any]:
+        clusters = self.clustering(algorithm)
+        return {"clustering": clusters.facts(), "stability": self._stability(clusters)}
 
     def _stability(self, clusters: CoClustering) -> dict[str, Any]:
         """How much the clusters depend on the order of the nodes; measured once for each graph and resolution."""

@@ -76,7 +76,22 @@ def test_one_run_has_every_budget_with_its_own_rows(config: Path, tmp_path: Path
     named = {check["name"] for check in json.loads(files.dataset_file.read_bytes())["leak_audit"]}
     assert {"clusters (louvain) at 20%", "clusters (louvain) at 50"} < named
     page = files.report_file.read_text()
-    assert "mf-graphhash@50" in page and "Modularity at 20%" in page
+    assert "mf-graphhash@50" in page and "Modularity (20%)" in page
+
+
+def test_every_clustering_algorithm_is_described(tmp_path: Path) -> None:
+    config, leiden = write_tiny(tmp_path), "variants.mf-modulo.compressor={name: graphhash, algorithm: leiden}"
+    done = recsys(tmp_path, "run", str(config), "variants=[mf-graphhash, mf-modulo]", leiden, "train.epochs=1")
+    assert done.returncode == 0, done.stderr
+    files = RunFiles(tmp_path / done.stdout.strip().splitlines()[-1])
+    facts = json.loads(files.compression_file.read_bytes())
+    assert facts["clustering"]["algorithm"] == "louvain"
+    assert {name: found["clustering"]["algorithm"] for name, found in facts["budgets"].items()} == {
+        "louvain": "louvain", "leiden": "leiden",
+    }  # fmt: skip
+    assert all("ari" in found["stability"]["users"] for found in facts["budgets"].values())
+    assert "Stability of users (leiden)" in files.report_file.read_text()
+    assert " MiB" in next(line for line in files.log_file.read_text().splitlines() if "epoch 1: loss" in line)
 
 
 def test_the_resolved_configuration_is_the_same_experiment(config: Path, tmp_path: Path) -> None:
