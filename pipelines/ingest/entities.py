@@ -22,6 +22,7 @@ RECBOLE_KINDS: dict[str, config.FeatureKind] = {
     "token": "categorical", "token_seq": "list", "float": "numeric", "float_seq": "list",
 }  # fmt: skip
 TITLES = ("title", "name")
+TAKEN = ("raw_id", "title")
 
 
 def entity_table(
@@ -59,8 +60,8 @@ def entity_table(
         if name is not None:
             _single(path, frame, name, what)
     frame = decoded(path.name, frame, [n for n in {key, title, *settings.features} if n in frame.columns])
-    if taken := {"raw_id", "title"} & settings.features.keys():
-        raise DataError(f"{side}s.features: {taken.pop()!r} is a column that every table has; leave it out")
+    if taken := settings.features.keys() & set(TAKEN):
+        raise DataError(f"{side}s.features: {min(taken)!r} is a column that every table has; leave it out")
     table = frame.select(
         _id_text(frame, key, raw_ids).alias("raw_id"),
         *([pl.col(title).cast(pl.String).alias("title")] if title is not None else []),
@@ -87,7 +88,7 @@ def _recbole(side: Side, source: Source) -> config.Entities | None:
         return None
     types = TextFile(files[0], "recbole").types
     key = next(iter(types))
-    features = {name: RECBOLE_KINDS[kind] for name, kind in types.items() if name != key}
+    features = {name: RECBOLE_KINDS[kind] for name, kind in types.items() if name not in {key, *TAKEN}}
     return config.Entities(source=files[0].name, id=key, features=features)
 
 

@@ -126,3 +126,15 @@ def test_feature_columns_of_odd_types(column: str, cells: list[Any], message: st
     items = {"source": "i.parquet", "id": "id", "features": {"size": "numeric"}}
     with pytest.raises(DataError, match=message):
         run(tmp_path, tmp_path / "out", items=items)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_recbole_column_title_is_the_title(side: str, tmp_path: Path) -> None:
+    header = "user_id:token\titem_id:token\n"
+    (tmp_path / "ml.inter").write_text(header + "".join(f"{u}\t{i}\n" for u in range(4) for i in range(9)))
+    columns = f"{side}_id:token\ttitle:token_seq\traw_id:token\tyear:float\n"
+    (tmp_path / f"ml.{side}").write_text(columns + "0\tNought nil\tx\t1995\n")
+    dataset = run(tmp_path, tmp_path / "out")
+    table = {"user": dataset.users, "item": dataset.items}[side]
+    assert table.row(0, named=True) == {"raw_id": "0", "title": "Nought nil", "year": 1995.0}
+    assert dataset.manifest.entities[f"{side}s"]["features"] == {"year": "numeric"}
