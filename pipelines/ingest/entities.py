@@ -12,7 +12,7 @@ import polars as pl
 from pipelines import config
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.plan import decoded
-from pipelines.ingest.readers import parquet_schema
+from pipelines.ingest.readers import jsonl_whole, parquet_schema
 from pipelines.ingest.source import SUFFIXES, Source
 from pipelines.ingest.text import TextFile
 
@@ -108,10 +108,7 @@ def read_whole(path: Path, names: Sequence[str] | None) -> pl.DataFrame:
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise DataError(f"{path.name}: damaged Parquet file ({str(error)[:120]}); fetch it again") from error
         case "jsonl":
-            try:
-                return pl.read_ndjson(path, infer_schema_length=None)
-            except pl.exceptions.PolarsError as error:
-                raise DataError(f"{path.name}: not JSON, one object a line ({str(error)[:120]})") from error
+            return jsonl_whole(path)
         case "csv" | "tsv" | "recbole":
             return TextFile(path, kind, names).whole()
         case _:

@@ -135,7 +135,7 @@ def read_jsonl(path: Path, file: str, plan: Plan, bad: BadRows, advance: Advance
                 problem = problem or _nested(record, plan)
                 places.append((row, number))
                 problems.append(problem)
-                shown.append(line[:80].decode(errors="backslashreplace").strip() if problem else None)
+                shown.append(_shown(line) if problem else None)
                 for name, field in plan.fields.items():
                     cells[name].append(_text((record or {}).get(field.column)))
             text = pl.DataFrame(cells, schema=dict.fromkeys(cells, pl.String)).with_columns(
@@ -149,6 +149,43 @@ def read_jsonl(path: Path, file: str, plan: Plan, bad: BadRows, advance: Advance
             bad.add(wrong)
             advance(sum(len(line) for _, line in lines))
             yield good
+
+
+def jsonl_whole(path: Path) -> pl.DataFrame:
+    """Every row of a JSONL file, typed, for files of entities. Blank lines are passed over.
+
+    Raises:
+        DataError: A line is not a JSON object, or the values of a column do not go together.
+    """
+    try:
+        return pl.read_ndjson(path, infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        lines = _good_lines(path)
+    try:
+        return pl.read_ndjson(b"\n".join(lines), infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{path.name}: not JSON, one object a line with values of one kind in a column ({_short(error)})"
+        ) from error
+
+
+def _good_lines(path: Path) -> list[bytes]:
+    """Lines with a JSON object, without a byte order mark."""
+    lines: list[bytes] = []
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            bare = line.removeprefix(codecs.BOM_UTF8).strip()
+            if not bare:
+                continue
+            _, problem = _record(bare)
+            if problem:
+                raise DataError(f"{path.name}, row {len(lines) + 1} (line {number}): value {_shown(bare)!r} {problem}")
+            lines.append(bare)
+    return lines
+
+
+def _shown(line: bytes) -> str:
+    return line[:80].decode(errors="backslashreplace").strip()
 
 
 def _record(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
