@@ -60,8 +60,8 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
         describe_splits(events, split, settings.split, facts)
     tell("write", 0, 1)
     with atomic_directory(out) as temporary:
-        users, user_facts = entity_table("user", events.users, settings.users, source)
-        items, item_facts = entity_table("item", events.items, settings.items, source)
+        users, user_facts = entity_table("user", events.users, settings.users, source, bad)
+        items, item_facts = entity_table("item", events.items, settings.items, source, bad)
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             hashes = beside.submit(content_hashes, events, split, users, items)
             write_events(temporary, events, split, users, items)

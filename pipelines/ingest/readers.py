@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.errors import DataError
-from pipelines.ingest.check import BAD_SCHEMA, BadRows, exact, fast
+from pipelines.ingest.check import BAD_SCHEMA, PLACE_SCHEMA, BadRows, exact, fast
 from pipelines.ingest.plan import Plan, decoded
 
 PARQUET_ROWS = 4 << 20
@@ -151,37 +151,57 @@ def read_jsonl(path: Path, file: str, plan: Plan, bad: BadRows, advance: Advance
             yield good
 
 
-def jsonl_whole(path: Path) -> pl.DataFrame:
-    """Every row of a JSONL file, typed, for files of entities. Blank lines are passed over.
+def jsonl_whole(path: Path, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of a JSONL file, typed, for files of entities, and their places. Blank lines are passed over.
 
     Raises:
-        DataError: A line is not a JSON object, or the values of a column do not go together.
+        DataError: A line is not a JSON object (with quarantine it goes to ``bad``), or the values of a column do not
+            go together.
     """
     try:
-        return pl.read_ndjson(path, infer_schema_length=None)
+        frame = pl.read_ndjson(path, infer_schema_length=None)
     except pl.exceptions.PolarsError:
-        lines = _good_lines(path)
+        lines, places = _good_lines(path, bad)
+    else:
+        return frame, places_of(frame)
+    if not lines and bad.first:
+        raise DataError(f"{path.name}: no JSON object, one a line; {bad.first}")
     try:
-        return pl.read_ndjson(b"\n".join(lines), infer_schema_length=None)
+        return pl.read_ndjson(b"\n".join(lines), infer_schema_length=None), places
     except pl.exceptions.PolarsError as error:
         raise DataError(
             f"{path.name}: not JSON, one object a line with values of one kind in a column ({_short(error)})"
         ) from error
 
 
-def _good_lines(path: Path) -> list[bytes]:
-    """Lines with a JSON object, without a byte order mark."""
+def places_of(frame: pl.DataFrame) -> pl.DataFrame:
+    """Places of rows that follow each other from the first."""
+    rows = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True)
+    return pl.DataFrame({"row": rows, "line": None}, schema=PLACE_SCHEMA)
+
+
+def _good_lines(path: Path, bad: BadRows) -> tuple[list[bytes], pl.DataFrame]:
+    """Lines with a JSON object, without a byte order mark, and their places."""
     lines: list[bytes] = []
+    places: list[tuple[int, int]] = []
+    wrong: list[tuple[str | int | None, ...]] = []
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             bare = line.removeprefix(codecs.BOM_UTF8).strip()
             if not bare:
                 continue
             _, problem = _record(bare)
+            row = len(lines) + len(wrong) + 1
+            if problem and not bad.quarantine:
+                raise DataError(f"{path.name}, row {row} (line {number}): value {_shown(bare)!r} {problem}")
             if problem:
-                raise DataError(f"{path.name}, row {len(lines) + 1} (line {number}): value {_shown(bare)!r} {problem}")
-            lines.append(bare)
-    return lines
+                raw = bare.decode(errors="backslashreplace")
+                wrong.append((path.name, row, number, None, _shown(bare), problem, raw))
+            else:
+                lines.append(bare)
+                places.append((row, number))
+    bad.add(pl.DataFrame(wrong, schema=BAD_SCHEMA, orient="row"))
+    return lines, pl.DataFrame(places, schema=PLACE_SCHEMA, orient="row")
 
 
 def _shown(line: bytes) -> str:

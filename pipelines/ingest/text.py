@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import codecs
 import csv
 import io
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.errors import DataError
-from pipelines.ingest.check import BadRows, exact, fast
+from pipelines.ingest.check import BAD_SCHEMA, PLACE_SCHEMA, BadRows, exact, fast
 from pipelines.ingest.plan import MISSING, Plan
 
 CHUNK = 16 << 20
@@ -131,15 +133,15 @@ class TextFile:
         cells = [row for _, row in zip(range(rows), reader, strict=False) if len(row) == len(self.columns)]
         return pl.DataFrame(cells, schema=dict.fromkeys(self.columns, pl.String), orient="row")
 
-    def whole(self) -> pl.DataFrame:
-        """Every row as text, for files of entities.
+    def whole(self, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Rows as text, for files of entities, and their places.
 
         Raises:
-            DataError: A row has too few or too many cells, or is not UTF-8.
+            DataError: A row has too few or too many cells, or is not UTF-8; with quarantine it goes to ``bad``.
         """
         data = self.path.read_bytes()[self.start :]
         try:
-            text = data.decode()
+            text = data.decode(errors="surrogateescape" if bad.quarantine else "strict")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1 + self.has_header
             raise DataError(
@@ -147,12 +149,32 @@ class TextFile:
                 " iconv -f latin1 -t utf-8"
             ) from error
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator, quoting=self._quoting)
-        rows = [row for row in reader if row]
-        for number, row in enumerate(rows, start=1):
-            if len(row) != len(self.columns):
-                found, wanted = f"{len(row)} cells", f"there are {len(self.columns)} columns"
-                raise DataError(f"{self.name}, row {number}: {found}, {wanted}: {row[:5]}")
-        return pl.DataFrame(rows, schema=dict.fromkeys(self.columns, pl.String), orient="row")
+        rows: list[list[str]] = []
+        places = {name: array.array("q") for name in PLACE_SCHEMA}
+        wrong: list[tuple[str | int | None, ...]] = []
+        before = 0
+        for cells in reader:
+            line, before = 1 + self.has_header + before, reader.line_num
+            if not cells:
+                continue
+            row = len(rows) + len(wrong) + 1
+            if not bad.quarantine and len(cells) != len(self.columns):
+                found, wanted = f"{len(cells)} cells", f"there are {len(self.columns)} columns"
+                raise DataError(f"{self.name}, row {row}: {found}, {wanted}: {cells[:5]}")
+            problem = column = value = None
+            if bad.quarantine:
+                problem, column, value = _problem(cells, self.columns, range(len(self.columns)))
+            if problem:
+                named = dict(zip(self.columns, map(_printable, cells), strict=False))
+                raw = json.dumps(named, ensure_ascii=False)
+                wrong.append((self.name, row, line, column, value, problem, raw))
+            else:
+                rows.append(cells)
+                places["row"].append(row)
+                places["line"].append(line)
+        bad.add(pl.DataFrame(wrong, schema=BAD_SCHEMA, orient="row"))
+        frame = pl.DataFrame(rows, schema=dict.fromkeys(self.columns, pl.String), orient="row")
+        return frame, pl.DataFrame(places, schema=PLACE_SCHEMA)
 
     def events(self, plan: Plan, bad: BadRows, advance: Advance) -> Iterator[pl.DataFrame]:
         """Canonical frames of the good rows; bad rows go to ``bad``.
