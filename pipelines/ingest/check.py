@@ -24,6 +24,9 @@ BAD_SCHEMA = {
     "reason": pl.String, "raw": pl.String,
 }  # fmt: skip
 
+PLACE_SCHEMA = {"row": pl.Int64, "line": pl.Int64}
+"""Where rows stand in their file, 1-based; line may be null."""
+
 
 class BadRows:
     """Rows that cannot be used, counted by reason; kept only when they go to quarantine."""

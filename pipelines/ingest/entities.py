@@ -11,8 +11,10 @@ import polars as pl
 
 from pipelines import config
 from pipelines.errors import DataError, did_you_mean
+from pipelines.ingest.check import BadRows
+from pipelines.ingest.entity_rows import Rows, usable
 from pipelines.ingest.plan import decoded
-from pipelines.ingest.readers import parquet_schema
+from pipelines.ingest.readers import jsonl_whole, parquet_schema, places_of
 from pipelines.ingest.source import SUFFIXES, Source
 from pipelines.ingest.text import TextFile
 
@@ -22,10 +24,11 @@ RECBOLE_KINDS: dict[str, config.FeatureKind] = {
     "token": "categorical", "token_seq": "list", "float": "numeric", "float_seq": "list",
 }  # fmt: skip
 TITLES = ("title", "name")
+TAKEN = ("raw_id", "title")
 
 
 def entity_table(
-    side: Side, raw_ids: pl.Series, settings: config.Entities | None, source: Source
+    side: Side, raw_ids: pl.Series, settings: config.Entities | None, source: Source, bad: BadRows
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Row i describes entity i.
 
@@ -34,6 +37,7 @@ def entity_table(
         raw_ids: raw id by index.
         settings: the file and its columns; None makes a table of ids alone (a RecBole source finds its own file).
         source: directory of the file.
+        bad: takes malformed rows where they go to quarantine; such an entity is as one that the file lacks.
 
     Returns:
         ``raw_id``, ``title`` if there is one, the features; and facts: file, entities without a row, unused rows, the
@@ -50,7 +54,8 @@ def entity_table(
     if not path.is_file():
         near = did_you_mean(settings.source, sorted(p.name for p in source.root.iterdir()))
         raise DataError(f"{side}s.source {settings.source!r} is not in {source.root}; {near}")
-    frame = read_whole(path, settings.columns_without_header)
+    own = BadRows(quarantine=bad.quarantine)
+    frame, places = read_whole(path, settings.columns_without_header, own)
     key = _column(path, f"{side}s.id", settings.id, frame.columns)
     title = settings.title or next((name for name in TITLES if name in frame.columns), None)
     if title is not None:
@@ -58,15 +63,21 @@ def entity_table(
     for name, what in ((key, "id"), (title, "title")):
         if name is not None:
             _single(path, frame, name, what)
-    frame = decoded(path.name, frame, [n for n in {key, title, *settings.features} if n in frame.columns])
-    if taken := {"raw_id", "title"} & settings.features.keys():
-        raise DataError(f"{side}s.features: {taken.pop()!r} is a column that every table has; leave it out")
-    table = frame.select(
-        _id_text(frame, key, raw_ids).alias("raw_id"),
+    used = list(dict.fromkeys(name for name in (key, title, *settings.features) if name in frame.columns))
+    frame = decoded(path.name, frame, used)
+    if taken := settings.features.keys() & set(TAKEN):
+        raise DataError(f"{side}s.features: {min(taken)!r} is a column that every table has; leave it out")
+    for name, kind in settings.features.items():
+        _column(path, f"{side}s.features", name, frame.columns)
+        if kind != "list":
+            _single(path, frame, name, f"{kind} feature")
+    ids_text = frame.select(_id_text(frame, key, raw_ids).alias("raw_id")).to_series()
+    rows = usable(Rows(path.name, key, frame.select(used), places, ids_text), settings.features, own)
+    table = rows.frame.select(
+        rows.ids,
         *([pl.col(title).cast(pl.String).alias("title")] if title is not None else []),
-        *(_feature(path, frame, name, kind, side) for name, kind in settings.features.items()),
+        *(_feature(path, frame, name, kind) for name, kind in settings.features.items()),
     )
-    _check_ids(path, key, table["raw_id"])
     joined = ids.join(table, on="raw_id", how="left", maintain_order="left")
     without = int(ids.join(table, on="raw_id", how="anti").height)
     if without == ids.height:
@@ -74,7 +85,9 @@ def entity_table(
         raise DataError(
             f"{path.name}, column {key!r}: no id is that of any {side} with interactions; the file's first ids are"
             f" {first or 'none'}, the interactions' first are {theirs}; set `{side}s.id` to the column of the same ids"
+            + (f"; {sum(own.counts.values()):,} rows are bad: {own.first}" if own.first else "")
         )
+    bad.add(own.frame())
     unused = table.height - (ids.height - without)
     return joined, {"file": path.name, "without_row": without, "unused_rows": unused, "features": settings.features}
 
@@ -87,15 +100,15 @@ def _recbole(side: Side, source: Source) -> config.Entities | None:
         return None
     types = TextFile(files[0], "recbole").types
     key = next(iter(types))
-    features = {name: RECBOLE_KINDS[kind] for name, kind in types.items() if name != key}
+    features = {name: RECBOLE_KINDS[kind] for name, kind in types.items() if name not in {key, *TAKEN}}
     return config.Entities(source=files[0].name, id=key, features=features)
 
 
-def read_whole(path: Path, names: Sequence[str] | None) -> pl.DataFrame:
-    """The whole file, typed for Parquet and as text for the others.
+def read_whole(path: Path, names: Sequence[str] | None, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of a file, typed for Parquet and JSONL and as text for the others, and their places in it.
 
     Raises:
-        DataError: The file is damaged or of an unknown kind.
+        DataError: The file is damaged or of an unknown kind, or has a row that is none (with quarantine: for ``bad``).
     """
     suffix = path.suffix.lower()
     kind = "recbole" if suffix in {".user", ".item"} else SUFFIXES.get(suffix)
@@ -103,16 +116,14 @@ def read_whole(path: Path, names: Sequence[str] | None) -> pl.DataFrame:
         case "parquet":
             parquet_schema(path)
             try:
-                return pl.read_parquet(path, glob=False)
+                frame = pl.read_parquet(path, glob=False)
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise DataError(f"{path.name}: damaged Parquet file ({str(error)[:120]}); fetch it again") from error
+            return frame, places_of(frame)
         case "jsonl":
-            try:
-                return pl.read_ndjson(path, infer_schema_length=None)
-            except pl.exceptions.PolarsError as error:
-                raise DataError(f"{path.name}: not JSON, one object a line ({str(error)[:120]})") from error
+            return jsonl_whole(path, bad)
         case "csv" | "tsv" | "recbole":
-            return TextFile(path, kind, names).whole()
+            return TextFile(path, kind, names).whole(bad)
         case _:
             raise DataError(f"{path.name}: users and items files are parquet, csv, tsv, jsonl, .user or .item")
 
@@ -131,19 +142,10 @@ def _id_text(frame: pl.DataFrame, key: str, known: pl.Series) -> pl.Expr:
     return pl.when(text.is_in(known.implode())).then(text).otherwise(text.str.strip_chars())
 
 
-def _feature(path: Path, frame: pl.DataFrame, name: str, kind: config.FeatureKind, side: Side) -> pl.Expr:
-    column = pl.col(_column(path, f"{side}s.features", name, frame.columns))
-    dtype = frame.schema[name]
+def _feature(path: Path, frame: pl.DataFrame, name: str, kind: config.FeatureKind) -> pl.Expr:
+    column, dtype = pl.col(name), frame.schema[name]
     match kind:
         case "numeric":
-            _single(path, frame, name, "numeric feature")
-            number = frame[name].cast(pl.Float64, strict=False)
-            bad = (number.is_null() & frame[name].is_not_null() & (frame[name].cast(pl.String) != "")).arg_true()
-            if len(bad):
-                raise DataError(
-                    f"{path.name}, row {bad[0] + 1}, column {name!r}: value {frame[name][bad[0]]!r} is not a number"
-                    f" ({len(bad):,} such rows); make the feature categorical or text, or mend the file"
-                )
             return column.cast(pl.Float64, strict=False)
         case "list":
             if dtype == pl.String:
@@ -155,26 +157,9 @@ def _feature(path: Path, frame: pl.DataFrame, name: str, kind: config.FeatureKin
                 )
             return column
         case "categorical" | "text":
-            _single(path, frame, name, f"{kind} feature")
             return column.cast(pl.String)
 
 
 def _single(path: Path, frame: pl.DataFrame, name: str, what: str) -> None:
     if frame.schema[name].is_nested():
         raise DataError(f"{path.name}, column {name!r}: the {what} needs one value a row, got {frame.schema[name]}")
-
-
-def _check_ids(path: Path, key: str, ids: pl.Series) -> None:
-    missing = (ids.is_null() | (ids == "")).fill_null(value=True).arg_true()
-    if len(missing):
-        raise DataError(
-            f"{path.name}, row {missing[0] + 1}, column {key!r}: the id is missing ({len(missing):,} such rows)"
-        )
-    if ids.n_unique() < len(ids):
-        again = (~ids.is_first_distinct()).arg_true()
-        row = int(again[0])
-        first = int((ids == ids[row]).arg_true()[0])
-        raise DataError(
-            f"{path.name}, row {row + 1}, column {key!r}: value {ids[row]!r} was described in row {first + 1} already"
-            f" ({len(again):,} duplicate rows); keep one row for each id"
-        )

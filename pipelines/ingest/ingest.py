@@ -24,7 +24,7 @@ from pipelines.ingest.events import Collected, Events
 from pipelines.ingest.filters import apply_filters
 from pipelines.ingest.knowledge import write_knowledge
 from pipelines.ingest.plan import make_plan
-from pipelines.ingest.source import Source, resolve
+from pipelines.ingest.source import Source, names_apart, resolve
 from pipelines.ingest.text import TextFile
 from pipelines.ingest.write import FileHash, content_hashes, write_events
 from pipelines.split import Facts, assign_splits, describe_splits
@@ -60,8 +60,8 @@ def ingest(settings: config.Dataset, out: Path, progress: Progress | None = None
         describe_splits(events, split, settings.split, facts)
     tell("write", 0, 1)
     with atomic_directory(out) as temporary:
-        users, user_facts = entity_table("user", events.users, settings.users, source)
-        items, item_facts = entity_table("item", events.items, settings.items, source)
+        users, user_facts = entity_table("user", events.users, settings.users, source, bad)
+        items, item_facts = entity_table("item", events.items, settings.items, source, bad)
         with concurrent.futures.ThreadPoolExecutor(1) as beside:
             hashes = beside.submit(content_hashes, events, split, users, items)
             write_events(temporary, events, split, users, items)
@@ -114,7 +114,7 @@ def _collect(source: Source, settings: config.Dataset, bad: BadRows, tell: Progr
         collected.add(frame)
     bad.raise_if_any()
     if not collected.rows:
-        names = ", ".join(path.name for path in source.files[:3])
+        names = ", ".join(names_apart(source.files)[:3])
         aside = f"; all {sum(bad.counts.values()):,} rows are bad: {bad.first}" if bad.first else ""
         raise DataError(f"{names}: no interactions, the source has no usable row{aside}")
     tell("index", 0, 1)
@@ -125,26 +125,27 @@ def _frames(
     source: Source, settings: config.Dataset, bad: BadRows, advance: Callable[[int], None]
 ) -> Iterator[pl.DataFrame]:
     """Canonical frames of all files, in order; one plan, made from the first file, serves them all."""
-    first, names = source.files[0], settings.columns_without_header
+    named = list(zip(source.files, names_apart(source.files), strict=True))
+    (first, called), names = named[0], settings.columns_without_header
     if names is not None and source.format not in {"csv", "tsv"}:
-        raise DataError(f"columns_without_header is for csv and tsv; {first.name} is {source.format}, leave it out")
+        raise DataError(f"columns_without_header is for csv and tsv; {called} is {source.format}, leave it out")
     match source.format:
         case "parquet":
-            plan = make_plan(first.name, readers.parquet_sample(first), settings)
-            for path in source.files:
-                yield from readers.read_parquet(path, plan, bad, advance)
+            plan = make_plan(called, readers.parquet_sample(first, called), settings)
+            for path, called in named:
+                yield from readers.read_parquet(path, called, plan, bad, advance)
         case "jsonl":
-            plan = make_plan(first.name, readers.jsonl_sample(first), settings)
-            for path in source.files:
-                yield from readers.read_jsonl(path, plan, bad, advance)
+            plan = make_plan(called, readers.jsonl_sample(first, called), settings)
+            for path, called in named:
+                yield from readers.read_jsonl(path, called, plan, bad, advance)
         case "lightgcn":
-            for path in source.files:
-                yield from readers.read_lightgcn(path, bad, advance)
+            for path, called in named:
+                yield from readers.read_lightgcn(path, called, bad, advance)
         case _:
-            plan = make_plan(first.name, TextFile(first, source.format, names).sample(), settings)
-            for path in source.files:
+            plan = make_plan(called, TextFile(first, source.format, names, called).sample(), settings)
+            for path, called in named:
                 split = readers.split_of(path) if source.format == "recbole" and "split" not in plan.fields else None
-                for frame in TextFile(path, source.format, names).events(plan, bad, advance):
+                for frame in TextFile(path, source.format, names, called).events(plan, bad, advance):
                     yield frame if split is None else frame.with_columns(pl.lit(split, dtype=pl.UInt8).alias("split"))
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from pipelines.config_knowledge import KnowledgeFiles, Names
 from pipelines.errors import DataError, did_you_mean
+from pipelines.ingest.check import BadRows
 from pipelines.ingest.entities import read_whole
 from pipelines.ingest.source import Source
 from pipelines.knowledge import ENTITIES, RELATIONS, TRIPLES
@@ -97,7 +98,7 @@ def _read(source: Source, name: str, setting: str, columns: list[str]) -> pl.Dat
     if not path.is_file():
         near = did_you_mean(name, sorted(p.name for p in source.root.iterdir()))
         raise DataError(f"knowledge_graph.{setting}.source {name!r} is not in {source.root}; {near}")
-    frame = read_whole(path, None)
+    frame, _ = read_whole(path, None, BadRows(quarantine=False))
     for column in columns:
         if column not in frame.columns:
             raise DataError(

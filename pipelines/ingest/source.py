@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import config
@@ -53,6 +54,15 @@ def resolve(settings: config.Dataset) -> Source:
     if not files:
         raise DataError(f"source {settings.source!r} has no file: {_absence(base, settings.interactions)}")
     return Source(tuple(files), _format(files, settings), root)
+
+
+def names_apart(files: Sequence[Path]) -> list[str]:
+    """What messages call the files: their names, or the paths below their common folder where a name repeats."""
+    names = [path.name for path in files]
+    if len(set(names)) == len(names):
+        return names
+    folder = os.path.commonpath([path.parent for path in files])
+    return [path.relative_to(folder).as_posix() for path in files]
 
 
 def base_path(source: str) -> Path:

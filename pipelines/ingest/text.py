@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import codecs
 import csv
 import io
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.errors import DataError
-from pipelines.ingest.check import BadRows, exact, fast
+from pipelines.ingest.check import BAD_SCHEMA, PLACE_SCHEMA, BadRows, exact, fast
 from pipelines.ingest.plan import MISSING, Plan
 
 CHUNK = 16 << 20
@@ -39,6 +41,7 @@ class TextFile:
     """A file of separated values whose first line names the columns, unless ``names`` does.
 
     Attributes:
+        name: of the file in messages; ``called``, or the last part of the path.
         columns: ``names``, or the header without RecBole's types.
         start: place of the first event.
         has_header: whether the first line names the columns.
@@ -51,8 +54,9 @@ class TextFile:
             another number of columns.
     """
 
-    def __init__(self, path: Path, kind: str, names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path, kind: str, names: Sequence[str] | None = None, called: str | None = None) -> None:
         self.path = path
+        self.name = called or path.name
         self.quoted = kind != "recbole"
         with path.open("rb") as file:
             line = file.readline()
@@ -61,23 +65,23 @@ class TextFile:
             self.start = file.tell() if self.has_header else 3 * bom
         if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             coding = "utf-32" if line[2:4] == b"\0\0" else "utf-16"
-            raise DataError(f"{path.name}: the file is {coding.upper()}; convert it: iconv -f {coding} -t utf-8")
+            raise DataError(f"{self.name}: the file is {coding.upper()}; convert it: iconv -f {coding} -t utf-8")
         if b"\0" in line or line.startswith((b"\x1f\x8b", b"PK\3\4", b"PAR1")):
             raise DataError(
-                f"{path.name}: not text in UTF-8, the first line has binary data; is it compressed, Parquet, or UTF-16?"
+                f"{self.name}: not text in UTF-8, the first line has binary data; is it compressed, Parquet, or UTF-16?"
             )
         if b"\r" in line.rstrip(b"\r\n"):
-            raise DataError(f"{path.name}: the lines end in a carriage return alone; convert the file: tr '\\r' '\\n'")
+            raise DataError(f"{self.name}: the lines end in a carriage return alone; convert the file: tr '\\r' '\\n'")
         if not line.strip():
             raise DataError(
-                f"{path.name}: the {'file is empty' if not line else 'first line is empty'}; it must name the columns"
+                f"{self.name}: the {'file is empty' if not line else 'first line is empty'}; it must name the columns"
             )
         header = self._decode(line[3:] if bom else line)
         self.separator = self._separator(header, kind)
         first = next(csv.reader([header], delimiter=self.separator, quoting=self._quoting))
         if names is not None and len(first) != len(names):
             raise DataError(
-                f"{path.name}, line 1: {len(first)} cells, but columns_without_header names {len(names)}; name them all"
+                f"{self.name}, line 1: {len(first)} cells, but columns_without_header names {len(names)}; name them all"
             )
         names = first if names is None else names
         self.types = {}
@@ -88,7 +92,7 @@ class TextFile:
         for position, name in enumerate(self.columns):
             if name in self.columns[:position]:
                 raise DataError(
-                    f"{path.name}, line 1: column {name!r} occurs twice (places {self.columns.index(name) + 1} and"
+                    f"{self.name}, line 1: column {name!r} occurs twice (places {self.columns.index(name) + 1} and"
                     f" {position + 1}); rename one"
                 )
 
@@ -101,7 +105,7 @@ class TextFile:
             return line.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{self.path.name}, line 1: byte {line[error.start]:#04x} at place {error.start + 1} is not UTF-8;"
+                f"{self.name}, line 1: byte {line[error.start]:#04x} at place {error.start + 1} is not UTF-8;"
                 " convert the file: iconv -f latin1 -t utf-8"
             ) from error
 
@@ -109,7 +113,7 @@ class TextFile:
         column, _, kind = name.rpartition(":")
         if kind not in {"token", "token_seq", "float", "float_seq"} or not column:
             raise DataError(
-                f"{self.path.name}, line 1: a RecBole header is `name:type` with type token, token_seq, float or"
+                f"{self.name}, line 1: a RecBole header is `name:type` with type token, token_seq, float or"
                 f" float_seq, got {name!r}"
             )
         return column, kind
@@ -129,28 +133,48 @@ class TextFile:
         cells = [row for _, row in zip(range(rows), reader, strict=False) if len(row) == len(self.columns)]
         return pl.DataFrame(cells, schema=dict.fromkeys(self.columns, pl.String), orient="row")
 
-    def whole(self) -> pl.DataFrame:
-        """Every row as text, for files of entities.
+    def whole(self, bad: BadRows) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Rows as text, for files of entities, and their places.
 
         Raises:
-            DataError: A row has too few or too many cells, or is not UTF-8.
+            DataError: A row has too few or too many cells, or is not UTF-8; with quarantine it goes to ``bad``.
         """
         data = self.path.read_bytes()[self.start :]
         try:
-            text = data.decode()
+            text = data.decode(errors="surrogateescape" if bad.quarantine else "strict")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1 + self.has_header
             raise DataError(
-                f"{self.path.name}, line {line}: byte {data[error.start]:#04x} is not UTF-8; convert the file:"
+                f"{self.name}, line {line}: byte {data[error.start]:#04x} is not UTF-8; convert the file:"
                 " iconv -f latin1 -t utf-8"
             ) from error
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator, quoting=self._quoting)
-        rows = [row for row in reader if row]
-        for number, row in enumerate(rows, start=1):
-            if len(row) != len(self.columns):
-                found, wanted = f"{len(row)} cells", f"there are {len(self.columns)} columns"
-                raise DataError(f"{self.path.name}, row {number}: {found}, {wanted}: {row[:5]}")
-        return pl.DataFrame(rows, schema=dict.fromkeys(self.columns, pl.String), orient="row")
+        rows: list[list[str]] = []
+        places = {name: array.array("q") for name in PLACE_SCHEMA}
+        wrong: list[tuple[str | int | None, ...]] = []
+        before = 0
+        for cells in reader:
+            line, before = 1 + self.has_header + before, reader.line_num
+            if not cells:
+                continue
+            row = len(rows) + len(wrong) + 1
+            if not bad.quarantine and len(cells) != len(self.columns):
+                found, wanted = f"{len(cells)} cells", f"there are {len(self.columns)} columns"
+                raise DataError(f"{self.name}, row {row}: {found}, {wanted}: {cells[:5]}")
+            problem = column = value = None
+            if bad.quarantine:
+                problem, column, value = _problem(cells, self.columns, range(len(self.columns)))
+            if problem:
+                named = dict(zip(self.columns, map(_printable, cells), strict=False))
+                raw = json.dumps(named, ensure_ascii=False)
+                wrong.append((self.name, row, line, column, value, problem, raw))
+            else:
+                rows.append(cells)
+                places["row"].append(row)
+                places["line"].append(line)
+        bad.add(pl.DataFrame(wrong, schema=BAD_SCHEMA, orient="row"))
+        frame = pl.DataFrame(rows, schema=dict.fromkeys(self.columns, pl.String), orient="row")
+        return frame, pl.DataFrame(places, schema=PLACE_SCHEMA)
 
     def events(self, plan: Plan, bad: BadRows, advance: Advance) -> Iterator[pl.DataFrame]:
         """Canonical frames of the good rows; bad rows go to ``bad``.
@@ -160,7 +184,7 @@ class TextFile:
         """
         for column in plan.columns:
             if column not in self.columns:
-                raise DataError(f"{self.path.name}: column {column!r} is missing, other files of the source have it")
+                raise DataError(f"{self.name}: column {column!r} is missing, other files of the source have it")
         row = 0
         with self.path.open("rb") as file:
             file.seek(self.start)
@@ -190,7 +214,7 @@ class TextFile:
             begin, rest = begin + cut, data[cut:]
             if len(rest) > LONGEST_RECORD:
                 raise DataError(
-                    f"{self.path.name}, line {self._line(begin)}: a record that begins here has no end within"
+                    f"{self.name}, line {self._line(begin)}: a record that begins here has no end within"
                     f" {LONGEST_RECORD >> 20} MiB; look for a quote that is not closed"
                 )
 
@@ -262,7 +286,7 @@ class TextFile:
             pl.Series(name, [problem[i] for problem in problems], dtype=pl.String)
             for i, name in enumerate(("problem", "problem_column", "problem_value"))
         )
-        good, wrong = exact(frame, plan, self.path.name)
+        good, wrong = exact(frame, plan, self.name)
         bad.add(wrong)
         return good, frame.height
 

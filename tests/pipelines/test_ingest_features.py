@@ -94,12 +94,14 @@ def test_bad_feature_files_of_other_formats(tmp_path: Path) -> None:
     EVENTS.write_parquet(tmp_path / "interactions.parquet")
     (tmp_path / "i.csv").write_bytes(b"id,t\n7,caf\xe9\n")
     (tmp_path / "i.jsonl").write_text('{"id": 1\n')
+    (tmp_path / "mixed.jsonl").write_text('{"id": 1}\n{"id": [1]}\n')
     (tmp_path / "i.xml").write_text("<a/>")
     (tmp_path / "i.parquet").write_bytes(b"PAR1")
     pl.DataFrame({"id": [7], "v": [[1]], "w": [1]}).write_parquet(tmp_path / "ok.parquet")
     for source, features, message in (
         ("i.csv", {}, "i.csv, line 2: byte 0xe9 is not UTF-8"),
-        ("i.jsonl", {}, "i.jsonl: not JSON"),
+        ("i.jsonl", {}, r"i.jsonl, row 1 \(line 1\): value '{\"id\": 1' is not JSON \(Expecting"),
+        ("mixed.jsonl", {}, "mixed.jsonl: not JSON, one object a line with values of one kind in a column"),
         ("i.xml", {}, "users and items files are parquet, csv"),
         ("i.parquet", {}, "i.parquet: not a complete Parquet file"),
         ("ok.parquet", {"v": "text"}, "the text feature needs one value a row"),
@@ -126,3 +128,38 @@ def test_feature_columns_of_odd_types(column: str, cells: list[Any], message: st
     items = {"source": "i.parquet", "id": "id", "features": {"size": "numeric"}}
     with pytest.raises(DataError, match=message):
         run(tmp_path, tmp_path / "out", items=items)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_recbole_column_title_is_the_title(side: str, tmp_path: Path) -> None:
+    header = "user_id:token\titem_id:token\n"
+    (tmp_path / "ml.inter").write_text(header + "".join(f"{u}\t{i}\n" for u in range(4) for i in range(9)))
+    columns = f"{side}_id:token\ttitle:token_seq\traw_id:token\tyear:float\n"
+    (tmp_path / f"ml.{side}").write_text(columns + "0\tNought nil\tx\t1995\n")
+    dataset = run(tmp_path, tmp_path / "out")
+    table = {"user": dataset.users, "item": dataset.items}[side]
+    assert table.row(0, named=True) == {"raw_id": "0", "title": "Nought nil", "year": 1995.0}
+    assert dataset.manifest.entities[f"{side}s"]["features"] == {"year": "numeric"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"id": 30', r"value '{\"id\": 30' is not JSON \(Expecting ',' delimiter\)"),
+        (b"{'id': 30}", r"value \"{'id': 30}\" is not JSON"),
+        (b"[30]", r"value '\[30\]' is not a JSON object"),
+        (b'{"id": "caf\xe9"}', r"has byte 0xe9, which is not UTF-8"),
+    ],
+)
+def test_a_bad_line_of_a_jsonl_feature_file_is_named(line: bytes, message: str, tmp_path: Path) -> None:
+    EVENTS.write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "i.jsonl").write_bytes(b'{"id": 7}\n\n' + line + b'\n{"id": 100}\n')
+    with pytest.raises(DataError, match=r"^i.jsonl, row 2 \(line 3\): .*" + message):
+        run(tmp_path, tmp_path / "out", items={"source": "i.jsonl", "id": "id"})
+
+
+def test_a_jsonl_feature_file_may_begin_with_a_mark(tmp_path: Path) -> None:
+    EVENTS.write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "i.jsonl").write_bytes(b'\xef\xbb\xbf{"id": 7, "title": "Seven"}\n{"id": 30}')
+    dataset = run(tmp_path, tmp_path / "out", items={"source": "i.jsonl", "id": "id"})
+    assert dataset.item_titles() == ["4", "Seven", "30", "100"]

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from malformed import BAD_ROW, COLUMNS, Case, all_cases, good_rows, lines, write_rows
+from malformed import BAD_ROW, COLUMNS, FILES, Case, all_cases, good_rows, lines, write_rows
 
 from pipelines import config
 from pipelines.dataset import Dataset
@@ -46,6 +46,30 @@ def test_quarantine_sets_aside_what_fail_reports(kind: str, tmp_path: Path) -> N
     assert aside["column"].to_list() == ["user_id", "timestamp"]
     assert aside["value"].to_list() == ["abc", "-5"]
     assert '"user_id": "abc"' in aside["raw"][0]
+
+
+@pytest.mark.parametrize("kind", ["csv", "recbole", "jsonl", "parquet", "lightgcn"])
+def test_files_of_one_name_are_told_apart_by_their_folders(kind: str, tmp_path: Path) -> None:
+    bad = good_rows()
+    bad[BAD_ROW - 1][0] = "abc"
+    for day, rows in ((1, good_rows()), (2, bad)):
+        path = tmp_path / f"day={day}" / {**FILES, "lightgcn": "e.txt"}[kind]
+        path.parent.mkdir()
+        if kind == "parquet":
+            rows = [[str(cell) for cell in row] for row in rows]  # noqa: PLW2901
+        if kind == "lightgcn":
+            path.write_bytes(b"".join(f"{row[0]} {row[1]}\n".encode() for row in rows))
+        else:
+            write_rows(kind, rows)(path)
+    settings = {
+        "name": "q",
+        "source": str(tmp_path / "day=*" / path.name),
+        "split": {"method": "user_ratio", "valid": 0.4},
+    }
+    with pytest.raises(DataError, match=rf"^day=2/{path.name}, row {BAD_ROW}\b"):
+        ingest(config.Dataset(**settings), tmp_path / "out")
+    ingest(config.Dataset(**settings, on_error="quarantine"), tmp_path / "out")
+    assert pl.read_parquet(tmp_path / "out" / "quarantine.parquet")["file"].to_list() == [f"day=2/{path.name}"]
 
 
 def test_quarantine_of_every_row_says_so(tmp_path: Path) -> None:
