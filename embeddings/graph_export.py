@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from embeddings import atomic
-from embeddings.graph import canonical, degrees
+from embeddings.graph import canonical, co_occurrence, degrees
 from embeddings.id_map import IntArray
 
 MAX_EDGES = 500_000
@@ -56,10 +56,7 @@ def to_networkx(
         users = np.sort(generator.permutation(graph.shape[0])[:sample_users])
         items = np.unique(graph[users].indices)
     edges = int(np.diff(graph.indptr)[users].sum())
-    if edges > max_edges:
-        raise ValueError(
-            f"{edges:,} edges are too many for networkx (limit {max_edges:,}); pass sample_users, or raise max_edges"
-        )
+    _require_few(edges, max_edges)
     result = nx.Graph()
     all_degrees = degrees(graph)
     for part, (kind, ids, names) in enumerate((("user", users, user_names), ("item", items, item_names))):
@@ -73,19 +70,53 @@ def to_networkx(
     return result
 
 
-def write_graphml(path: Path, graph: nx.Graph) -> None:
-    """Write what :func:`to_networkx` made as GraphML, atomically, with nodes called ``user:0``, ``item:0``, ...
+def items_to_networkx(graph: sparse.csr_array, item_names: Sequence[str], *, max_edges: int = MAX_EDGES) -> nx.Graph:
+    """Nodes ``("item", j)`` with ``name`` and ``degree``, and edges whose ``weight`` is how many users have both items.
 
-    Control characters that XML 1.0 forbids are replaced in the names.
+    Args:
+        graph: train pairs [users, items]; items that nobody has are left out.
+        item_names: name of every item.
+        max_edges: refuse more.
+
+    Raises:
+        ValueError: There are too many edges.
+    """
+    graph = canonical(graph)
+    counts = sparse.triu(co_occurrence(graph)).tocoo()
+    _require_few(counts.nnz, max_edges)
+    users_of = degrees(graph)[1].tolist()
+    result = nx.Graph()
+    result.add_nodes_from(
+        (("item", i), {"name": item_names[i], "degree": count}) for i, count in enumerate(users_of) if count
+    )
+    edges = zip(counts.row.tolist(), counts.col.tolist(), counts.data.astype(np.int64).tolist(), strict=True)
+    result.add_weighted_edges_from((("item", a), ("item", b), weight) for a, b, weight in edges)
+    return result
+
+
+def _require_few(edges: int, max_edges: int) -> None:
+    if edges > max_edges:
+        raise ValueError(
+            f"{edges:,} edges are too many for networkx (limit {max_edges:,}); sample users (sample_users, or"
+            " --sample-users of recsys export), or raise max_edges"
+        )
+
+
+def write_graphml(path: Path, graph: nx.Graph) -> None:
+    """Write what the functions above made as GraphML, atomically, with nodes called ``user:0``, ``item:0``, ...
+
+    Control characters that XML 1.0 forbids are replaced in texts.
     """
     named = nx.relabel_nodes(graph, {node: f"{node[0]}:{node[1]}" for node in graph})
     for _, attributes in named.nodes(data=True):
-        attributes["name"] = "".join(
-            c if c >= " " and c not in "\ufffe\uffff" else "\ufffd" for c in attributes["name"]
-        )
+        attributes.update({key: _xml_text(value) for key, value in attributes.items() if isinstance(value, str)})
     buffer = io.BytesIO()
     nx.write_graphml_xml(named, buffer)
     atomic.write_bytes(path, buffer.getvalue())
+
+
+def _xml_text(text: str) -> str:
+    return "".join(c if c >= " " and c not in "\ufffe\uffff" else "\ufffd" for c in text)
 
 
 def strongest_paths(

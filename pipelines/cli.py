@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch loads its threads: those that wait would keep others from a core
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
 
 def _examples(*lines: str) -> str:
     """Help text that keeps its line breaks."""
@@ -241,16 +244,37 @@ def score(
     typer.echo(score_file(run, rows, variant=variant, out=out))
 
 
-@app.command(epilog=_examples("recsys export runs/quickstart-1a2b3c4d --variant mf-graphhash --out vectors"))
+@app.command(
+    epilog=_examples(
+        "recsys export runs/quickstart-1a2b3c4d --variant mf-graphhash --out vectors",
+        "recsys export runs/quickstart-1a2b3c4d --graph train.graphml --sample-users 200",
+        "recsys export runs/quickstart-1a2b3c4d --graph items.graphml --co-occurrence",
+    )
+)
 def export(
     run: Run,
-    out: Annotated[Path, typer.Option(help="directory to write; must not exist")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="directory for the vectors; must not exist")] = None,
     variant: Variant = None,
+    graph: Annotated[Path | None, typer.Option(help="GraphML file for the training graph; must not exist")] = None,
+    sample_users: Annotated[
+        int | None, typer.Option(min=1, help="graph of so many users drawn at random, the same each time")
+    ] = None,
+    co_occurrence: Annotated[
+        bool, typer.Option("--co-occurrence", help="graph of items alone, weighted by the users that they share")
+    ] = False,
 ) -> None:
-    """Write a variant's user and item vectors (safetensors) with raw ids (Parquet) for use elsewhere."""
-    from pipelines.export import export_vectors
+    """Write a variant's user and item vectors (safetensors) with raw ids (Parquet), or the training graph (GraphML)."""
+    from pipelines.export import export_graph, export_vectors
 
-    typer.echo(export_vectors(run, out, variant=variant))
+    if graph is None and (sample_users is not None or co_occurrence):
+        raise ValueError("--sample-users and --co-occurrence are of the graph; name a file for it with --graph")
+    if out is None and graph is None:
+        raise ValueError("there is nothing to export; name a directory for vectors with --out, or a file with --graph")
+    if out is not None:
+        typer.echo(export_vectors(run, out, variant=variant))
+    if graph is not None:
+        typer.echo(export_graph(run, graph, sample_users=sample_users, co_occurrence=co_occurrence))
 
 
 @app.command(

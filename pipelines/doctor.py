@@ -6,9 +6,12 @@ import dataclasses
 import importlib
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+
+from pipelines.installed import required
 
 TRIPLE = {"torch": "2.13.0", "fbgemm-gpu-cpu": "1.8.0", "torchrec": "1.8.0"}
 """Versions that import together; one minor version off and the import dies."""
@@ -85,23 +88,30 @@ def examine(load: Callable[[str], object] = importlib.import_module, find: Calla
 
 
 def _library(name: str, module: str, load: Callable[[str], object], find: Callable[[str], str]) -> Finding:
-    mend = f"{sys.executable} -m pip install --upgrade recsys"
+    install = _pip(required().get(name, name))
     try:
         found = find(name)
-        load(module)
     except PackageNotFoundError:
-        return Finding(name, works=False, detail="is not installed", mend=mend)
+        return Finding(name, works=False, detail="is not installed", mend=install)
+    try:
+        load(module)
     except Exception as error:
+        mend = f"{_pip('--force-reinstall', '--no-deps', f'{name}=={_public(found)}')} && {install}"
         return Finding(name, works=False, detail=f"does not load: {_first_line(error)}", mend=mend)
     return Finding(name, works=True, detail=found)
+
+
+def _pip(*arguments: str) -> str:
+    return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
 
 
 def _back_ends(load: Callable[[str], object], find: Callable[[str], str]) -> list[Finding]:
     findings = [Finding("tables: torch", works=True, detail="the default back end")]
     triple = TRIPLE if _installed("fbgemm-gpu", find) == "absent" else CUDA_TRIPLE
     torch, fbgemm, torchrec = (f"{package}=={wanted}" for package, wanted in triple.items())
-    install = f"{sys.executable} -m pip install"
-    mend = f"{install} {torch} {fbgemm} && {install} --no-deps {torchrec}"
+    mend = f"{_pip(torch, fbgemm)} && {_pip('--no-deps', torchrec)}"
+    if all(_installed(package, find) == wanted for package, wanted in triple.items()):
+        mend = _pip("--force-reinstall", "--no-deps", fbgemm, torchrec)  # else pip finds them there and does nothing
     for name, module, use in (
         (fbgemm.partition("==")[0], "fbgemm_gpu", "tables: fbgemm"),
         ("torchrec", "torchrec", "torchrec"),
@@ -118,9 +128,14 @@ def _back_ends(load: Callable[[str], object], find: Callable[[str], str]) -> lis
 def _installed(name: str, find: Callable[[str], str]) -> str:
     """The version without its local part, or "absent"."""
     try:
-        return find(name).split("+")[0]
+        return _public(find(name))
     except PackageNotFoundError:
         return "absent"
+
+
+def _public(found: str) -> str:
+    """A version without its local part, as ``+cpu``."""
+    return found.partition("+")[0]
 
 
 def _why_not(name: str, triple: dict[str, str], find: Callable[[str], str], error: Exception) -> str:

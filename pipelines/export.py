@@ -1,4 +1,4 @@
-"""Vectors of a trained variant for use elsewhere: safetensors, Parquet and a manifest."""
+"""A run for use elsewhere: vectors of a variant (safetensors, Parquet), and the training graph (GraphML)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from safetensors.torch import save
 
+from embeddings.graph_export import items_to_networkx, to_networkx, write_graphml
 from pipelines.atomic import atomic_directory, write_bytes, write_json
 from pipelines.errors import DataError
 from pipelines.run_directory import find_run, find_variant, open_dataset
@@ -59,4 +60,38 @@ def export_vectors(run: Path, out: Path, *, variant: str | None = None) -> Path:
             "dataset": dataset.content_hash,
         }
         write_json(temporary / "manifest.json", facts)
+    return out
+
+
+def export_graph(run: Path, out: Path, *, sample_users: int | None = None, co_occurrence: bool = False) -> Path:
+    """Write the graph of the training split as GraphML; nodes have ``raw_id``, ``name`` (title) and ``degree``.
+
+    Args:
+        run: Run directory or its name.
+        out: File to write; must not exist.
+        sample_users: Only so many users, the same ones each time, with their items; None for all.
+        co_occurrence: Items alone, joined with the number of those users who have both as ``weight``.
+
+    Raises:
+        DataError: There is no such run, it is a ranking experiment, or its dataset is gone.
+        FileExistsError: ``out`` exists.
+        ValueError: The graph has too many edges, or ``sample_users`` is below 1.
+    """
+    directory = find_run(run)
+    RunFiles(directory).refuse_ranking()
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; name a file that does not exist")
+    dataset = open_dataset(directory)
+    train, titles = dataset.matrix("train"), dataset.item_titles()
+    generator = np.random.default_rng(0)
+    if co_occurrence:
+        if sample_users is not None:
+            train = train[np.sort(generator.permutation(train.shape[0])[:sample_users])]
+        graph = items_to_networkx(train, titles)
+    else:
+        graph = to_networkx(train, dataset.user_titles(), titles, sample_users=sample_users, generator=generator)
+    raw_ids = {"user": dataset.raw_user_ids(), "item": dataset.raw_item_ids()}
+    for (kind, index), attributes in graph.nodes(data=True):
+        attributes["raw_id"] = raw_ids[kind][index]
+    write_graphml(out, graph)
     return out

@@ -32,7 +32,7 @@ class Recommender(PythonModel):
 
         Args:
             context: unused.
-            model_input: a frame with a column ``user_id``, raw ids as text.
+            model_input: a frame with a column ``user_id``, raw ids as text or integers.
             params: ``k``, how many items (default 10).
 
         Returns:

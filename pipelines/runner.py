@@ -101,8 +101,6 @@ class _Run:
             self._write_metrics(dataset, results)
             report_file = build_report(self.files.directory, dataset)
             self._track_files(tracker, report_file)
-        if tracker.message:
-            self.report.say(tracker.message)
 
     def _semantic_ids(self, dataset: Dataset) -> Tokenised | None:
         if self.experiment.semantic_ids is None:

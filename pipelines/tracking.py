@@ -18,12 +18,12 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.cache import locked
 from pipelines.config import Tracking
+from pipelines.installed import pinned, write_wheel
 from pipelines.tracking_journal import PARENT, SPOOL, Event, Journal, TrackingState, contained, directory_hash
 from pipelines.tracking_run import TrackedRun, Tracker
 
@@ -311,6 +311,7 @@ class _Mlflow:
             if "dataset" in data:
                 code, inside["catalogue"] = "model_from_code.py", Path(folder) / "catalogue"
                 Catalogue.of(Dataset.open(Path(data["dataset"]))).save(inside["catalogue"])
+            wheel = write_wheel(Path(folder))
             Model.log(
                 None,
                 mlflow.pyfunc,
@@ -319,7 +320,8 @@ class _Mlflow:
                 python_model=str(Path(__file__).parent / code),
                 artifacts={key: str(path) for key, path in inside.items()},
                 signature=_recommends() if "dataset" in data else _scores(),
-                pip_requirements=[f"recsys=={version('recsys')}"],
+                code_paths=[str(wheel)],
+                pip_requirements=[*pinned(), f"code/{wheel.name}"],
             )
         self._state.models[name] = digest
         self._state.save()
@@ -365,10 +367,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _recommends() -> ModelSignature:
-    """Raw user ids in; lists of raw item ids, titles and scores out; ``k`` as parameter."""
+    """Raw user ids in, text or numbers; lists of raw item ids, titles and scores out; ``k`` as parameter."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType, Array
 
     outputs = Schema(
         [
@@ -379,7 +381,7 @@ def _recommends() -> ModelSignature:
         ]
     )
     params = ParamSchema([ParamSpec("k", DataType.integer, 10)])
-    return ModelSignature(Schema([ColSpec(DataType.string, "user_id")]), outputs, params)
+    return ModelSignature(Schema([ColSpec(AnyType(), "user_id")]), outputs, params)
 
 
 def _scores() -> ModelSignature:

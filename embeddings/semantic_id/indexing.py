@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import linalg, sparse
 from scipy.sparse.linalg import eigsh
 
+from embeddings.graph import co_occurrence
 from embeddings.id_map import IntArray
 from embeddings.semantic_id.codes import SemanticCodes, running_index
 
@@ -127,18 +128,6 @@ def hybrid_codes(path: SemanticCodes) -> SemanticCodes:
     items = np.arange(path.num_items)
     codes = np.column_stack([path.codes[:, :-1], items]).astype(np.int32)
     return SemanticCodes(codes, (*path.widths[:-1], max(1, path.num_items)), path.catalogue, path.source)
-
-
-def co_occurrence(train: sparse.csr_array) -> Counts:
-    """Users who have both items, symmetric int [items, items] without a diagonal."""
-    binary = sparse.csr_array(train, copy=True).astype(np.float32)
-    binary.sum_duplicates()
-    binary.data[:] = 1
-    counts = sparse.csr_array(binary.T @ binary)
-    counts.setdiag(0)
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    return counts
 
 
 def spectral_clusters(weights: Counts, clusters: int, generator: np.random.Generator) -> IntArray:

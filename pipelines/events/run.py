@@ -89,8 +89,6 @@ class EventRun(abc.ABC, Generic[V, D]):
             self._context.write_metrics(experiment.experiment, _facts(self.data), [result for result, _ in found])
             report_file = build_report(files.directory)
             tracker.artifacts([files.config_file, files.metrics_file, files.dataset_file, files.plots, report_file])
-        if tracker.message:
-            self._context.report.say(tracker.message)
 
     def _variant(self, tracker: Tracker, variant: V, seed: int) -> tuple[VariantResult, EvaluatedRanker]:
         name, dim = f"{variant.name}-s{seed}", variant.model.dim

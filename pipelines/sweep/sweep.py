@@ -121,8 +121,6 @@ class _Sweep:
                 files = (path for path in self._directory.iterdir() if path.suffix in (".yaml", ".html"))
                 tracker.artifacts(sorted(files))
             self._tracked = None
-        if leads and tracker.message:
-            self._report.say(tracker.message)
 
     def _work(self, objective: Objective, limit: int, deadline: float) -> None:
         total = limit * len(self._metrics)

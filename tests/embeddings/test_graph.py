@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from embeddings.graph import canonical, co_occurrence, degree_statistics, degrees, gini, load_graph, save_graph
-from embeddings.graph_export import to_networkx, write_graphml
+from embeddings.graph_export import items_to_networkx, to_networkx, write_graphml
 
 
 def random_graph(users: int = 40, items: int = 25, density: float = 0.15, seed: int = 0) -> sparse.csr_array:
@@ -146,11 +146,24 @@ def test_export_of_a_sample_and_its_limits() -> None:
     assert sum(kind == "user" for kind, _ in sample) == 4
     chosen = [i for kind, i in sample if kind == "user"]
     assert sample.number_of_edges() == int(degrees(graph)[0][chosen].sum())
-    with pytest.raises(
-        ValueError, match=rf"{graph.nnz} edges are too many for networkx \(limit 10\); pass sample_users"
-    ):
+    with pytest.raises(ValueError, match=rf"{graph.nnz} edges are too many for networkx \(limit 10\); sample users"):
         to_networkx(graph, users, items, max_edges=10)
     with pytest.raises(ValueError, match="20 items, but 19 item names"):
         to_networkx(graph, users, items[1:])
     with pytest.raises(ValueError, match="sample_users >= 1 and a generator, got 3 and None"):
         to_networkx(graph, users, items, sample_users=3)
+
+
+def test_the_graph_of_items_has_the_users_they_share() -> None:
+    graph = random_graph(12, 6, 0.4)
+    dense = graph.toarray().astype(int)
+    dense[:, 2] = 0
+    exported = items_to_networkx(sparse.csr_array(dense), [f"Item {i}" for i in range(6)])
+    shared = dense.T @ dense
+    assert {node[1] for node in exported} == set(np.flatnonzero(dense.any(axis=0)).tolist())
+    assert {(a[1], b[1], weight) for a, b, weight in exported.edges(data="weight")} == {
+        (a, b, int(shared[a, b])) for a, b in np.argwhere(np.triu(shared, 1)).tolist()
+    }
+    assert exported.nodes["item", 0] == {"name": "Item 0", "degree": int(dense[:, 0].sum())}
+    with pytest.raises(ValueError, match=r"edges are too many for networkx \(limit 2\); sample users"):
+        items_to_networkx(graph, [""] * 6, max_edges=2)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from tiny_experiment import ITEMS, USERS, env, recsys, write_tiny
 
 from pipelines.config_problems import ConfigError
 from pipelines.dataset import Dataset
+from pipelines.run_directory import open_dataset
 from pipelines.run_files import RunFiles
 
 
@@ -143,6 +145,14 @@ def test_mlflow_gets_the_facts_the_plots_and_the_report(place: Path, run: Path, 
     assert len(client.get_metric_history(trained, "select/loss")) == 8
 
 
+def test_a_server_that_is_away_is_told_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracking = ["tracking.enabled=true", "tracking.uri=http://127.0.0.1:9", "tracking.system_metrics=false"]
+    done = recsys(place, "run", "tiny.yaml", "experiment=away", "variants=[popularity]", *tracking)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("did not take everything") == 1
+
+
 def test_the_resolved_configuration_is_the_same_experiment(place: Path, run: Path) -> None:
     done = recsys(place, "run", str(run / "config.yaml"), "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
@@ -192,6 +202,41 @@ def test_export_writes_vectors_whose_products_are_the_scores(place: Path, run: P
     assert (again.returncode, again.stderr.splitlines()[0][:28]) == (2, "error: vectors is there alre")
 
 
+def test_export_writes_the_training_graph_with_raw_ids_and_titles(place: Path, run: Path) -> None:
+    done = recsys(place, "export", str(run), "--graph", "graphs/train.graphml")
+    assert (done.returncode, done.stdout) == (0, "graphs/train.graphml\n"), done.stderr
+    graph = nx.read_graphml(place / "graphs" / "train.graphml")
+    dataset = open_dataset(place / run)
+    assert (graph.number_of_nodes(), graph.number_of_edges()) == (USERS + ITEMS, dataset.matrix("train").nnz)
+    names = {(node["raw_id"], node["name"]) for _, node in graph.nodes(data=True) if node["bipartite"] == 1}
+    assert names == {(f"i{item}", f"Title <{item}>") for item in range(ITEMS)}
+    raw = [dataset.raw_user_ids(), dataset.raw_item_ids()]
+    pairs = {(raw[0][user], raw[1][item]) for user, item in zip(*dataset.matrix("train").nonzero(), strict=True)}
+    ids = nx.get_node_attributes(graph, "raw_id")
+    assert {tuple(sorted((ids[a], ids[b]), reverse=True)) for a, b in graph.edges} == pairs
+    for name in ("few", "again"):
+        done = recsys(place, "export", str(run), "--graph", f"{name}.graphml", "--sample-users", "5")
+        assert done.returncode == 0, done.stderr
+    assert (place / "few.graphml").read_bytes() == (place / "again.graphml").read_bytes()
+    few = nx.read_graphml(place / "few.graphml")
+    assert sum(node.startswith("user:") for node in few) == 5
+    again = recsys(place, "export", str(run), "--graph", "few.graphml")
+    assert (again.returncode, again.stderr) == (
+        2,
+        "error: few.graphml is there already; name a file that does not exist\n",
+    )
+
+
+def test_export_writes_the_items_with_the_users_they_share(place: Path, run: Path) -> None:
+    options = ["--co-occurrence", "--sample-users", "5"]
+    done = recsys(place, "export", str(run), "--graph", "items.graphml", *options)
+    assert done.returncode == 0, done.stderr
+    graph = nx.read_graphml(place / "items.graphml")
+    assert {node.split(":")[0] for node in graph} == {"item"}
+    assert all(node["raw_id"] == f"i{node['name'][7:-1]}" for _, node in graph.nodes(data=True))
+    assert {weight for *_, weight in graph.edges(data="weight")} <= {1, 2, 3, 4, 5}
+
+
 def test_report_is_built_anew(place: Path, run: Path) -> None:
     page = place / run / "report.html"
     before = page.read_bytes()
@@ -207,6 +252,8 @@ ERRORS = {
     ("recommend", "runs/tinny", "--user", "u1"): "is not a run directory (it has no metrics.json)",
     ("recommend", "RUN", "--user", "u1", "--variant", "mf-ful"): "has no variant 'mf-ful'; did you mean `mf-full`?",
     ("export", "RUN", "--variant", "item-knn", "--out", "x"): "variant item-knn (item_knn) has no vectors",
+    ("export", "RUN"): "nothing to export; name a directory for vectors with --out, or a file with --graph",
+    ("export", "RUN", "--out", "x", "--sample-users", "5"): "are of the graph; name a file for it with --graph",
     ("bench", "topkk"): "unknown benchmark 'topkk'; did you mean `topk`?",
     ("ls", "modles"): "unknown kind 'modles'; did you mean `models`?",
     ("cp", "quickstart", "tiny.yaml"): "tiny.yaml is there already; give another name: recsys cp quickstart FILE",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import tomllib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -99,7 +101,8 @@ def test_a_broken_requirement_fails_with_its_reason() -> None:
     line = next(line for line in found.lines if line.name == "polars")
     assert not found.healthy
     assert str(line).startswith("[FAIL] polars           does not load: No module named 'polars'")
-    assert "pip install --upgrade recsys" in str(line)
+    again = f"-m pip install --force-reinstall --no-deps polars=={version('polars')} && "
+    assert again in line.mend and line.mend.endswith("-m pip install 'polars>=2.0'")
     assert found.text().endswith("something that is required is broken")
 
 
@@ -111,3 +114,22 @@ def test_a_requirement_that_is_absent_is_told_apart_from_one_that_does_not_load(
 
     line = next(line for line in examine(without(), find).lines if line.name == "mlflow")
     assert (line.works, line.detail) == (False, "is not installed")
+    assert shlex.split(line.mend) == [sys.executable, "-m", "pip", "install", "mlflow<4,>=3.11"]
+
+
+def test_an_fbgemm_of_the_right_version_that_does_not_load_is_installed_over_itself() -> None:
+    found = examine(without("fbgemm_gpu"), lambda name: {"torch": "2.13.0+cpu"}.get(name) or version(name))
+    line = next(line for line in found.lines if line.name == "tables: fbgemm")
+    assert line.mend.endswith("pip install --force-reinstall --no-deps fbgemm-gpu-cpu==1.8.0 torchrec==1.8.0")
+
+
+def test_no_command_names_this_package_for_its_name_on_the_index_is_another_project() -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    everything = {module for _, module in REQUIRED} | {"fbgemm_gpu", "torchrec"}
+    for find in (absent, version):
+        lines = examine(without(*everything), find).lines
+        commands = [word for line in lines for word in shlex.split(line.mend)]
+        assert len(commands) > len(REQUIRED)
+        assert "recsys" not in commands

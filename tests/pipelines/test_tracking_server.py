@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import polars as pl
 import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from packaging.requirements import Requirement
 from scipy.sparse import csr_array
 
 from pipelines.config import Tracking
@@ -31,7 +33,7 @@ from recsys.topk import exact_top_k
 
 USERS, ITEMS = 12, 9
 PICKLE_PROTOCOLS = {b"\x02", b"\x03", b"\x04", b"\x05"}
-PLAIN_FILES = {".safetensors", ".json", ".parquet", ".py", ".yaml", ".txt", ""}
+PLAIN_FILES = {".safetensors", ".json", ".parquet", ".py", ".yaml", ".txt", ".whl", ""}
 
 
 class Server:
@@ -162,12 +164,14 @@ def test_a_logged_model_recommends_for_raw_user_ids(
 
 
 def predict_in_a_fresh_process(uri: str, model_id: str, folder: Path) -> list[dict[str, object]]:
-    """Download, look for pickles, load with pickle forbidden, predict from a frame and from a list."""
+    """Download, look for pickles, load with pickle forbidden and the model's own code, predict."""
     code = (
-        "import json, sys, mlflow, pandas as pd\n"
+        "import json, sys, mlflow, recsys, pandas as pd\n"
+        "assert recsys.__file__.startswith(sys.argv[2])\n"
         "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
         "frame = model.predict(pd.DataFrame({'user_id': ['u3', 'u7', 'nobody']}), params={'k': 4})\n"
         "again = model.predict(pd.DataFrame({'user_id': ['u7']}))\n"
+        "model.predict(pd.DataFrame({'user_id': [3, 7]}))\n"
         "listed = model.predict([{'user_id': 'u7'}], params={'k': 4})\n"
         "assert again['items'][0][:4] == frame['items'][1] and listed['items'][0] == frame['items'][1]\n"
         "assert [spec.name for spec in model.metadata.signature.outputs] == list(frame.columns)\n"
@@ -179,10 +183,14 @@ def predict_in_a_fresh_process(uri: str, model_id: str, folder: Path) -> list[di
     for file in files:
         assert file.suffix in PLAIN_FILES or file.name == "MLmodel", file
         head = file.read_bytes()[:2]
-        assert head != b"PK" and not (head[:1] == b"\x80" and head[1:] in PICKLE_PROTOCOLS), f"{file} is a pickle"
+        assert (head == b"PK") == (file.suffix == ".whl"), file
+        assert not (head[:1] == b"\x80" and head[1:] in PICKLE_PROTOCOLS), f"{file} is a pickle"
+    site = folder / "site"
+    install_own_code(path, site)
     environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONWARNINGS": "ignore"}
+    environment["PYTHONPATH"] = str(site)
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
+        [sys.executable, "-c", code, str(path), str(site)],
         env=environment,
         cwd=folder,
         capture_output=True,
@@ -192,6 +200,20 @@ def predict_in_a_fresh_process(uri: str, model_id: str, folder: Path) -> list[di
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
     return rows
+
+
+def install_own_code(model: Path, site: Path) -> None:
+    """What is not on an index comes with the model: the requirements are exact pins of ours, and our wheel."""
+    lines = (model / "requirements.txt").read_text().splitlines()
+    (wheel,) = [line for line in lines if line.endswith(".whl")]
+    pins = {Requirement(line).name: line for line in lines if line != wheel}
+    assert "recsys" not in pins
+    assert {"torch", "polars", "mlflow"} <= set(pins)
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins.values())
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site), wheel]
+    subprocess.run(pip, cwd=model, check=True)
+    files = [file.relative_to(site).as_posix() for file in site.rglob("*") if file.is_file()]
+    assert not [file for file in files if file.startswith("pipelines/sample/") or file.endswith((".nbi", ".nbc"))]
 
 
 def test_a_run_outlives_its_server(server: Server, run_dir: Path) -> None:

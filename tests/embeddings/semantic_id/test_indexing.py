@@ -7,9 +7,9 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
+from embeddings.graph import co_occurrence
 from embeddings.semantic_id.indexing import (
     category_codes,
-    co_occurrence,
     collaborative_codes,
     hybrid_codes,
     random_codes,
@@ -59,12 +59,6 @@ def test_category_codes_number_the_names_of_a_depth() -> None:
     assert codes.codes.tolist() == [[2, 1, 0], [1, 0, 0], [2, 1, 1], [0, 0, 0], [1, 2, 0]]
     assert codes.widths == (3, 3, 2)
     assert category_codes([]).num_items == 0
-
-
-def test_co_occurrence_counts_users_whatever_their_order() -> None:
-    """The published code keeps the smaller of the counts of (a, b) and (b, a)."""
-    train = sparse.csr_array(np.array([[1, 1, 0], [1, 1, 1], [0, 1, 0]], dtype=np.float32))
-    assert co_occurrence(train).toarray().tolist() == [[0, 2, 1], [2, 0, 1], [1, 1, 0]]
 
 
 def test_spectral_clusters_are_the_blocks() -> None:
