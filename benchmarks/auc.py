@@ -41,7 +41,7 @@ def _row(name: str, labels: npt.NDArray[np.bool_], scores: npt.NDArray[np.floati
 
         return job
 
-    pairs = paired(keep("ours", roc_auc), keep("theirs", roc_auc_score), repeats=5 if scale == 1.0 else 2)
+    pairs = paired(keep("ours", roc_auc), keep("theirs", roc_auc_score), repeats=7 if scale == 1.0 else 2)
     read_twice = 2 * (scores.nbytes + labels.nbytes)
     return Row.duration(
         f"{len(scores):,} scores, {name}",

@@ -39,7 +39,7 @@ CRITEO_IDS = (
 def run(scale: float = 1.0) -> int:
     """Time epochs and steps in pairs; ``scale`` shrinks the events and the tables."""
     set_threads()
-    repeats = 5 if scale == 1.0 else 1
+    repeats = 7 if scale == 1.0 else 1
     rows = []
     criteo = criteo_like(scale)
     rows += compare("26 fields", *criteo, Job(), repeats=repeats, with_limit=scale == 1.0)

@@ -38,7 +38,7 @@ def run(scale: float = 1.0) -> int:
             pairs = paired(
                 lambda: fit_residual(vectors, WIDTHS, np.random.default_rng(0)),
                 lambda: peer.run(widths=WIDTHS),
-                repeats=5 if scale == 1.0 else 2,
+                repeats=7 if scale == 1.0 else 2,
             )
     quantiser, codes = pairs.ours_last
     left = float(np.square(vectors - quantiser.decode(codes), dtype=np.float64).sum())

@@ -36,7 +36,7 @@ def run(scale: float = 1.0) -> int:
     set_threads()
     train = gowalla("train")
     train = train[: max(1, int(train.shape[0] * scale))]
-    repeats = 5 if scale == 1.0 else 1
+    repeats = 7 if scale == 1.0 else 1
     rows = []
     for density in DENSITIES:
         pairs = paired(epoch(train, Sparsity(density)), epoch(train, None), repeats=repeats)
