@@ -85,7 +85,7 @@ def test_finish_writes_a_file_and_ends_with_the_summary(tmp_path: Path, capsys: 
     assert result["summary"] == last
     assert result["rows"][0]["samples"]["theirs_seconds"] == [4.0, 4.0, 8.0]
     assert result["command"] == "recsys bench x --scale 0.01"
-    assert result["probe"]["stream_gb_s"] > 0.5
+    assert result["probe"]["stream_gb_s"] > 0
     assert result["versions"]["torch"]
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
