@@ -44,11 +44,11 @@ def parquet_sample(path: Path, file: str) -> pl.DataFrame:
 def _collect(file: str, scan: pl.LazyFrame) -> pl.DataFrame:
     try:
         return scan.collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{file}: damaged Parquet file ({_short(error)}); fetch it again") from error
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:120]
 
 

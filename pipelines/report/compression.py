@@ -11,6 +11,8 @@ from pipelines.report.svg import Figure, Scale
 from pipelines.run_schema import Compression
 
 Json = dict[str, Any]
+LABEL_WIDTH = 54
+"""Of the longest labels of a bin, as 128–255, with a gap."""
 COLUMNS = (
     "map",
     "side",
@@ -140,7 +142,8 @@ def _histograms(side: str, histograms: dict[str, Json]) -> Panel:
                 figure.bar(left + i * width + 2, top, (width - 4, base - top), "s0", title)
                 figure.text(left + (i + 0.5) * width, top - 3, _compact(count), anchor="middle", style="small")
     bottom = row_height * len(histograms)
-    for i, label in enumerate(labels):
+    every = 1 if width >= LABEL_WIDTH else 2  # labels that would touch; the title of a bar has its own
+    for i, label in list(enumerate(labels))[::-every]:
         figure.text(left + (i + 0.5) * width, bottom + 17, label, anchor="middle")
     figure.text((left + right) / 2, bottom + 36, f"{side} per row", anchor="middle", style="axis-title")
     rows: list[list[Cell]] = [
