@@ -14,7 +14,7 @@ from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.check import BadRows
 from pipelines.ingest.entity_rows import Rows, usable
 from pipelines.ingest.plan import decoded
-from pipelines.ingest.readers import jsonl_whole, parquet_schema, places_of
+from pipelines.ingest.readers import collect_parquet, jsonl_whole, parquet_schema, places_of
 from pipelines.ingest.source import SUFFIXES, Source
 from pipelines.ingest.text import TextFile
 
@@ -115,10 +115,7 @@ def read_whole(path: Path, names: Sequence[str] | None, bad: BadRows) -> tuple[p
     match kind:
         case "parquet":
             parquet_schema(path)
-            try:
-                frame = pl.read_parquet(path, glob=False)
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise DataError(f"{path.name}: damaged Parquet file ({str(error)[:120]}); fetch it again") from error
+            frame = collect_parquet(path.name, pl.scan_parquet(path, glob=False))
             return frame, places_of(frame)
         case "jsonl":
             return jsonl_whole(path, bad)

@@ -16,6 +16,8 @@ from pipelines.ingest.plan import Plan, decoded
 
 PARQUET_ROWS = 4 << 20
 LINES = 500_000
+DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What polars raises for a damaged Parquet file; a panic is no ``Exception``."""
 Advance = Callable[[int], None]
 NO_PROBLEM = [pl.lit(None, dtype=pl.String).alias(name) for name in ("problem", "problem_column", "problem_value")]
 
@@ -28,7 +30,7 @@ def parquet_schema(path: Path, called: str | None = None) -> dict[str, pl.DataTy
     """
     try:
         return dict(pl.scan_parquet(path, glob=False).collect_schema())
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except DAMAGED as error:
         raise DataError(
             f"{called or path.name}: not a complete Parquet file ({path.stat().st_size:,} bytes; {_short(error)}); it"
             " may have been cut off while it was copied: fetch it again"
@@ -38,13 +40,18 @@ def parquet_schema(path: Path, called: str | None = None) -> dict[str, pl.DataTy
 def parquet_sample(path: Path, file: str) -> pl.DataFrame:
     """First rows of a Parquet file, typed; ``file`` is its name for messages."""
     parquet_schema(path, file)
-    return _collect(file, pl.scan_parquet(path, glob=False).head(1000))
+    return collect_parquet(file, pl.scan_parquet(path, glob=False).head(1000))
 
 
-def _collect(file: str, scan: pl.LazyFrame) -> pl.DataFrame:
+def collect_parquet(file: str, scan: pl.LazyFrame) -> pl.DataFrame:
+    """What a scan of a Parquet file gives; ``file`` is its name for messages.
+
+    Raises:
+        DataError: The file is damaged.
+    """
     try:
         return scan.collect()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except DAMAGED as error:
         raise DataError(f"{file}: damaged Parquet file ({_short(error)}); fetch it again") from error
 
 
@@ -66,10 +73,10 @@ def read_parquet(path: Path, file: str, plan: Plan, bad: BadRows, advance: Advan
             raise DataError(f"{file}, column {column!r}: needs one value a row, the column is {schema[column]}")
     names = {field.column: name for name, field in plan.fields.items()}
     scan = pl.scan_parquet(path, glob=False).select(plan.columns)
-    rows = _collect(file, pl.scan_parquet(path, glob=False).select(pl.len())).item()
+    rows = collect_parquet(file, pl.scan_parquet(path, glob=False).select(pl.len())).item()
     size = path.stat().st_size
     for start in range(0, rows, PARQUET_ROWS):
-        batch = _collect(file, scan.slice(start, PARQUET_ROWS))
+        batch = collect_parquet(file, scan.slice(start, PARQUET_ROWS))
         batch = decoded(file, batch, plan.columns, start + 1).rename(names)
         frame = fast(batch, plan)
         if frame is None:

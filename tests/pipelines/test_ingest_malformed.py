@@ -31,6 +31,24 @@ def test_malformed_input_is_one_error_that_says_where(case: Case, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == [case.file]
 
 
+@pytest.mark.parametrize("entities", [False, True], ids=["events", "users"])
+def test_a_parquet_file_on_which_polars_panics_is_damaged(entities: bool, tmp_path: Path) -> None:
+    """Polars 2.1 panics, which is no ``Exception``, where some of these bytes are 0."""
+    path, users = tmp_path / "e.parquet", tmp_path / "u.parquet"
+    write_rows("parquet", good_rows())(path)
+    pl.DataFrame({"id": range(40), "age": range(40)}).write_parquet(users)
+    facts = {"users": config.Entities(source=users.name, id="id", features={"age": "numeric"})} if entities else {}
+    file, told = users if entities else path, 0
+    good = file.read_bytes()
+    for place in range(4, 140):
+        file.write_bytes(good[:place] + b"\0" + good[place + 1 :])
+        try:
+            ingest(config.Dataset(name="d", source=str(path), **facts), tmp_path / "out")
+        except DataError as error:
+            told += "damaged Parquet file" in str(error)
+    assert told
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "recbole", "jsonl"])
 def test_quarantine_sets_aside_what_fail_reports(kind: str, tmp_path: Path) -> None:
     rows = good_rows(40)
