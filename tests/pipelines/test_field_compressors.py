@@ -17,16 +17,24 @@ from pipelines.cache import Cache
 from pipelines.config import Budget, Compressor
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
-from pipelines.config_ranking import FieldCompressor, RankingExperiment
+from pipelines.config_ranking import (
+    CriteoData,
+    FieldCompressor,
+    FrappeData,
+    LibfmData,
+    NextItemData,
+    RankingExperiment,
+)
 from pipelines.errors import DataError
 from pipelines.events.stages import FieldMaps, Maps, training_key
 from pipelines.progress import Reporter
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.field_maps import OtherFields
+from pipelines.ranking.frappe import FIELDS
 from pipelines.ranking.report import verdicts
 from pipelines.ranking.runner import run_ranking
 from pipelines.ranking.scoring import Scorer
-from pipelines.ranking.sources import field_names
+from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC, field_names
 from pipelines.run_files import RunFiles
 from pipelines.sweep.objective import open_objective
 from recsys.rankers.checkpoint import load_ranker
@@ -122,7 +130,16 @@ def test_the_graph_of_a_field_has_items_and_values(config: Path) -> None:
     assert graph.shape == (20, TOWNS) and not graph[:, -1].any()
     assert all((item % GROUPS == town % GROUPS) for item, town in zip(*graph.nonzero(), strict=True))
     assert (data.graph().toarray() == data.graph("user", "item").toarray()).all()
-    assert field_names(loaded(config).dataset) == data.fields
+
+
+def test_the_configuration_tells_the_fields_of_every_format(config: Path) -> None:
+    assert field_names(loaded(config).dataset) == prepared(config).fields
+    given: dict[str, Any] = {"name": "t", "source": "none"}
+    assert field_names(FrappeData(**given)) == FIELDS
+    assert field_names(LibfmData(**given, fields=("user", "item"))) == ("user", "item")
+    assert field_names(NextItemData(**given, columns=("brand",))) == ("user_id", "item_id", "brand")
+    assert field_names(CriteoData(**given)) == (*CRITEO_FIELDS, *CRITEO_NUMERIC)
+    assert field_names(CriteoData(**given, numeric="standardise")) == CRITEO_FIELDS
 
 
 def test_trainings_without_compressed_fields_have_the_key_that_they_had(config: Path) -> None:
