@@ -59,7 +59,7 @@ def resolve_budget(
         wanted = int(table_mib / row_mib) - tables if table_mib < float("inf") else ids + 1
         asked = f"budget.table_mib={table_mib:g} ({wanted:,} rows of {row_bytes} bytes beside the {tables} unseen rows)"
     else:
-        wanted = _parse_rows(rows, ids)
+        wanted = parse_rows(rows, ids)
         asked = f"budget.rows={rows!r} ({wanted:,} rows)"
     if not tables <= wanted <= ids:
         raise ValueError(
@@ -70,7 +70,12 @@ def resolve_budget(
     return Budget(wanted, None)
 
 
-def _parse_rows(rows: str | int | None, ids: int) -> int:
+def parse_rows(rows: str | int | None, ids: int) -> int:
+    """A number of rows, or a share such as "16%" of ``ids`` rounded to one; whether it is in range is not looked at.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
     if isinstance(rows, int) and not isinstance(rows, bool):
         return rows
     text = str(rows).strip()

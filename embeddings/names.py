@@ -22,5 +22,7 @@ CompressorName = Literal[
     "semantic_spm",
 ]
 COMPRESSORS: tuple[str, ...] = get_args(CompressorName)
+CLUSTERED: tuple[str, ...] = ("graphhash", "double_graphhash")
+"""Those whose rows are the clusters of one clustering of the graph."""
 SEMANTIC: tuple[str, ...] = ("semantic_ngram", "semantic_spm")
 """Those that take codes of the ids."""

@@ -109,13 +109,19 @@ def check_budget(budget: Budget) -> Iterator[Finding]:
     if len(given) != 1:
         got = ", ".join(f"{name}: {value}" for name, value in given.items()) or "none"
         yield ("budget",), f"exactly one of rows, table_mib, resolution must be set, got {got}"
-    rows = budget.rows
+    if budget.rows is not None:
+        for message in check_rows(budget.rows, 2, "one row for users and one for items"):
+            yield ("budget", "rows"), message
+
+
+def check_rows(rows: str | int, least: int, why: str) -> Iterator[str]:
+    """Yield a message for a share that cannot be read or lies outside (0, 100], or for fewer than ``least`` rows."""
     if isinstance(rows, str):
         share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", rows)
         if share is None or not 0 < float(share[1]) <= 100:
-            yield ("budget", "rows"), f'got {rows!r}, must be a share in (0, 100] as "16%" or a whole number of rows'
-    elif rows is not None and rows < 2:
-        yield ("budget", "rows"), f"got {rows}, must be at least 2: one row for users and one for items"
+            yield f'got {rows!r}, must be a share in (0, 100] as "16%" or a whole number of rows'
+    elif rows < least:
+        yield f"got {rows}, must be at least {least}: {why}"
 
 
 def check_names(experiment: AnyExperiment) -> Iterator[Finding]:
@@ -166,7 +172,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
             yield from _check_sequence(model, variant)
         if variant.compressor is not None:
             yield from check_levels(variant.compressor)
-            yield from _check_algorithm(variant.compressor)
+            yield from check_algorithm(variant.compressor)
             yield from _check_semantic(variant.compressor, tokenised=tokenised)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
@@ -297,7 +303,8 @@ def _check_sequence(model: Sasrec, variant: Variant) -> Iterator[Finding]:
     yield from check_reader(model, variant.train)
 
 
-def _check_algorithm(compressor: Compressor) -> Iterator[Finding]:
+def check_algorithm(compressor: Compressor) -> Iterator[Finding]:
+    """Yield a finding for an algorithm that the compressor would not use."""
     if compressor.algorithm != "louvain" and compressor.name not in CLUSTERING:
         message = f"only {', '.join(CLUSTERING)} cluster by it, not {compressor.name}; remove it"
         yield ("compressor", "algorithm"), message

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pipelines.config import Budget, Compressor, Tracking
 from pipelines.config_search import Search
 from pipelines.config_section import Optimizer, Section
-from pipelines.config_semantic import SemanticIds
+from pipelines.config_semantic import SemanticIds, SemanticRows
 
 Numeric = Literal["standardise", "log_standardise", "log_bucket"]
 
@@ -214,13 +214,38 @@ class RankerTrain(Section):
     checkpoint_minutes: float = Field(default=1.0, gt=0)
 
 
+class FieldRows(SemanticRows):
+    """Semantic rows of a field whose values have no content: their codes are made from the graph."""
+
+    users: Literal["graph"] = "graph"
+    codes: Literal["graph"] = "graph"
+
+
+class FieldCompressor(Compressor):
+    """How the values of one field share rows, with a budget of its own."""
+
+    rows: str | int = Field(description="a share of the field's values, or a number of rows")
+    semantic: FieldRows | None = None
+
+
 class RankingVariant(Section):
     """One row of the report. ``model``, ``train`` are merged over the experiment's."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
     model: RankerModel
     compressor: Compressor = Compressor()
+    field_compressors: dict[str, FieldCompressor] = Field(
+        default={}, description="of fields beside dataset.user and dataset.item, by name"
+    )
     train: RankerTrain = RankerTrain()
+
+    @property
+    def compressors(self) -> str:
+        """How ids share rows, in words: the compressor of user and item, then those of other fields."""
+        by_name: dict[str, list[str]] = {}
+        for field, own in self.field_compressors.items():
+            by_name.setdefault(own.name, []).append(field)
+        return ", ".join([self.compressor.name, *(f"{'+'.join(fields)} {name}" for name, fields in by_name.items())])
 
 
 class RankingExperiment(Section):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -72,6 +71,14 @@ class EventRun(abc.ABC, Generic[V, D]):
     def tests(self, found: Found) -> list[dict[str, Any]]:
         """Paired tests of variants; ``p`` is corrected by Holm later."""
 
+    def with_fields(self, variant: V, maps: Maps) -> Maps:
+        """``maps`` with those of compressed fields beside user and item: none, unless overridden."""
+        return maps
+
+    def compressor(self, variant: V) -> str:
+        """How ids share rows, in words."""
+        return variant.compressor.name
+
     def keep(self, tracked: TrackedRun, variant: V, seed: int, evaluated: EvaluatedRanker) -> None:
         """Write and track what only this kind of experiment has of a variant: nothing, unless overridden."""
 
@@ -95,7 +102,7 @@ class EventRun(abc.ABC, Generic[V, D]):
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
             if dim not in self._maps:
                 self._maps[dim] = FieldMaps(self.cache, self.data, self.experiment.budget, dim, self._codes)
-            maps = self._maps[dim].maps(variant.compressor, self.experiment.seeds[0])
+            maps = self.with_fields(variant, self._maps[dim].maps(variant.compressor, self.experiment.seeds[0]))
             follower = Follower(name, variant.train.epochs, self._context.report, tracked)
             trained = self.train(variant, maps, seed, follower)
             for record in trained.history:
@@ -106,8 +113,8 @@ class EventRun(abc.ABC, Generic[V, D]):
             copy_tree(trained.entry / "checkpoint", self.files.checkpoint_dir(variant.name, seed))
             write_json(directory / "evaluation.json", evaluated.evaluation)
             write_json(directory / "history.json", trained.history)
-            if maps.entry is not None:
-                write_json(directory / "maps.json", json.loads((maps.entry / "maps.json").read_bytes()))
+            if described := maps.described():
+                write_json(directory / "maps.json", described)
             tracked.metrics(result.metrics)
             tracked.artifacts(directory / "evaluation.json", directory / "history.json")
             self.keep(tracked, variant, seed, evaluated)
@@ -122,7 +129,7 @@ class EventRun(abc.ABC, Generic[V, D]):
         return VariantResult(
             name=variant.name,
             model=model,
-            compressor=variant.compressor.name,
+            compressor=self.compressor(variant),
             table_rows=facts["table_rows"],
             table_bytes=facts["table_bytes"],
             optimizer_bytes=facts["optimizer_bytes"],

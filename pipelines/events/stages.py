@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,28 @@ from recsys.settings import FitResult, Selection
 MAPS_VERSION = 6
 
 
-class Maps(NamedTuple):
-    """The map of each field, and the cache entry of the compressed two, if any."""
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """The id maps of all fields.
+
+    Attributes:
+        fields: the map of each field.
+        entry: of the cache, with the maps of user and item; None where these are not compressed.
+        others: field -> entry of the cache with its map, for every other field that is compressed.
+    """
 
     fields: dict[str, IdMap]
     entry: Path | None
+    others: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """What ``maps.json`` of a variant says: ``users``, ``items``, and ``fields`` by name; empty if all is full."""
+        found: dict[str, Any] = {}
+        if self.entry is not None:
+            found |= json.loads((self.entry / "maps.json").read_bytes())
+        if self.others:
+            found["fields"] = {name: json.loads((at / "map.json").read_bytes()) for name, at in self.others.items()}
+        return found
 
 
 class FieldMaps:
@@ -100,19 +117,32 @@ class FieldMaps:
             budget = resolve_budget(wanted.rows, wanted.table_mib, wanted.resolution, *graph.shape, 4 * self._dim)
             self._clusterings[compressor.algorithm] = cluster_to_budget(graph, budget, compressor.algorithm)
         clustering = self._clusterings[compressor.algorithm]
-        shares = compressor.levels.model_dump() if compressor.levels else {}
-        levels = Levels(**shares, algorithm=compressor.algorithm)
         rows = clustering.num_user_clusters, clustering.num_item_clusters
-        rules = compressor.semantic or SemanticRows()
-        items = self._codes if rules.codes == "items" else None
-        semantic = Semantic(items=items, n=rules.n, popularity_share=rules.popularity_share)
-        maps = compress(compressor.name, graph, *rows, clustering, seed, levels, semantic)
-        if compressor.name in SEMANTIC and rules.users != "graph":
-            maps = compress(rules.users, graph, *rows, clustering, seed)[0], maps[1]
+        maps = compress_graph(compressor, graph, rows, clustering, seed, self._codes)
         sides = dict(zip(("users", "items"), zip(maps, degrees(graph), strict=True), strict=True))
         for side, (id_map, _) in sides.items():
             id_map.save(directory / f"{side}.safetensors")
         write_json(directory / "maps.json", finite({side: describe(*pair) for side, pair in sides.items()}))
+
+
+def compress_graph(
+    compressor: Compressor,
+    graph: csr_array,
+    rows: tuple[int, int],
+    clustering: CoClustering | None,
+    seed: int,
+    codes: SemanticCodes | None = None,
+) -> tuple[IdMap, IdMap]:
+    """The maps of both sides of a graph by a compressor of the configuration; ``codes`` are those of its items."""
+    shares = compressor.levels.model_dump() if compressor.levels else {}
+    levels = Levels(**shares, algorithm=compressor.algorithm)
+    rules = compressor.semantic or SemanticRows()
+    items = codes if rules.codes == "items" else None
+    semantic = Semantic(items=items, n=rules.n, popularity_share=rules.popularity_share)
+    maps = compress(compressor.name, graph, *rows, clustering, seed, levels, semantic)
+    if compressor.name in SEMANTIC and rules.users != "graph":
+        maps = compress(rules.users, graph, *rows, clustering, seed)[0], maps[1]
+    return maps
 
 
 def _identity(size: int) -> IdMap:
@@ -132,13 +162,15 @@ class TrainedRanker:
 def training_key(data: PreparedEvents, variant: RankingVariant | TaskVariant, maps: Maps, seed: int) -> dict[str, Any]:
     """What every training depends on; each kind of experiment adds its version and libraries."""
     files = [maps.entry / f"{side}.safetensors" for side in ("users", "items")] if maps.entry else []
-    return {
+    others = {name: content_hash(entry / "map.safetensors") for name, entry in maps.others.items()}
+    key = {
         "data": data.hash,
         "model": variant.model.model_dump(mode="json"),
         "train": variant.train.model_dump(mode="json", exclude={"checkpoint_minutes"}),
         "maps": content_hash(*files) if files else None,
         "seed": seed,
     }
+    return key | ({"field maps": others} if others else {})
 
 
 def ranking_settings(variant: RankingVariant | TaskVariant) -> RankingSettings:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from embeddings.names import SEMANTIC
-from pipelines.config_checks import check_budget, check_levels, check_names, check_optimizer
+from pipelines.config import Compressor
+from pipelines.config_checks import (
+    check_algorithm,
+    check_budget,
+    check_levels,
+    check_names,
+    check_optimizer,
+    check_rows,
+)
 from pipelines.config_loader import run_path
-from pipelines.config_problems import Finding
-from pipelines.config_ranking import NextItemData, RankingExperiment
+from pipelines.config_problems import Finding, did_you_mean
+from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment
 from pipelines.errors import DataError
 from pipelines.sweep.space import check_search
 
@@ -31,11 +39,11 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
     yield from check_names(experiment)
     for index, variant in enumerate(experiment.variants):
         where = ("variants", index)
-        for key, message in check_levels(variant.compressor):
-            yield (*where, *key), message
-        if variant.compressor.semantic is not None and variant.compressor.name not in SEMANTIC:
-            message = f"only {' and '.join(SEMANTIC)} have it, not {variant.compressor.name}; remove it"
-            yield (*where, "compressor", "semantic"), message
+        for key, message in _check_compressor(variant.compressor):
+            yield (*where, "compressor", *key), message
+        for name, own in variant.field_compressors.items():
+            for key, message in _check_field(name, own, experiment.dataset):
+                yield (*where, "field_compressors", name, *key), message
         if variant.model.name == "din":
             if not (isinstance(experiment.dataset, NextItemData) and experiment.dataset.history):
                 message = "din looks at what users had before; use dataset.format next_item with history >= 1"
@@ -46,6 +54,31 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
             yield (*where, *key), message
 
 
+def _check_compressor(compressor: Compressor) -> Iterator[Finding]:
+    for key, message in check_levels(compressor):
+        yield key[1:], message
+    if compressor.semantic is not None and compressor.name not in SEMANTIC:
+        yield ("semantic",), f"only {' and '.join(SEMANTIC)} have it, not {compressor.name}; remove it"
+
+
+def _check_field(name: str, compressor: FieldCompressor, dataset: Data) -> Iterator[Finding]:
+    from pipelines.ranking.sources import field_names  # imports polars
+
+    fields = field_names(dataset)
+    for role, taken in (("user", dataset.user), ("item", dataset.item)):
+        if name == taken:
+            yield (), f"is dataset.{role}, whose rows `compressor` and `budget` decide; set these and remove it here"
+    if name not in fields:
+        yield (), f"there is no such field{did_you_mean(name, fields)} (the fields are {', '.join(fields)})"
+    if compressor.name == "full":
+        yield ("name",), "full has a row for each value, as a field without a compressor; name another, or remove it"
+    for message in check_rows(compressor.rows, 1, "the values share them"):
+        yield ("rows",), message
+    yield from _check_compressor(compressor)
+    for key, message in check_algorithm(compressor):
+        yield key[1:], message
+
+
 def describe_ranking(experiment: RankingExperiment) -> str:
     """The plan of a ranking experiment without mistakes."""
     from pipelines.ranking.memory import memory_lines  # imports polars
@@ -54,5 +87,8 @@ def describe_ranking(experiment: RankingExperiment) -> str:
     lines.append(f"run directory: {run_path(experiment)}")
     lines.append(f"source: {experiment.dataset.source}")
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
-    lines += [f"  {v.name}: {v.model.name}, {v.compressor.name}, dim {v.model.dim}" for v in experiment.variants]
+    for variant in experiment.variants:
+        rows = ", ".join(f"{name} {own.rows}" for name, own in variant.field_compressors.items())
+        told = f"  {variant.name}: {variant.model.name}, {variant.compressors}, dim {variant.model.dim}"
+        lines.append(f"{told}, rows: {rows}" if rows else told)
     return "\n".join(lines)

@@ -73,14 +73,20 @@ class RankingData(PreparedEvents):
                     " dataset.label.at_least"
                 )
 
-    def graph(self) -> csr_array:
-        """Float32 [users, items]: ones at the pairs of positive train events; unseen ids have none."""
+    def graph(self, left: str | None = None, right: str | None = None) -> csr_array:
+        """Float32 [left, right]: ones at the pairs of positive train events; unseen ids have none.
+
+        Args:
+            left: field of the rows; None for the user's.
+            right: field of the columns; None for the item's.
+        """
+        fields = (left or self.user, right or self.item)
         train = self.events("train")
         positive = train.labels == 1
-        users, items = train.column(self.user)[positive], train.column(self.item)[positive]
-        shape = (self.sizes[self.user], self.sizes[self.item])
-        known = (users < shape[0]) & (items < shape[1])
-        pairs = csr_array((np.ones(int(known.sum()), np.float32), (users[known], items[known])), shape=shape)
+        rows, columns = (train.column(field)[positive] for field in fields)
+        shape = (self.sizes[fields[0]], self.sizes[fields[1]])
+        known = (rows < shape[0]) & (columns < shape[1])
+        pairs = csr_array((np.ones(int(known.sum()), np.float32), (rows[known], columns[known])), shape=shape)
         pairs.sum_duplicates()
         pairs.data[:] = 1.0
         return pairs

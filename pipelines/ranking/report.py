@@ -95,7 +95,8 @@ def verdicts(metrics: Metrics, tests: list[Json]) -> list[str]:
         )
     graphhash = [r for r in results.values() if r.compressor == "graphhash"]
     for ours in graphhash:
-        rivals = [r for r in results.values() if r.model == ours.model and r.compressor not in ("full", "graphhash")]
+        others = [r for r in results.values() if r.compressor not in ("full", "graphhash")]
+        rivals = [r for r in others if (r.model, r.table_rows) == (ours.model, ours.table_rows)]
         for rival in rivals:
             pair = _pair(tests, ours.name, rival.name)
             verb = "beats" if ours.metrics["test/auc"] > rival.metrics["test/auc"] else "does not beat"

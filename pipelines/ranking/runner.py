@@ -13,6 +13,7 @@ from pipelines.events.run import EventRun, Follower, Found, announce_data
 from pipelines.events.stages import EvaluatedRanker, Maps, TrainedRanker
 from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.data import RankingData, prepare
+from pipelines.ranking.field_maps import OtherFields
 from pipelines.ranking.report import build_ranking_report
 from pipelines.ranking.stages import evaluate_stage, train_stage
 from pipelines.run_context import RunContext, in_run_directory
@@ -31,12 +32,14 @@ def run_ranking(experiment: RankingExperiment, *, command: str = "", quiet: bool
     with in_run_directory(experiment, command=command, quiet=quiet) as context:
         data = prepare(context.cache, experiment.dataset)
         data.require_both_classes()
+        others = OtherFields(context.cache, data)
+        others.check(experiment.variants)
         announce_data(context, data, f"{len(data.fields)} fields, {data.num_dense} numbers")
         with atomic_directory(context.files.directory / "fields") as fields:
             data.encoding().save(fields)
         context.files.write_test_events(data.events("test").labels, data.test_users())
         codes = _semantic_ids(context, experiment, data)
-        run = _RankingRun(context, experiment, data, ["auc", "log_loss"], codes)
+        run = _RankingRun(context, experiment, data, others, codes)
         run.execute(experiment.variants, build_ranking_report)
     if not quiet:
         summary(context.files, ["auc", "gauc", "log_loss"])
@@ -52,6 +55,23 @@ def _semantic_ids(context: RunContext, experiment: RankingExperiment, data: Rank
 
 
 class _RankingRun(EventRun[RankingVariant, RankingData]):
+    def __init__(
+        self,
+        context: RunContext,
+        experiment: RankingExperiment,
+        data: RankingData,
+        others: OtherFields,
+        codes: SemanticCodes | None,
+    ) -> None:
+        super().__init__(context, experiment, data, ["auc", "log_loss"], codes)
+        self._others = others
+
+    def with_fields(self, variant: RankingVariant, maps: Maps) -> Maps:
+        return self._others.add(maps, variant.field_compressors, self.experiment.seeds[0])
+
+    def compressor(self, variant: RankingVariant) -> str:
+        return variant.compressors
+
     def train(self, variant: RankingVariant, maps: Maps, seed: int, follower: Follower) -> TrainedRanker:
         return train_stage(self.cache, self.data, variant, maps, seed, follower)
 

@@ -23,6 +23,7 @@ from pipelines.config_ranking import (
 )
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.source import base_path
+from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
 from pipelines.ranking.next_item import Columns, read_next_item
@@ -137,6 +138,23 @@ def numeric_kinds(config: DataConfig) -> dict[str, Numeric]:
             return dict.fromkeys(CRITEO_NUMERIC, config.numeric)
         case _:
             return {}
+
+
+def field_names(config: DataConfig) -> tuple[str, ...]:
+    """The categorical fields that the events will have, in their order."""
+    fields: tuple[str, ...]
+    match config:
+        case FrappeData():
+            fields = FRAPPE_FIELDS
+        case TableData() | LibfmData():
+            fields = config.fields
+        case CriteoData():
+            fields = CRITEO_FIELDS
+        case NextItemData():
+            fields = (config.user, config.item, *config.columns)
+        case _:
+            assert_never(config)
+    return (*fields, *(name for name, kind in numeric_kinds(config).items() if kind == "log_bucket"))
 
 
 def joined(config: DataConfig) -> tuple[str, ...]:

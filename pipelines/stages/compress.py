@@ -18,7 +18,7 @@ from embeddings.describe import describe, stability, worst_buckets
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap
 from embeddings.levels import Levels
-from embeddings.names import SEMANTIC
+from embeddings.names import CLUSTERED, SEMANTIC
 from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.semantic_id.compress import Semantic
 from pipelines.atomic import write_json
@@ -35,7 +35,6 @@ from pipelines.stages.versions import versions
 VERSION = 6
 GRAPH = "graph.json"
 """File of an entry with the hash of the matrix that it was made from, for the leak audit."""
-_CLUSTERED = ("graphhash", "double_graphhash")
 _LEVELLED = ("multi_graphhash", "residual_codes")
 
 
@@ -91,7 +90,7 @@ class CompressionStage:
     @property
     def _main_algorithm(self) -> Algorithm:
         """The algorithm whose clusters set the number of rows for the compressors that do not cluster."""
-        clustered = [c.algorithm for c in self.compressors if c.name in _CLUSTERED]
+        clustered = [c.algorithm for c in self.compressors if c.name in CLUSTERED]
         return clustered[0] if clustered else "louvain"
 
     def clustering(self, algorithm: Algorithm) -> CoClustering:
@@ -172,7 +171,7 @@ class CompressionStage:
         return self.item_codes if _semantic(compressor).codes == "items" else None
 
     def _algorithm(self, compressor: Compressor) -> Algorithm:
-        return compressor.algorithm if compressor.name in _CLUSTERED else self._main_algorithm
+        return compressor.algorithm if compressor.name in CLUSTERED else self._main_algorithm
 
     def _compress(self, directory: Path, compressor: Compressor) -> None:
         seed = self.experiment.seeds[0]
@@ -181,7 +180,7 @@ class CompressionStage:
         else:
             clusters = self.clustering(self._algorithm(compressor))
             rows = (clusters.num_user_clusters, clusters.num_item_clusters)
-            given = clusters if compressor.name in _CLUSTERED else None
+            given = clusters if compressor.name in CLUSTERED else None
             levels = _levels(compressor) if compressor.name in _LEVELLED else None
             semantic = None
             if compressor.name in SEMANTIC:
@@ -258,7 +257,7 @@ def label(compressor: Compressor) -> str:
     >>> label(Compressor(name="multi_graphhash", levels={"count": 4}))
     'multi_graphhash-count=4'
     """
-    other = compressor.name in (*_CLUSTERED, "multi_graphhash") and compressor.algorithm != "louvain"
+    other = compressor.name in (*CLUSTERED, "multi_graphhash") and compressor.algorithm != "louvain"
     name = f"{compressor.name}-{compressor.algorithm}" if other else compressor.name
     given = compressor.levels.model_dump(exclude_defaults=True) if compressor.levels else {}
     given |= compressor.semantic.model_dump(exclude_defaults=True) if compressor.semantic else {}

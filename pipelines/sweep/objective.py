@@ -19,6 +19,7 @@ from pipelines.progress import Reporter
 from pipelines.ranking import stages as ranking
 from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.data import prepare
+from pipelines.ranking.field_maps import OtherFields
 from pipelines.stages.budgets import CompressionStages
 from pipelines.stages.graph import graph_stage
 from pipelines.stages.ingest import ingest_stage
@@ -114,6 +115,8 @@ class _Ranking:
         self._experiment, self._cache = experiment, cache
         self._data = prepare(cache, experiment.dataset)
         self._data.require_both_classes()
+        self._others = OtherFields(cache, self._data)
+        self._others.check(experiment.variants)
         self.data = self._data.facts | {"content_hash": self._data.hash}
         settings, self._codes = experiment.semantic_ids, None
         if settings is not None:
@@ -124,7 +127,7 @@ class _Ranking:
         tried: RankingVariant = changed(variant, values)
         budget, seed = self._experiment.budget, self._experiment.seeds[0]
         fields = FieldMaps(self._cache, self._data, budget, tried.model.dim, self._codes)
-        maps = fields.maps(tried.compressor, seed)
+        maps = self._others.add(fields.maps(tried.compressor, seed), tried.field_compressors, seed)
         trained = ranking.train_stage(Cache(directory), self._data, tried, maps, seed, on_epoch)
         return _by_epoch(trained, tried.train.selection)
 

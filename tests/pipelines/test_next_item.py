@@ -22,6 +22,7 @@ from pipelines.ranking.runner import run_ranking
 from pipelines.ranking.scoring import Scorer
 from pipelines.run_files import RunFiles
 from pipelines.stages.semantic import semantic_stage
+from recsys.rankers.checkpoint import load_ranker
 
 ITEMS, USERS = 24, 30
 
@@ -100,7 +101,8 @@ def test_semantic_codes_give_an_item_without_train_events_the_rows_of_its_like(t
     )
     codes = semantic_stage(cache, EventCatalogue(data), settings, 0).codes
     maps = FieldMaps(cache, data, Budget(rows="40%"), 4, codes)
-    semantic, entry = maps.maps(Compressor(name="semantic_ngram", semantic=SemanticRows(users="frequency")), 0)
+    made = maps.maps(Compressor(name="semantic_ngram", semantic=SemanticRows(users="frequency")), 0)
+    semantic, entry = made.fields, made.entry
     items = semantic["item_id"]
     weights = items.lookup_weights(np.arange(ITEMS))
     summed = [set(rows[used > 0].tolist()) for rows, used in zip(items.rows, weights, strict=True)]
@@ -110,7 +112,7 @@ def test_semantic_codes_give_an_item_without_train_events_the_rows_of_its_like(t
     assert len({tuple(rows) for rows in summed[:3]}) == 3
     assert semantic["user_id"].compressor == "frequency" and semantic["brand"].compressor == "full"
     assert entry is not None and (entry / "maps.json").is_file()
-    hashed = maps.maps(Compressor(name="double_hash"), 0)[0]["item_id"]
+    hashed = maps.maps(Compressor(name="double_hash"), 0).fields["item_id"]
     assert (hashed.rows[:3] == hashed.unseen_row).all() and hashed.num_rows == items.num_rows
 
 
@@ -121,7 +123,11 @@ def test_rows_get_the_scores_of_a_run_with_semantic_ids_and_din_says_why_not(
     model = {"name": "dcn_v2", "dim": 4, "hidden": [8], "init_std": 0.1}
     variants = [
         {"name": "ids", "model": model, "compressor": {"name": "semantic_ngram", "semantic": {"users": "frequency"}}},
-        {"name": "attentive", "model": model | {"name": "din"}},
+        {
+            "name": "attentive",
+            "model": model | {"name": "din"},
+            "field_compressors": {"brand": {"name": "semantic_ngram", "rows": 1}},
+        },
     ]
     settings = {
         "experiment": "t",
@@ -142,6 +148,8 @@ def test_rows_get_the_scores_of_a_run_with_semantic_ids_and_din_says_why_not(
         "output": str(tmp_path / "runs"),
     }
     run = run_ranking(RankingExperiment.model_validate(settings), quiet=True)
+    tables = load_ranker(run / "variants" / "attentive-s0" / "checkpoint").tables
+    assert [field.id_map.num_rows for field in tables.fields] == [USERS + 1, ITEMS + 1, 2]
     data = prepared(tmp_path, history=2)
     events = data.events("test")
     ids = {name: data.vocabulary(name)["value"].gather(events.column(name)) for name in ("user_id", "item_id")}

@@ -210,3 +210,5 @@ def test_the_verdict_says_loss_win_and_doubt() -> None:
     assert "does not tell them apart" in found[1]
     assert found[2] == "m has 25 % of the bytes of f and loses 12.50 % of its AUC."
     assert found[3].startswith("g beats m with the same number of rows; difference +0.0900")
+    fewer = variants[2].model_copy(update={"compressor": "modulo, town modulo", "table_rows": 3})
+    assert len(verdicts(metrics.model_copy(update={"variants": (*variants[:2], fewer)}), tests)) == 3

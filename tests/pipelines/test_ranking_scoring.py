@@ -37,7 +37,11 @@ model: {{name: dcn_v2, dim: 4, hidden: [8], optimizer: {{name: adam, lr: 0.02}}}
 train: {{epochs: 2, batch_size: 64}}
 tracking: {{uri: "sqlite:///{source}/mlflow.db", system_metrics: false}}
 output: {source}/runs
-variants: [{{name: small}}, {{name: hashed, compressor: {{name: modulo}}}}]
+variants:
+  - {{name: small}}
+  - name: hashed
+    compressor: {{name: modulo}}
+    field_compressors: {{clicks: {{name: double_hash, rows: 50%}}, tags: {{name: graphhash, rows: 1}}}}
 """
 
 
