@@ -2,7 +2,7 @@
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. NAME is a file of benchmarks/results without
 ``.json``, or of its directory ``published`` (benchmarks/reproduction.py), or ``benchmarks`` for one line per benchmark.
-``--add RUN`` first copies a run's metrics.json there.
+``--add RUN`` first copies a run's metrics.json there, with its paired tests where it has several tasks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from benchmarks import reproduction
+from pipelines.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ("benchmarks", "compression", "models", "generative", "rankers", "semantic_ids", "two_tower")
@@ -42,6 +42,8 @@ COLUMNS = (
     ("recall@20", "ndcg@20"),
     ("recall@10", "recall@50"),
     ("auc", "log_loss"),
+    ("watch/auc", "rating/rmse"),
+    ("rated/auc", "rating/rmse"),
 )
 """Metrics of a table, the first line of which a run has all."""
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -79,30 +81,47 @@ def files() -> list[str]:
 
 
 def _variants(run: Json) -> str:
-    """An experiment's metrics.json: one line per variant and seed."""
-    data = run["dataset"]
-    shown = next(names for names in COLUMNS if all(f"test/{name}" in run["variants"][0]["metrics"] for name in names))
-    first, *others = (name.replace("ndcg", "NDCG") for name in shown)
-    lines = [_line("variant", "rows", "table MiB", first, "95 %", *others, "train s"), _rule(6 + len(others))]
-    for variant in run["variants"]:
-        interval = variant["ci95"].get(f"test/{shown[0]}")
-        seeds = {other["seed"] for other in run["variants"]}
-        learned = variant["table_bytes"] > 0
-        values = [f"{variant['metrics'][f'test/{name}']:.4f}" for name in shown]
-        lines.append(
-            _line(
-                variant["name"] + (f", seed {variant['seed']}" if len(seeds) > 1 else ""),
-                f"{variant['table_rows']:,}" if learned else "-",
-                f"{variant['table_bytes'] / 2**20:.2f}" if learned else "-",
-                values[0],
-                "[{:.4f}, {:.4f}]".format(*interval) if interval else "-",
-                *values[1:],
-                f"{variant['seconds']['train']:,.0f}",
-            )
-        )
+    """An experiment's metrics.json: one line per variant, the mean of its seeds."""
+    data, first = run["dataset"], run["variants"][0]
+    shown = next(names for names in COLUMNS if all(f"test/{name}" in first["metrics"] for name in names))
+    names = [name.replace("ndcg", "NDCG") for name in shown]
+    count = sum(variant["name"] == first["name"] for variant in run["variants"])
+    spread = "95 %" if count == 1 else f"{count} seeds"
+    tests = {test["b"]: test for test in run.get("tests", []) if f"{test['task']}/{test['metric']}" == shown[0]}
+    reference = [f"{test['a']} minus it, 95 %, Holm's p" for test in list(tests.values())[:1]]
+    head = ["variant", "rows", "table MiB", names[0], spread, *names[1:], "train s", *reference]
+    lines = [_line(*head), _rule(len(head))]
+    for name in dict.fromkeys(variant["name"] for variant in run["variants"]):
+        seeds = [variant for variant in run["variants"] if variant["name"] == name]
+        cells = _cells(seeds, shown)
+        lines.append(_line(name, *cells, *([_difference(tests.get(name))] if reference else [])))
     facts = f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train']:,} training interactions"
     chosen = "; settings chosen on test" if run["selected_on"] == "test" else ""
     return "".join(lines) + f"\n{facts}{chosen}; data {data['hash'][:12]}; `{run['command']}`.\n"
+
+
+def _cells(seeds: list[Json], shown: tuple[str, ...]) -> list[str]:
+    """Size, the first metric with its interval or its range over the seeds, the other metrics, and the seconds."""
+    variant, learned = seeds[0], seeds[0]["table_bytes"] > 0
+    values = {name: [seed["metrics"][f"test/{name}"] for seed in seeds] for name in shown}
+    means = [f"{sum(column) / len(column):.4f}" for column in values.values()]
+    interval = variant["ci95"].get(f"test/{shown[0]}")
+    if len(seeds) > 1:
+        interval = min(values[shown[0]]), max(values[shown[0]])
+    return [
+        f"{variant['table_rows']:,}" if learned else "-",
+        f"{variant['table_bytes'] / 2**20:.2f}" if learned else "-",
+        means[0],
+        "[{:.4f}, {:.4f}]".format(*interval) if interval else "-",
+        *means[1:],
+        f"{sum(seed['seconds']['train'] for seed in seeds) / len(seeds):,.0f}",
+    ]
+
+
+def _difference(test: Json | None) -> str:
+    if test is None:
+        return "-"
+    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], {test['p_holm']:.2g}"
 
 
 def _differences(found: Json) -> str:
@@ -152,6 +171,16 @@ def _share(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction:.0%}"
 
 
+def add(run: Path, results: Path) -> None:
+    """Copy what a run measured to ``results``."""
+    result = json.loads((run / "metrics.json").read_text("utf-8"))
+    tests = run / "tests.json"
+    found = json.loads(tests.read_text("utf-8")) if tests.exists() else []
+    if any("task" in test for test in found):
+        result["tests"] = found
+    write_json(results / f"{result['experiment']}.json", result)
+
+
 def main() -> None:
     """Rewrite the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -159,8 +188,7 @@ def main() -> None:
     run = parser.parse_args().add
     results = ROOT / "benchmarks" / "results"
     if run is not None:
-        experiment = json.loads((run / "metrics.json").read_text("utf-8"))["experiment"]
-        shutil.copyfile(run / "metrics.json", results / f"{experiment}.json")
+        add(run, results)
     for page in PAGES:
         path = ROOT / page
         path.write_text(render(path.read_text("utf-8"), results), "utf-8")

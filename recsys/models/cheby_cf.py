@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from recsys.models.graph_filter import GraphFilter, ones, scaled
 from recsys.truncated_svd import leading_item_vectors
 
-_ACCURACY = 1e-3
+_ACCURACY = 1e-4
 _ROUNDS = 4  # the polynomial is replaced on each of the vectors, which must be accurate for that
 
 
@@ -30,7 +30,7 @@ def fit_cheby_cf(
         \quad L = I - 2 \tilde R^T \tilde R
 
     On the span of V the polynomial is applied by its values at the singular values; off it the eigenvalues are
-    smaller than the last of them, c, and on [0, c] a polynomial of lower degree has the same values to 1e-3 of the
+    smaller than the last of them, c, and on [0, c] a polynomial of lower degree has the same values to 1e-4 of the
     largest. So it costs fewer propagations than K.
 
     Args:

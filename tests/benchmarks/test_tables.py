@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.tables import PAGES, render, table
+from benchmarks.tables import PAGES, add, render, table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -88,6 +88,30 @@ PUBLISHED = {
         )
     ]
 }
+
+
+def test_seeds_are_averaged_and_tests_of_several_tasks_are_shown(tmp_path: Path) -> None:
+    first = RUN["variants"][0]
+    variants = [
+        first
+        | {"name": name, "seed": seed, "metrics": {"test/watch/auc": auc + seed / 100, "test/rating/rmse": 1 + seed}}
+        for name, auc in (("comet-plus", 0.9), ("top-k", 0.8))
+        for seed in range(2)
+    ]
+    pair = {"task": "watch", "metric": "auc", "a": "comet-plus", "b": "top-k"}
+    tests = [
+        pair | {"difference": 0.1, "low": 0.05, "high": 0.15, "p_holm": 0.0123},
+        pair | {"task": "rating", "metric": "rmse", "difference": -1.0, "low": -2.0, "high": 0.0, "p_holm": 0.5},
+    ]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.json").write_text(json.dumps(RUN | {"variants": variants}))
+    (run / "tests.json").write_text(json.dumps(tests))
+    add(run, tmp_path)
+    lines = table("toy", tmp_path).splitlines()
+    assert lines[0].endswith("| watch/auc | 2 seeds | rating/rmse | train s | comet-plus minus it, 95 %, Holm's p |")
+    assert lines[2] == "| comet-plus | 1,232 | 1.00 | 0.9050 | [0.9000, 0.9100] | 1.5000 | 61 | - |"
+    assert lines[3].endswith("| 0.8050 | [0.8000, 0.8100] | 1.5000 | 61 | +0.1000 [+0.0500, +0.1500], 0.012 |")
 
 
 def test_differences_by_slice_have_a_line_for_each_variant_and_slice(tmp_path: Path) -> None:
