@@ -13,6 +13,7 @@ import numpy as np
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec
 from embeddings.tables.collection import Field, build_collection
+from embeddings.tables.spec import OptimizerName
 from recsys.event_batch import Events
 from recsys.rankers.build import RankerSpec, build_ranker
 from recsys.rankers.dcn_v2 import Cross
@@ -37,8 +38,10 @@ class Job:
         dropout: of the tower.
         batch_norm: of the tower.
         lr: of Adam, for layers and tables.
-        weight_decay: L2 on the tables. Ours applies it to the rows of a batch, FuxiCTR to every row in every step.
+        weight_decay: L2 on the tables, on the rows that the optimizer moves.
         batch_size: events of a step.
+        table_optimizer: of our tables: "lazy_adam" moves the rows of a batch, "adam" all rows in every step, as
+            FuxiCTR's does.
     """
 
     dim: int = 16
@@ -49,6 +52,7 @@ class Job:
     lr: float = 1e-3
     weight_decay: float = 0.0
     batch_size: int = 4096
+    table_optimizer: OptimizerName = "lazy_adam"
 
     def request(self) -> dict[str, Any]:
         """For the worker."""
@@ -57,7 +61,7 @@ class Job:
     def ranker(self, sizes: Mapping[str, int]) -> Ranker:
         """Ours, freshly drawn; ``sizes`` are the ids of each field, beside which a table has an unseen row."""
         fields = [Field(name, IdMap.identity(size), self.dim) for name, size in sizes.items()]
-        optimizer = OptimizerSpec("lazy_adam", lr=self.lr, weight_decay=self.weight_decay)
+        optimizer = OptimizerSpec(self.table_optimizer, lr=self.lr, weight_decay=self.weight_decay)
         draws = generator(0, "init", "tables")
         tables = build_collection(fields, optimizer=optimizer, init_std=1e-4, generator=draws)
         tower = Tower(self.hidden, self.dropout, self.batch_norm)

@@ -1,7 +1,8 @@
 """AUC of DCN-V2 on Frappe, ours and FuxiCTR's: the same events, the same grid, the best on validation of each.
 
 ``python -m benchmarks.ctr_quality`` trains both on every point of the grid and writes ``results/ctr_quality.json``.
-Both stop after two epochs without a gain in validation AUC and keep the best weights; test is looked at once a side.
+Both move all rows of the tables by Adam, stop after two epochs without a gain in validation AUC, and keep the best
+weights; test is looked at once a side.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from recsys.metrics.delong import auc_interval
 from recsys.rankers.training import fit_ranker
 
 EPOCHS = 100
-START = Job(dim=10, batch_norm=True)
+START = Job(dim=10, batch_norm=True, table_optimizer="adam")
 GRID = [
     dataclasses.replace(START, dropout=dropout, weight_decay=decay)
     for dropout, decay in itertools.product((0.0, 0.2), (0.005, 0.05))
