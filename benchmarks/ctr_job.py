@@ -42,6 +42,8 @@ class Job:
         batch_size: events of a step.
         table_optimizer: of our tables: "lazy_adam" moves the rows of a batch, "adam" all rows in every step, as
             FuxiCTR's does.
+        init_std: of our tables. FuxiCTR draws with 1e-4 and clips the large gradients that batch norm makes of it; ours
+            are not clipped.
     """
 
     dim: int = 16
@@ -53,6 +55,7 @@ class Job:
     weight_decay: float = 0.0
     batch_size: int = 4096
     table_optimizer: OptimizerName = "lazy_adam"
+    init_std: float = 1e-3
 
     def request(self) -> dict[str, Any]:
         """For the worker."""
@@ -63,7 +66,7 @@ class Job:
         fields = [Field(name, IdMap.identity(size), self.dim) for name, size in sizes.items()]
         optimizer = OptimizerSpec(self.table_optimizer, lr=self.lr, weight_decay=self.weight_decay)
         draws = generator(0, "init", "tables")
-        tables = build_collection(fields, optimizer=optimizer, init_std=1e-4, generator=draws)
+        tables = build_collection(fields, optimizer=optimizer, init_std=self.init_std, generator=draws)
         tower = Tower(self.hidden, self.dropout, self.batch_norm)
         return build_ranker(RankerSpec("dcn_v2", tower, Cross(self.layers)), tables, 0, seed=0)
 
