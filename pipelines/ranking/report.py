@@ -8,10 +8,11 @@ from typing import Any
 
 from pipelines.atomic import write_text
 from pipelines.ranking import figures
+from pipelines.ranking.verdict import verdicts
 from pipelines.report import words
 from pipelines.report.plots import write_plots
 from pipelines.report.render import render
-from pipelines.run_files import Metrics, RunFiles, VariantResult
+from pipelines.run_files import RunFiles, VariantResult
 
 Json = dict[str, Any]
 LEADER_COLUMNS = (
@@ -58,7 +59,7 @@ def build_ranking_report(run_dir: Path) -> Path:
         "ranking.html",
         metrics=metrics,
         description=config.description if config else "",
-        verdicts=verdicts(metrics, tests),
+        verdicts=verdicts(metrics, tests, config),
         data_line=_data_line(files.dataset()),
         leader_columns=LEADER_COLUMNS,
         leaders=[_leader(result) for result in results],
@@ -71,60 +72,6 @@ def build_ranking_report(run_dir: Path) -> Path:
     )
     write_text(files.report_file, page)
     return files.report_file
-
-
-def verdicts(metrics: Metrics, tests: list[Json]) -> list[str]:
-    """Sentences: the best variant, what each compression cost against the full table, and which compressor won."""
-    first = metrics.variants[0].seed
-    results = {r.name: r for r in metrics.variants if r.seed == first}
-    best = max(results.values(), key=lambda result: result.metrics["test/auc"])
-    bounds = words.interval(best.ci95.get("test/auc"))
-    found = [f"Best is {best.name} with a test AUC of {best.metrics['test/auc']:.4f} {bounds}."]
-    for result in results.values():
-        full = _full_of(result, results)
-        if full is None or result.compressor == "full":
-            continue
-        pair = _pair(tests, result.name, full.name)
-        loss = 1 - result.metrics["test/auc"] / full.metrics["test/auc"]
-        share = words.percent(result.table_bytes / full.table_bytes)
-        verb = "loses" if loss > 0 else "gains"
-        test = f"; {_how_sure(pair)}" if pair else ""
-        found.append(
-            f"{result.name} has {share} of the bytes of {full.name} and {verb} {100 * abs(loss):.2f}\xa0% of its"
-            f" AUC{test}."
-        )
-    graphhash = [r for r in results.values() if r.compressor == "graphhash"]
-    for ours in graphhash:
-        others = [r for r in results.values() if r.compressor not in ("full", "graphhash")]
-        rivals = [r for r in others if (r.model, r.table_rows) == (ours.model, ours.table_rows)]
-        for rival in rivals:
-            pair = _pair(tests, ours.name, rival.name)
-            verb = "beats" if ours.metrics["test/auc"] > rival.metrics["test/auc"] else "does not beat"
-            test = f"; {_how_sure(pair)}" if pair else ""
-            found.append(f"{ours.name} {verb} {rival.name} with the same number of rows{test}.")
-    return found
-
-
-def _how_sure(pair: Json) -> str:
-    bounds = words.interval((pair["low"], pair["high"]))
-    known = "the paired test sees it" if pair["p_holm"] < 0.05 else "the paired test does not tell them apart"
-    return f"difference {words.difference(pair['difference'])} {bounds}, {known} ({words.p_value(pair['p_holm'])})"
-
-
-def _full_of(result: VariantResult, results: dict[str, VariantResult]) -> VariantResult | None:
-    same = [r for r in results.values() if r.model == result.model and r.compressor == "full"]
-    return same[0] if same else None
-
-
-def _pair(tests: list[Json], a: str, b: str) -> Json | None:
-    """The test of a against b, turned round where it was stored the other way."""
-    for test in tests:
-        if (test["a"], test["b"]) == (a, b):
-            return test
-        if (test["a"], test["b"]) == (b, a):
-            turned = {"difference": -test["difference"], "low": -test["high"], "high": -test["low"]}
-            return test | {"a": a, "b": b} | turned
-    return None
 
 
 def _leader(result: VariantResult) -> list[str]:

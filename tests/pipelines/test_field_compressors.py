@@ -31,10 +31,10 @@ from pipelines.progress import Reporter
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.field_maps import OtherFields
 from pipelines.ranking.frappe import FIELDS
-from pipelines.ranking.report import verdicts
 from pipelines.ranking.runner import run_ranking
 from pipelines.ranking.scoring import Scorer
 from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC, field_names
+from pipelines.ranking.verdict import verdicts
 from pipelines.run_files import RunFiles
 from pipelines.sweep.objective import open_objective
 from recsys.rankers.checkpoint import load_ranker

@@ -15,9 +15,9 @@ from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
 from pipelines.config_ranking import DcnV2, FinalMlp, RankingExperiment, TowerSettings
 from pipelines.ranking.figures import learning
-from pipelines.ranking.report import build_ranking_report, verdicts
+from pipelines.ranking.report import build_ranking_report
 from pipelines.ranking.stages import ranker_spec
-from pipelines.run_files import Metrics, RunFiles, VariantResult
+from pipelines.run_files import RunFiles, VariantResult
 from recsys.rankers.checkpoint import load_ranker
 from recsys.rankers.dcn_v2 import Cross
 
@@ -188,27 +188,3 @@ def test_settings_reach_the_ranker() -> None:
     second = TowerSettings(hidden=(9,), dropout=0.1, batch_norm=True)
     final = ranker_spec(FinalMlp(second=second, heads=3, gates=(("a",), ()), gate_hidden=(5,))).streams
     assert (final.second.hidden, final.heads, final.gates, final.gate_hidden) == ((9,), 3, (("a",), ()), (5,))
-
-
-def test_the_verdict_says_loss_win_and_doubt() -> None:
-    def result(name: str, compressor: str, auc: float, size: int) -> VariantResult:
-        return VariantResult(
-            name=name, model="dcn_v2", compressor=compressor, table_bytes=size, metrics={"test/auc": auc}
-        )
-
-    dataset = {"name": "d", "users": 1, "items": 1, "train": 1, "hash": "x"}
-    variants = (result("f", "full", 0.8, 400), result("g", "graphhash", 0.79, 100), result("m", "modulo", 0.7, 100))
-    metrics = Metrics(experiment="e", dataset=dataset, variants=variants)  # type: ignore[arg-type]
-    tests = [
-        {"a": "f", "b": "g", "difference": 0.01, "low": -0.01, "high": 0.03, "p": 0.3, "p_holm": 0.3},
-        {"a": "g", "b": "m", "difference": 0.09, "low": 0.08, "high": 0.1, "p": 0.001, "p_holm": 0.002},
-    ]
-    found = [sentence.replace("\xa0", " ") for sentence in verdicts(metrics, tests)]
-    assert found[1].startswith(
-        "g has 25 % of the bytes of f and loses 1.25 % of its AUC; difference −0.0100 [-0.0300, 0.01"
-    )
-    assert "does not tell them apart" in found[1]
-    assert found[2] == "m has 25 % of the bytes of f and loses 12.50 % of its AUC."
-    assert found[3].startswith("g beats m with the same number of rows; difference +0.0900")
-    fewer = variants[2].model_copy(update={"compressor": "modulo, town modulo", "table_rows": 3})
-    assert len(verdicts(metrics.model_copy(update={"variants": (*variants[:2], fewer)}), tests)) == 3
