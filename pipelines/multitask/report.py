@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.atomic import write_text
+from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.multitask import figures
+from pipelines.multitask.routing import fixed_choices
 from pipelines.ranking.figures import learning
 from pipelines.report import words
 from pipelines.report.plots import write_plots
@@ -51,7 +53,11 @@ def build_multitask_report(run_dir: Path) -> Path:
     for result in metrics.variants:
         groups.setdefault(result.name, []).append(result)
     first = {name: files.variant_dir(name, results[0].seed) for name, results in groups.items()}
-    usage = {name: _json(path / "evaluation.json")["usage"]["weight"] for name, path in first.items()}
+    usages = {
+        name: [_json(files.variant_dir(name, result.seed) / "evaluation.json")["usage"] for result in results]
+        for name, results in groups.items()
+    }
+    usage = {name: seeds[0]["weight"] for name, seeds in usages.items()}
     histories = [(results[0], _json(first[name] / "history.json")) for name, results in groups.items()]
     sections = []
     for task, metric in headlines(metrics.variants[0]).items():
@@ -66,7 +72,10 @@ def build_multitask_report(run_dir: Path) -> Path:
         "multitask.html",
         metrics=metrics,
         description=config.description if config else "",
-        verdicts=verdicts(groups, tests),
+        verdicts=[
+            *verdicts(groups, tests),
+            *(fixed_choices(usages, config) if isinstance(config, MultiTaskExperiment) else ()),
+        ],
         data_line=_data_line(files.dataset()),
         sections=sections,
         test_columns=TEST_COLUMNS,
