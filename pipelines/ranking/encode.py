@@ -16,6 +16,8 @@ import polars as pl
 from pipelines.atomic import write_json
 from pipelines.config_ranking import Numeric
 from pipelines.errors import DataError
+from pipelines.ranking.files import readable
+from pipelines.ranking.numbers import as_numbers, finite_numbers
 from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_columns, numeric_kinds
 
 Kinds = Mapping[str, Numeric]
@@ -76,7 +78,7 @@ def encode_rows(
     """
     kinds = numeric_kinds(config)
     frame = join_columns(rows, config)
-    frame = frame.with_columns(_parsed(frame[name]) for name in kinds)
+    frame = frame.with_columns(finite_numbers(frame[name]) for name in kinds)
     unseen: dict[str, npt.NDArray[np.bool_]] = {}
     for name in (name for name in encoding.vocabularies if name not in kinds):
         given = frame[name].list.sort().list.join("|") if isinstance(frame[name].dtype, pl.List) else frame[name]
@@ -88,14 +90,6 @@ def encode_rows(
         if name in unseen:
             ids[unseen[name], place] = len(vocabulary)
     return ids, _dense(frame, encoding, kinds)
-
-
-def _parsed(column: pl.Series) -> pl.Series:
-    numbers = column.cast(pl.Float64, strict=False)
-    bad = (numbers.is_null() & column.is_not_null()).arg_true()
-    if len(bad):
-        raise DataError(f"column {column.name!r} must have numbers, but row {bad[0]} has {column[int(bad[0])]!r}")
-    return numbers
 
 
 def encode(source: Source, min_count: int, directory: Path, *, user: str, item: str) -> Encoding:
@@ -135,7 +129,7 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
         parts: dict[str, npt.NDArray[Any]] = {
             "ids": _ids(frame, encoding, source.numeric),
             "dense": _dense(frame, encoding, source.numeric),
-            "labels": _labels(frame, first),
+            "labels": _labels(frame, first, source.at_least),
         }
         ids = parts["ids"][:, place]
         alone = (splits == 2) & (ids == len(encoding.vocabularies[user]))
@@ -152,11 +146,12 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
 
 
 def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The events in order, block by block, with the number of the first one."""
+    """The events in order, block by block, with the number of the first one and their numeric columns as numbers."""
     first = 0
-    for frame in source.frame.collect_batches(chunk_size=BLOCK, maintain_order=True):
-        yield first, frame
-        first += len(frame)
+    with readable(source.files):
+        for frame in source.frame.collect_batches(chunk_size=BLOCK, maintain_order=True):
+            yield first, frame.with_columns(finite_numbers(frame[name], first) for name in source.numeric)
+            first += len(frame)
 
 
 def _fit(source: Source, min_count: int, item: str) -> Encoding:
@@ -256,13 +251,17 @@ def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds) -> npt.NDArray
     return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)
 
 
-def _labels(frame: pl.DataFrame, first: int) -> npt.NDArray[np.uint8]:
-    labels = frame[LABEL].cast(pl.Float64, strict=False)
-    bad = labels.is_null() | ~labels.is_in([0.0, 1.0])
-    if bad.any():
-        row = int(bad.arg_true()[0])
+def _labels(frame: pl.DataFrame, first: int, at_least: float | None) -> npt.NDArray[np.uint8]:
+    labels = as_numbers(frame[LABEL])
+    known = labels.is_in([0.0, 1.0]) if at_least is None else labels.is_not_nan()
+    bad = (~known).fill_null(value=True).arg_true()
+    if len(bad):
+        row = int(bad[0])
+        wanted, remedy = "numbers", ""
+        if at_least is None:
+            wanted, remedy = "0 or 1", ", or set dataset.label.at_least to the value that a positive reaches"
         raise DataError(
-            f"labels must be 0 or 1, but event {first + row} has {frame[LABEL][row]!r}; correct it, or set"
-            " dataset.label.at_least to the value that a positive reaches"
+            f"labels must be {wanted}, but event {first + row} has {frame[LABEL][row]!r}; correct it{remedy}"
         )
-    return labels.cast(pl.UInt8).to_numpy()
+    positive = labels if at_least is None else labels >= at_least
+    return positive.cast(pl.UInt8).to_numpy()

@@ -1,0 +1,169 @@
+"""Events that cannot be used: each is one error that names the file, or the column, the row and the value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from tiny_experiment import recsys
+
+from pipelines.cache import Cache
+from pipelines.config_ranking import CriteoData, EventSplit, Join, Label, TableData
+from pipelines.errors import DataError
+from pipelines.ranking.data import RankingData, prepare
+from pipelines.ranking.numbers import as_numbers
+
+ROWS = 20
+CONFIG = """\
+task: ctr
+experiment: wrong
+dataset: {{format: table, name: wrong, source: {source}, fields: [user, item]}}
+tracking: {{enabled: false}}
+variants: [{{name: full, model: {{name: dcn_v2, dim: 4, hidden: [8]}}}}]
+"""
+
+
+def events(**changes: Any) -> pl.DataFrame:
+    columns = {
+        "user": [row % 3 for row in range(ROWS)],
+        "item": [row % 4 for row in range(ROWS)],
+        "price": [float(row % 5) for row in range(ROWS)],
+        "at": list(range(ROWS)),
+        "label": [row % 2 for row in range(ROWS)],
+    }
+    return pl.DataFrame(columns | changes)
+
+
+def prepared(tmp_path: Path, frame: pl.DataFrame, suffix: str = ".parquet", **settings: Any) -> RankingData:
+    """The events as a file of the suffix, prepared; the last 4 rows are test."""
+    path = tmp_path / f"events{suffix}"
+    frame.write_parquet(path) if suffix == ".parquet" else frame.write_csv(path)
+    chosen: dict[str, Any] = {"fields": ("user", "item"), "split": EventSplit(method="order", valid=0.2, test=0.2)}
+    return prepare(Cache(tmp_path / "cache"), TableData(name="t", source=str(path), **chosen | settings))
+
+
+def replaced(row: int, value: Any, values: list[Any]) -> list[Any]:
+    return [*values[:row], value, *values[row + 1 :]]
+
+
+PRICES = [str(row % 5) for row in range(ROWS)]
+BY_TIME = {"split": EventSplit(method="user_order", column="at")}
+NUMERIC = {"numeric": {"price": "standardise"}}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize(
+    ("columns", "settings", "message"),
+    [
+        ({"price": replaced(7, "cheap", PRICES)}, NUMERIC, "'price' must have finite numbers, but row 7 has 'cheap'"),
+        (
+            {"price": replaced(7, "cheap", PRICES)},
+            {"numeric": {"price": "log_bucket"}},
+            "'price' must have finite numbers, but row 7 has 'cheap'",
+        ),
+        (
+            {"label": replaced(3, "good", ["5"] * ROWS)},
+            {"label": Label(at_least=4)},
+            "labels must be numbers, but event 3 has 'good'; correct it$",
+        ),
+        ({"label": replaced(3, "yes", ["0", "1"] * 10)}, {}, "labels must be 0 or 1, but event 3 has 'yes'"),
+        ({"label": replaced(3, None, [5, 1] * 10)}, {"label": Label(at_least=4)}, "numbers, but event 3 has None"),
+        (
+            {"at": replaced(5, None, list(range(ROWS)))},
+            BY_TIME,
+            r"dataset\.split\.column 'at' orders a user's events and must have a number, .* but row 5 has None",
+        ),
+        ({"at": replaced(5, "noon", PRICES)}, BY_TIME, "in every row, but row 5 has 'noon'; correct it"),
+    ],
+)
+def test_a_value_is_told_with_its_column_and_row(
+    tmp_path: Path, suffix: str, columns: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path, events(**columns), suffix, **settings)
+
+
+def test_a_list_is_no_number(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'price' must have finite numbers, but row 0 has"):
+        prepared(tmp_path, events(price=[[1.0]] * ROWS), **NUMERIC)
+
+
+def test_numbers_may_be_text_truth_or_categories() -> None:
+    for values in (["1", "0", None, "x"], ["true", " FALSE", None, "x"]):
+        assert as_numbers(pl.Series(values)).to_list() == [1.0, 0.0, None, None]
+    assert as_numbers(pl.Series(["1", "x"], dtype=pl.Categorical)).to_list() == [1.0, None]
+    assert as_numbers(pl.Series([True, None])).to_list() == [1.0, None]
+
+
+def test_events_may_be_ordered_by_dates(tmp_path: Path) -> None:
+    days = pl.datetime_range(pl.datetime(2026, 1, 1), pl.datetime(2026, 1, ROWS), eager=True)
+    split = {"split": EventSplit(method="user_order", column="at", valid=0.2, test=0.2)}
+    dated, numbered = (prepared(tmp_path, frame, **split) for frame in (events(at=days), events()))
+    assert dated.hash == numbered.hash
+
+
+def damage(path: Path) -> None:
+    """Overwrite what is between the head and the schema."""
+    content = bytearray(path.read_bytes())
+    content[8 : len(content) // 2] = b"\xff" * (len(content) // 2 - 8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("part", ["pages", "tail"])
+def test_damaged_events_are_told_by_run_and_validate(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "interactions.parquet"
+    pl.concat([events()] * 500).write_parquet(path)
+    damage(path) if part == "pages" else path.write_bytes(path.read_bytes()[:-20])
+    (tmp_path / "wrong.yaml").write_text(CONFIG.format(source=tmp_path))
+    for command in ("run", "validate"):
+        done = recsys(tmp_path, command, "wrong.yaml")
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        told = [line for line in done.stderr.splitlines() if "interactions.parquet" in line]
+        assert len(told) == 1 and "fetch it again" in told[0]
+
+
+def test_a_damaged_joined_file_is_told(tmp_path: Path) -> None:
+    events().write_parquet(tmp_path / "interactions.parquet")
+    (tmp_path / "items.parquet").write_bytes(b"PAR1 and no more")
+    join = Join(source="items.parquet", key="item", columns=("kind",))
+    config = TableData(name="t", source=str(tmp_path), fields=("user", "item", "kind"), joins=(join,))
+    with pytest.raises(DataError, match=r"items\.parquet: not a complete Parquet file"):
+        prepare(Cache(tmp_path / "cache"), config)
+
+
+def test_a_joined_file_may_have_keys_of_another_type(tmp_path: Path) -> None:
+    events(item=[["1", "2", "x", None][row % 4] for row in range(ROWS)]).write_parquet(
+        tmp_path / "interactions.parquet"
+    )
+    pl.DataFrame({"item": [1, 2], "kind": ["a", "b"]}).write_parquet(tmp_path / "items.parquet")
+    join = Join(source="items.parquet", key="item", columns=("kind",))
+    config = TableData(name="t", source=str(tmp_path), fields=("user", "item", "kind"), joins=(join,))
+    data = prepare(Cache(tmp_path / "cache"), config)
+    assert data.vocabulary("item")["value"].to_list() == ["1", "2", "x", None]
+    assert data.vocabulary("kind")["value"].to_list() == ["a", "b", None]
+
+
+def criteo(tmp_path: Path, row: int = 3, **changes: str) -> RankingData:
+    """20 good lines, of which one is changed: a column by name, or the whole ``line``."""
+    names = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
+    lines = []
+    for place in range(ROWS):
+        cells = dict.fromkeys(names, "7") | {"label": str(place % 2)}
+        lines.append("\t".join((cells | changes if place == row else cells).values()))
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    return prepare(Cache(tmp_path / "cache"), CriteoData(name="c", source=str(tmp_path), min_count=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"I1": "many"}, "'I1' must have finite numbers, but row 3 has 'many'"),
+        ({"label": "500"}, "labels must be 0 or 1, but event 3 has '500'"),
+        ({"label": ""}, "labels must be 0 or 1, but event 3 has None"),
+    ],
+)
+def test_a_value_of_criteo_text_is_told(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        criteo(tmp_path, **changes)
