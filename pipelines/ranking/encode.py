@@ -260,8 +260,7 @@ def _labels(frame: pl.DataFrame, first: int, at_least: float | None) -> npt.NDAr
         wanted, remedy = "numbers", ""
         if at_least is None:
             wanted, remedy = "0 or 1", ", or set dataset.label.at_least to the value that a positive reaches"
-        raise DataError(
-            f"labels must be {wanted}, but event {first + row} has {frame[LABEL][row]!r}; correct it{remedy}"
-        )
+        told = f"event {first + row} has {frame[LABEL][row]!r}"
+        raise DataError(f"labels must be {wanted}, but {told}; correct it{remedy}")
     positive = labels if at_least is None else labels >= at_least
     return positive.cast(pl.UInt8).to_numpy()

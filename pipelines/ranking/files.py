@@ -22,11 +22,13 @@ def find_files(source: str, names: list[str]) -> list[Path]:
     """The files that ``names``, which may be globs, mean in the directory ``source``, or that which it is itself.
 
     Raises:
-        DataError: One is missing.
+        DataError: One is missing, or several are meant and ``source`` is a file.
     """
     root = base_path(source)
-    if root.is_file():
+    if root.is_file() and len(names) == 1:
         return [root]
+    if root.is_file():
+        raise DataError(f"source {source!r} is one file; give the directory that has {', '.join(names)}")
     found = [sorted(root.glob(name)) for name in names]
     for name, paths in zip(names, found, strict=True):
         if not paths:

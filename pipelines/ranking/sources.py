@@ -136,21 +136,25 @@ def numeric_kinds(config: DataConfig) -> dict[str, Numeric]:
             return {}
 
 
-def field_names(config: DataConfig) -> tuple[str, ...]:
-    """The categorical fields that the events will have, in their order."""
-    fields: tuple[str, ...]
+def categorical(config: DataConfig) -> tuple[str, ...]:
+    """The categorical columns of the events, in their order."""
     match config:
         case FrappeData():
-            fields = FRAPPE_FIELDS
+            return FRAPPE_FIELDS
         case TableData() | LibfmData():
-            fields = config.fields
+            return config.fields
         case CriteoData():
-            fields = CRITEO_FIELDS
+            return CRITEO_FIELDS
         case NextItemData():
-            fields = (config.user, config.item, *config.columns)
+            return (config.user, config.item, *config.columns)
         case _:
             assert_never(config)
-    return (*fields, *(name for name, kind in numeric_kinds(config).items() if kind == "log_bucket"))
+
+
+def field_names(config: DataConfig) -> tuple[str, ...]:
+    """The fields that the events will have, in their order: categorical columns, then numbers in buckets."""
+    buckets = (name for name, kind in numeric_kinds(config).items() if kind == "log_bucket")
+    return (*categorical(config), *buckets)
 
 
 def joined(config: DataConfig) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import pytest
 from tiny_experiment import recsys
 
 from pipelines.cache import Cache
-from pipelines.config_ranking import CriteoData, EventSplit, Join, Label, TableData
+from pipelines.config_ranking import CriteoData, EventSplit, Join, Label, NextItemData, TableData
 from pipelines.errors import DataError
+from pipelines.ranking.check_columns import check_columns
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.numbers import as_numbers
 
@@ -49,8 +50,8 @@ def replaced(row: int, value: Any, values: list[Any]) -> list[Any]:
 
 
 PRICES = [str(row % 5) for row in range(ROWS)]
-BY_TIME = {"split": EventSplit(method="user_order", column="at")}
-NUMERIC = {"numeric": {"price": "standardise"}}
+BY_TIME: dict[str, Any] = {"split": EventSplit(method="user_order", column="at")}
+NUMERIC: dict[str, Any] = {"numeric": {"price": "standardise"}}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -99,7 +100,7 @@ def test_numbers_may_be_text_truth_or_categories() -> None:
 
 def test_events_may_be_ordered_by_dates(tmp_path: Path) -> None:
     days = pl.datetime_range(pl.datetime(2026, 1, 1), pl.datetime(2026, 1, ROWS), eager=True)
-    split = {"split": EventSplit(method="user_order", column="at", valid=0.2, test=0.2)}
+    split: dict[str, Any] = {"split": EventSplit(method="user_order", column="at", valid=0.2, test=0.2)}
     dated, numbered = (prepared(tmp_path, frame, **split) for frame in (events(at=days), events()))
     assert dated.hash == numbered.hash
 
@@ -145,13 +146,13 @@ def test_a_joined_file_may_have_keys_of_another_type(tmp_path: Path) -> None:
     assert data.vocabulary("kind")["value"].to_list() == ["a", "b", None]
 
 
-def criteo(tmp_path: Path, row: int = 3, **changes: str) -> RankingData:
-    """20 good lines, of which one is changed: a column by name, or the whole ``line``."""
+def criteo(tmp_path: Path, **changes: Any) -> RankingData:
+    """20 good lines, of which the fourth is changed: columns by name."""
     names = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
     lines = []
     for place in range(ROWS):
         cells = dict.fromkeys(names, "7") | {"label": str(place % 2)}
-        lines.append("\t".join((cells | changes if place == row else cells).values()))
+        lines.append("\t".join((cells | changes if place == 3 else cells).values()))
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
     return prepare(Cache(tmp_path / "cache"), CriteoData(name="c", source=str(tmp_path), min_count=1))
 
@@ -167,3 +168,33 @@ def criteo(tmp_path: Path, row: int = 3, **changes: str) -> RankingData:
 def test_a_value_of_criteo_text_is_told(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         criteo(tmp_path, **changes)
+
+
+def test_columns_of_every_format_are_checked_by_the_schemas(tmp_path: Path) -> None:
+    events().write_parquet(tmp_path / "interactions.parquet")
+    pl.DataFrame({"item": range(4), "kind": ["a"] * 4}).write_parquet(tmp_path / "items.parquet")
+    (tmp_path / "train.txt").write_text("a TSV has no names")
+    given: dict[str, Any] = {"name": "t", "source": str(tmp_path), "user": "user", "item": "item"}
+    found = dict(check_columns(NextItemData(**given, columns=("kind", "knd"), order="time")))
+    assert found == {
+        ("split",): "interactions.parquet has no column 'split'; there are: user, item, price, at, label",
+        ("order",): "interactions.parquet has no column 'time'; did you mean item?",
+        ("columns", 1): "items.parquet has no column 'knd'; did you mean kind?",
+    }
+    places = dict.fromkeys(("user", "item"), "C1")
+    assert not list(check_columns(CriteoData(**given | places)))
+    assert len(list(check_columns(CriteoData(**given | places, events="interactions.parquet")))) == 39
+    joined = TableData(
+        **given, fields=("user", "item", "kind"), joins=(Join(source="items.parquet", key="user", columns=("kind",)),)
+    )
+    assert dict(check_columns(joined)) == {
+        ("joins", 0, "key"): "items.parquet has no column 'user'; there are: item, kind"
+    }
+    events().write_csv(tmp_path / "events.csv", include_header=True)
+    text = TableData(**given, events="events.csv", fields=("user", "item", "pric"))
+    assert dict(check_columns(text)) == {("fields", 2): "events.csv has no column 'pric'; did you mean price?"}
+    one = NextItemData(**given | {"source": str(tmp_path / "items.parquet")})
+    assert (
+        "is one file; give the directory that has interactions.parquet, items.parquet"
+        in dict(check_columns(one))[("source",)]
+    )
