@@ -25,7 +25,7 @@ from pipelines.stages.versions import versions
 from recsys.rng import generator
 from recsys.task_events import TaskEvents
 
-VERSION = 2
+VERSION = 3
 IntArray = npt.NDArray[np.int64]
 
 

@@ -82,14 +82,26 @@ def encode_rows(
     unseen: dict[str, npt.NDArray[np.bool_]] = {}
     for name in (name for name in encoding.vocabularies if name not in kinds):
         given = frame[name].list.sort().list.join("|") if isinstance(frame[name].dtype, pl.List) else frame[name]
-        found = given.cast(encoding.vocabularies[name][_VALUE].dtype, strict=False)
-        unseen[name] = ~found.cast(given.dtype, strict=False).eq_missing(given).to_numpy()
+        found, unseen[name] = _as_train(given, encoding.vocabularies[name][_VALUE].dtype)
         frame = frame.with_columns(found.alias(name))
     ids = _ids(frame, encoding, kinds)
     for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
         if name in unseen:
             ids[unseen[name], place] = len(vocabulary)
     return ids, _dense(frame, encoding, kinds)
+
+
+def _as_train(given: pl.Series, kind: pl.DataType) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
+    """Values as the type that train had, and which of them cannot be among train's.
+
+    Text is the number whose text it is: ``7`` and ``7.0`` are 7, but ``07`` is not.
+    """
+    if given.dtype == pl.String and kind.is_integer():
+        given = given.str.replace(r"\.0+$", "")
+    found = given.cast(kind, strict=False)
+    if given.dtype == pl.String and kind.is_float():
+        return found, (found.is_null() & given.is_not_null()).to_numpy()
+    return found, ~found.cast(given.dtype, strict=False).eq_missing(given).to_numpy()
 
 
 def encode(source: Source, min_count: int, directory: Path, *, user: str, item: str) -> Encoding:

@@ -13,6 +13,7 @@ import yaml
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ranking.encode import BLOCK, Encoding, encode_rows
+from pipelines.ranking.files import readable
 from pipelines.ranking.sources import joined, numeric_kinds
 from pipelines.run_directory import default_variant, find_run
 from pipelines.run_files import RunFiles, VariantResult
@@ -22,12 +23,13 @@ from recsys.rankers.ranker import Ranker
 
 PROBABILITY, LOG_ODDS = "probability", "log_odds"
 DIN = "din"
-READERS: dict[str, Callable[..., pl.DataFrame]] = {
-    ".csv": pl.read_csv,
-    ".tsv": pl.read_csv,
-    ".parquet": pl.read_parquet,
-    ".jsonl": pl.read_ndjson,
+READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
+    ".tsv": lambda path: pl.read_csv(path, infer_schema=False, separator="\t"),
+    ".parquet": lambda path: pl.read_parquet(path, glob=False),
+    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
 }
+"""Rows of a file; CSV and TSV as the text that they are, so that no type is guessed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +123,8 @@ def score_file(run: Path, source: Path, *, variant: str | None = None, out: Path
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise DataError(f"scored rows are written as .csv or .parquet, got {out.name!r}")
     scorer = Scorer.open(run, variant)
-    kind = {"separator": "\t"} if source.suffix == ".tsv" else {}
-    try:
-        rows = READERS[source.suffix](source, **kind)
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{source} is not a readable {source.suffix} file: {reason}; write it anew") from error
+    with readable([source]):
+        rows = READERS[source.suffix](source)
     scored = scorer.score(rows)
     if out is None:
         return scored.write_csv().rstrip("\n")

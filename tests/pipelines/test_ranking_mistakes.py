@@ -105,6 +105,23 @@ def test_events_may_be_ordered_by_dates(tmp_path: Path) -> None:
     assert dated.hash == numbered.hash
 
 
+def test_ids_of_text_that_are_integers_are_those_of_integers(tmp_path: Path) -> None:
+    users = [-1 if row == 4 else row * 7 % 13 for row in range(ROWS)]
+    first, second = (prepared(tmp_path, events(user=users), suffix, **NUMERIC) for suffix in (".parquet", ".csv"))
+    assert first.hash == second.hash
+    assert second.vocabulary("user").equals(first.vocabulary("user"))
+
+
+def test_the_whole_file_decides_whether_ids_are_integers(tmp_path: Path) -> None:
+    count = 300
+    for last in ("x", "012", "12.0", "1" * 19):
+        frame = pl.DataFrame({"user": ["12"] * 120 + [last, "7"] * 90, "item": [1, 2] * 150, "label": [1, 1, 0] * 100})
+        data = prepared(tmp_path, frame)
+        text = prepared(tmp_path, frame, ".csv")
+        assert text.vocabulary("user")["value"].to_list() == sorted(["12", last, "7"]), "three users, as text"
+        assert text.hash == data.hash and sum(text.facts["counts"].values()) == count
+
+
 def damage(path: Path) -> None:
     """Overwrite what is between the head and the schema."""
     content = bytearray(path.read_bytes())
