@@ -22,6 +22,8 @@ from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_co
 
 Kinds = Mapping[str, Numeric]
 BLOCK = 1 << 17
+FARTHEST = 1e6
+"""Standard deviations; products of numbers beyond it leave float32. Train has none: n values reach sqrt(n)."""
 _VALUE, _COUNT = "value", "count"
 
 
@@ -69,16 +71,18 @@ class Encoding:
 
 
 def encode_rows(
-    rows: pl.DataFrame, encoding: Encoding, config: DataConfig
+    rows: pl.DataFrame, encoding: Encoding, config: DataConfig, first: int = 0
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Ids [n, F] and numbers [n, N] of rows as people have them: joins made, columns of the types that train had.
 
+    The rows are numbered from ``first`` in messages.
+
     Raises:
-        DataError: A joined column is missing and its file too, or a numeric column has text.
+        DataError: A joined column is missing and its file too, or a number is none, infinite or too far from train's.
     """
     kinds = numeric_kinds(config)
     frame = join_columns(rows, config)
-    frame = frame.with_columns(finite_numbers(frame[name]) for name in kinds)
+    frame = frame.with_columns(finite_numbers(frame[name], first) for name in kinds)
     unseen: dict[str, npt.NDArray[np.bool_]] = {}
     for name in (name for name in encoding.vocabularies if name not in kinds):
         given = frame[name].list.sort().list.join("|") if isinstance(frame[name].dtype, pl.List) else frame[name]
@@ -88,7 +92,7 @@ def encode_rows(
     for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
         if name in unseen:
             ids[unseen[name], place] = len(vocabulary)
-    return ids, _dense(frame, encoding, kinds)
+    return ids, _dense(frame, encoding, kinds, first)
 
 
 def _as_train(given: pl.Series, kind: pl.DataType) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
@@ -117,7 +121,7 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
         item: field whose values are those of the catalogue, if the source has one.
 
     Raises:
-        DataError: A label is not 0 or 1, a split is empty, or a number has no value in train.
+        DataError: A label is not 0 or 1, a split is empty, or a number has no value in train, is infinite or far off.
     """
     counts = np.bincount(source.splits, minlength=3)
     for split, count in zip(SPLITS, counts, strict=True):
@@ -140,7 +144,7 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
         splits = source.splits[first : first + len(frame)]
         parts: dict[str, npt.NDArray[Any]] = {
             "ids": _ids(frame, encoding, source.numeric),
-            "dense": _dense(frame, encoding, source.numeric),
+            "dense": _dense(frame, encoding, source.numeric, first),
             "labels": _labels(frame, first, source.at_least),
         }
         ids = parts["ids"][:, place]
@@ -179,7 +183,8 @@ def _fit(source: Source, min_count: int, item: str) -> Encoding:
         for name in moments:
             values = _numbers(train, name, source.numeric[name])
             known = values[~np.isnan(values)]
-            moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
+            with np.errstate(over="ignore"):  # told by _scale
+                moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
     vocabularies = {
         name: frame.filter(pl.col(_COUNT) >= min_count).sort(_VALUE, nulls_last=True) for name, frame in counts.items()
     }
@@ -193,6 +198,10 @@ def _fit(source: Source, min_count: int, item: str) -> Encoding:
 def _scale(name: str, known: float, total: float, squares: float, rows: float) -> tuple[float, float, bool]:
     if not known:
         raise DataError(f"numeric column {name!r} has no value in train; leave it out, or use log_bucket")
+    if not math.isfinite(squares):
+        raise DataError(
+            f"numeric column {name!r} has values beyond 1e150 in train; leave it out, or use log_standardise"
+        )
     mean = total / known
     return mean, math.sqrt(max(squares / known - mean * mean, 0.0)), bool(known < rows)
 
@@ -221,7 +230,7 @@ def log_buckets(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     large = values > 2
     out = np.floor(np.nan_to_num(np.where(large, 0.0, values), nan=0.0))
     out[large] = np.floor(np.square(np.log(values[large])))
-    buckets: npt.NDArray[np.int32] = out.astype(np.int32)
+    buckets: npt.NDArray[np.int32] = np.maximum(out, np.iinfo(np.int32).min).astype(np.int32)
     return buckets
 
 
@@ -253,14 +262,28 @@ def _tell_apart(
     return out
 
 
-def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds) -> npt.NDArray[np.float32]:
-    """A scaled number is 0 where it is missing or train has one value only."""
+def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds, first: int = 0) -> npt.NDArray[np.float32]:
+    """A scaled number is 0 where it is missing or train has one value only; rows are numbered from ``first``."""
     columns = []
     for name, (mean, deviation, lacks) in encoding.scales.items():
         values = _numbers(frame, name, kinds[name])
-        columns.append(np.nan_to_num((values - mean) / (deviation or 1.0)) if deviation else np.zeros(len(values)))
+        columns.append(_scaled(name, values, mean, deviation, first) if deviation else np.zeros(len(values)))
         columns += [np.isnan(values)] if lacks else []
     return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)
+
+
+def _scaled(
+    name: str, values: npt.NDArray[np.float64], mean: float, deviation: float, first: int
+) -> npt.NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        scaled = (values - mean) / deviation
+    far = np.flatnonzero(np.abs(scaled) > FARTHEST)
+    if far.size:
+        raise DataError(
+            f"numeric column {name!r} is {scaled[far[0]]:.3g} standard deviations of train away from train's mean in"
+            f" row {first + far[0]}; the most is {FARTHEST:g}: correct it, leave it empty, or leave the column out"
+        )
+    return np.nan_to_num(scaled)
 
 
 def _labels(frame: pl.DataFrame, first: int, at_least: float | None) -> npt.NDArray[np.uint8]:

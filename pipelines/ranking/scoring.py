@@ -84,17 +84,21 @@ class Scorer:
         """Float32 [n]. A value that train does not have is unseen, a missing one is missing, as in training.
 
         Raises:
-            DataError: A column is missing, or a number is none.
+            DataError: A column is missing, or a number is none, infinite or too far from train's.
         """
         for name in self.columns:
             if name not in rows.columns:
                 raise DataError(f"the rows have no column {name!r}; {did_you_mean(name, rows.columns)}")
         parts = []
         for first in range(0, len(rows), BLOCK):
-            ids, dense = encode_rows(rows[first : first + BLOCK], self.encoding, self.experiment.dataset)
+            ids, dense = encode_rows(rows[first : first + BLOCK], self.encoding, self.experiment.dataset, first)
             labels = np.zeros(len(ids), np.uint8)
             parts.append(self.ranker.scores(Events(ids, dense, labels, tuple(self.encoding.vocabularies))))
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        scores = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if bad.size:
+            raise DataError(f"the log-odds of row {bad[0]} are {scores[bad[0]]}; its numbers are too far from train's")
+        return scores
 
     def score(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows with the columns ``log_odds`` and ``probability`` (float64) added, or replaced."""

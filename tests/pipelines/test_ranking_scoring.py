@@ -118,6 +118,28 @@ def test_unseen_values_score_alike_and_missing_ones_are_missing(run: Path) -> No
     assert len(scorer.log_odds(pl.DataFrame([row])[:0])) == 0
 
 
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        (float("inf"), "'price' must have finite numbers, but row 1 has inf"),
+        (1e300, "'price' is 3.*e.300 standard dev"),
+    ],
+)
+def test_numbers_that_have_no_score_are_told(run: Path, price: float, message: str) -> None:
+    row = {"user": 3, "item": "i1", "tags": "a", "shop": "only", "clicks": 3, "fixed": 2.5}
+    rows = [row | {"price": 0.5}, row | {"price": price}]
+    with pytest.raises(DataError, match=message):
+        Scorer.open(run).score(pl.DataFrame(rows))
+
+
+def test_a_score_that_is_no_number_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Scorer.open(run)
+    monkeypatch.setattr(scorer.ranker, "scores", lambda events: np.array([0.5, np.nan], np.float32))
+    row = {"user": 3, "item": "i1", "tags": "a", "shop": "only", "price": 0.5, "clicks": 3, "fixed": 2.5}
+    with pytest.raises(DataError, match="the log-odds of row 1 are nan; its numbers are too far from train's"):
+        scorer.score(pl.DataFrame([row, row]))
+
+
 def test_csv_on_stdout_is_the_answer(run: Path) -> None:
     (run / "one.csv").write_text("user,item,shop,price,clicks,fixed\n1,i1,only,0.5,3,2.5\n")
     done = recsys(run, "score", str(run), "one.csv")
