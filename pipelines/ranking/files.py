@@ -93,3 +93,16 @@ def require_columns(frame: pl.LazyFrame, names: Iterable[str], file: str) -> Non
     for name in names:
         if name not in known:
             raise DataError(f"{file} has no column {name!r}; {did_you_mean(name, known)}")
+
+
+def check_lines(path: Path, columns: int) -> None:
+    """Raise DataError at the first line that has not so many columns, separated by tabs; reads line by line."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            found = line.count(b"\t") + 1
+            if found != columns:
+                shown = line[:80].decode(errors="backslashreplace").strip()
+                raise DataError(
+                    f"{path}, line {number}: required are {columns} columns separated by tabs, got {found}: {shown!r};"
+                    " correct the line, or fetch the file again if it was cut off"
+                )

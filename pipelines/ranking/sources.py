@@ -24,7 +24,7 @@ from pipelines.config_ranking import (
 from pipelines.errors import DataError
 from pipelines.ingest.readers import parquet_schema
 from pipelines.ingest.source import base_path
-from pipelines.ranking.files import PARQUET, find_files, readable, require_columns, scan_files
+from pipelines.ranking.files import PARQUET, check_lines, find_files, readable, require_columns, scan_files
 from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
@@ -116,7 +116,7 @@ def _read(config: DataConfig, files: list[Path]) -> Source:
             return _table(config, files)
         case CriteoData():
             frame = _criteo(files)
-            splits = _splits(frame, config.split, config.user)
+            splits = _splits(frame, config)
             facts = config.split.model_dump(mode="json")
             return Source(frame, splits, CRITEO_FIELDS, numeric_kinds(config), facts, tuple(files))
         case NextItemData():
@@ -238,7 +238,7 @@ def _table(config: TableData, files: list[Path]) -> Source:
         frame = _joined_by(frame, other, join.key, join.columns)
     extra = filter(None, (config.split.column, config.time))
     require_columns(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
-    splits = _splits(frame, config.split, config.user)
+    splits = _splits(frame, config)
     ages = None if config.time is None else item_ages(frame, config.item, config.time, splits)
     schema = frame.collect_schema()
     lists = [name for name in config.fields if isinstance(schema[name], pl.List)]
@@ -254,6 +254,8 @@ def _criteo(files: list[Path]) -> pl.LazyFrame:
         frame = scan_files(files)
         require_columns(frame, names, files[0].name)
     else:
+        for path in files:
+            check_lines(path, len(names))  # a shorter line would be filled up with missing values
         schema = dict.fromkeys(names, pl.String)
         frame = pl.scan_csv(files, separator="\t", has_header=False, schema=schema, quote_char=None)
     return frame.select(pl.col("label").alias(LABEL), *CRITEO_NUMERIC, *CRITEO_FIELDS)
@@ -275,9 +277,14 @@ def _libfm(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:
     return pl.DataFrame(values, schema={LABEL: pl.String} | dict.fromkeys(fields, pl.String))
 
 
-def _splits(frame: pl.LazyFrame, config: EventSplit, user: str) -> npt.NDArray[np.uint8]:
+def _splits(frame: pl.LazyFrame, data: TableData | CriteoData) -> npt.NDArray[np.uint8]:
     """Uint8 [E]: the split of each row."""
+    config, user = data.split, data.user
     count = int(frame.select(pl.len()).collect().item())
+    if not count:
+        raise DataError(
+            f"source {data.source!r} has no events in {data.events}; set dataset.events to a file with some"
+        )
     match config.method:
         case "given":
             return _given(frame.select(pl.col(str(config.column)).cast(pl.String)).collect().to_series(), config)

@@ -86,6 +86,42 @@ def test_a_value_is_told_with_its_column_and_row(
         prepared(tmp_path, events(**columns), suffix, **settings)
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("kind", ["standardise", "log_standardise", "log_bucket"])
+@pytest.mark.parametrize("row", [2, 13, 18])
+def test_an_infinite_number_is_an_error_in_every_split(tmp_path: Path, suffix: str, kind: str, row: int) -> None:
+    prices = replaced(row, float("-inf"), [float(place % 5) for place in range(ROWS)])
+    with pytest.raises(DataError, match=f"'price' must have finite numbers, but row {row} has '?-inf'?; correct it"):
+        prepared(tmp_path, events(price=prices), suffix, numeric={"price": kind})
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_not_a_number_is_missing(tmp_path: Path, suffix: str) -> None:
+    values = [float(place % 5) for place in range(ROWS)]
+    found = [
+        prepared(tmp_path, events(price=replaced(2, lacking, values)), suffix, **NUMERIC)
+        for lacking in (float("nan"), None)
+    ]
+    assert found[0].hash == found[1].hash
+    assert found[0].events("train").dense[2].tolist() == [0.0, 1.0]
+
+
+def test_numbers_too_far_from_train_are_errors(tmp_path: Path) -> None:
+    values = [float(place % 5) for place in range(ROWS)]
+    with pytest.raises(
+        DataError, match=r"'price' is 7.\d*e\+299 standard deviations .* mean in row 18; the most is 1e\+06"
+    ):
+        prepared(tmp_path, events(price=replaced(18, 1e300, values)), **NUMERIC)
+    with pytest.raises(
+        DataError, match="'price' has values beyond 1e150 in train; leave it out, or use log_standardise"
+    ):
+        prepared(tmp_path, events(price=replaced(2, 1e300, values)), **NUMERIC)
+    logarithm = prepared(tmp_path, events(price=replaced(2, 1e300, values)), numeric={"price": "log_standardise"})
+    assert logarithm.events("train").dense[2, 0] > 1
+    buckets = prepared(tmp_path, events(price=replaced(2, -1e300, values)), numeric={"price": "log_bucket"})
+    assert buckets.vocabulary("price")["value"].to_list() == [-(2**31), 0, 1, 2]
+
+
 def test_a_list_is_no_number(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'price' must have finite numbers, but row 0 has"):
         prepared(tmp_path, events(price=[[1.0]] * ROWS), **NUMERIC)
@@ -164,12 +200,13 @@ def test_a_joined_file_may_have_keys_of_another_type(tmp_path: Path) -> None:
 
 
 def criteo(tmp_path: Path, **changes: Any) -> RankingData:
-    """20 good lines, of which the fourth is changed: columns by name."""
+    """20 good lines, of which the fourth is changed: columns by name, or ``cut`` of them kept."""
     names = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
-    lines = []
+    lines, cut = [], changes.pop("cut", 40)
     for place in range(ROWS):
         cells = dict.fromkeys(names, "7") | {"label": str(place % 2)}
-        lines.append("\t".join((cells | changes if place == 3 else cells).values()))
+        values = list((cells | changes if place == 3 else cells).values())
+        lines.append("\t".join(values[:cut] if place == 3 else values))
     (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
     return prepare(Cache(tmp_path / "cache"), CriteoData(name="c", source=str(tmp_path), min_count=1))
 
@@ -179,12 +216,31 @@ def criteo(tmp_path: Path, **changes: Any) -> RankingData:
     [
         ({"I1": "many"}, "'I1' must have finite numbers, but row 3 has 'many'"),
         ({"label": "500"}, "labels must be 0 or 1, but event 3 has '500'"),
+        ({"C26": "7\t7"}, r"train\.txt, line 4: required are 40 columns separated by tabs, got 41: '1"),
+        *(({"cut": cut}, rf"train\.txt, line 4: required are 40 columns .*, got {cut}: '1") for cut in (3, 20, 39)),
+        ({"cut": 0}, "line 4: required are 40 columns separated by tabs, got 1: ''; correct the line, or fetch"),
         ({"label": ""}, "labels must be 0 or 1, but event 3 has None"),
     ],
 )
-def test_a_value_of_criteo_text_is_told(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+def test_a_mistake_in_criteo_text_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         criteo(tmp_path, **changes)
+
+
+def test_criteo_with_commas_is_told_at_its_first_line(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(",".join(["1"] * 40) + "\n")
+    with pytest.raises(
+        DataError, match=r"train\.txt, line 1: required are 40 columns separated by tabs, got 1: '1,1,1"
+    ):
+        prepare(Cache(tmp_path / "cache"), CriteoData(name="c", source=str(tmp_path)))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("method", ["order", "random", "user_order"])
+def test_a_file_without_events_is_told(tmp_path: Path, suffix: str, method: Any) -> None:
+    split = EventSplit(method=method, column="at")
+    with pytest.raises(DataError, match=r"source '.*' has no events in .*; set dataset\.events to a file with"):
+        prepared(tmp_path, events()[:0], suffix, time="at", split=split, **NUMERIC)
 
 
 def test_columns_of_every_format_are_checked_by_the_schemas(tmp_path: Path) -> None:
