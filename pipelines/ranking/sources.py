@@ -282,9 +282,7 @@ def _splits(frame: pl.LazyFrame, data: TableData | CriteoData) -> npt.NDArray[np
     config, user = data.split, data.user
     count = int(frame.select(pl.len()).collect().item())
     if not count:
-        raise DataError(
-            f"source {data.source!r} has no events in {data.events}; set dataset.events to a file with some"
-        )
+        raise DataError(f"source {data.source!r} has no events: its files have no rows; give files that have some")
     match config.method:
         case "given":
             return _given(frame.select(pl.col(str(config.column)).cast(pl.String)).collect().to_series(), config)

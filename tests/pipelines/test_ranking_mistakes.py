@@ -239,7 +239,7 @@ def test_criteo_with_commas_is_told_at_its_first_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["order", "random", "user_order"])
 def test_a_file_without_events_is_told(tmp_path: Path, suffix: str, method: Any) -> None:
     split = EventSplit(method=method, column="at")
-    with pytest.raises(DataError, match=r"source '.*' has no events in .*; set dataset\.events to a file with"):
+    with pytest.raises(DataError, match=r"source '.*events.*' has no events: its files have no rows; give files"):
         prepared(tmp_path, events()[:0], suffix, time="at", split=split, **NUMERIC)
 
 
