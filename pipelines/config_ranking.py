@@ -143,7 +143,7 @@ class RankerSettings(TowerSettings):
     """What every ranker has: its (first) tower, and the tables of its fields."""
 
     dim: int = Field(default=16, ge=1)
-    dims: dict[str, int] = Field(default={}, description="fields with another dim")
+    dims: dict[str, Annotated[int, Field(ge=1)]] = Field(default={}, description="fields with another dim")
     backend: Literal["torch", "fbgemm", "torchrec"] = "torch"
     optimizer: Optimizer = Optimizer()
     init_std: float = Field(default=1e-4, gt=0)

@@ -18,12 +18,14 @@ from pipelines.cache import Cache, content_hash
 from pipelines.config_multitask import TaskData, TaskLabel
 from pipelines.errors import DataError
 from pipelines.events.data import PreparedEvents
-from pipelines.ranking.sources import SPLITS, find_files, require_columns, scan_files
+from pipelines.ranking.files import find_files, readable, require_columns, scan_files
+from pipelines.ranking.numbers import as_numbers
+from pipelines.ranking.sources import SPLITS
 from pipelines.stages.versions import versions
 from recsys.rng import generator
 from recsys.task_events import TaskEvents
 
-VERSION = 2
+VERSION = 3
 IntArray = npt.NDArray[np.int64]
 
 
@@ -107,7 +109,9 @@ def _read(config: TaskData, tasks: Sequence[TaskLabel]) -> pl.DataFrame:
     frame = scan_files(files)
     columns = [config.user, config.item, *{task.column: None for task in tasks if task.column is not None}]
     require_columns(frame, columns, files[0].name)
-    return _selected(frame.select(columns).collect(), config)
+    with readable(files):
+        found = frame.select(columns).collect()
+    return _selected(found, config)
 
 
 def _selected(frame: pl.DataFrame, config: TaskData) -> pl.DataFrame:
@@ -131,7 +135,7 @@ def _labels(frame: pl.DataFrame, task: TaskLabel) -> npt.NDArray[np.float32]:
     """Float32 [E] of interactions, NaN where unknown."""
     if task.column is None:
         return np.ones(len(frame), np.float32)
-    numbers = frame[task.column].cast(pl.Float64, strict=False)
+    numbers = as_numbers(frame[task.column])
     wrong = numbers.is_null() & frame[task.column].is_not_null()
     if wrong.any():
         value = frame[task.column].filter(wrong)[0]

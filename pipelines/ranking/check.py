@@ -17,20 +17,18 @@ from pipelines.config_checks import (
 from pipelines.config_loader import run_path
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment
-from pipelines.errors import DataError
 from pipelines.sweep.space import check_search
 
 
 def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
-    from pipelines.ranking.sources import files_of  # imports polars
+    from pipelines.ranking.check_columns import check_columns  # imports polars
+    from pipelines.ranking.check_model import check_model
 
     yield from check_budget(experiment.budget)
     yield from check_search(experiment)
-    try:
-        files_of(experiment.dataset)
-    except DataError as error:
-        yield ("dataset", "source"), str(error)
+    for place, message in check_columns(experiment.dataset):
+        yield ("dataset", *place), message
     if experiment.semantic_ids is not None and not isinstance(experiment.dataset, NextItemData):
         message = (
             f"needs a catalogue of items, which format {experiment.dataset.format} lacks; use next_item, or remove it"
@@ -50,6 +48,8 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
                 yield (*where, "model", "name"), message
             if variant.model.backend == "torchrec":
                 yield (*where, "model", "backend"), "din needs backend torch or fbgemm, got torchrec"
+        for key, message in check_model(variant.model, experiment.dataset):
+            yield (*where, "model", *key), message
         for key, message in check_optimizer(variant.model):
             yield (*where, *key), message
 

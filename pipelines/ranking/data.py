@@ -21,7 +21,7 @@ from pipelines.stages.versions import versions
 from recsys.event_batch import EventHistories, Events
 from recsys.rankers.evaluation import ItemAges
 
-VERSION = 5
+VERSION = 6
 Split = Literal["train", "valid", "test"]
 
 

@@ -16,10 +16,14 @@ import polars as pl
 from pipelines.atomic import write_json
 from pipelines.config_ranking import Numeric
 from pipelines.errors import DataError
+from pipelines.ranking.files import readable
+from pipelines.ranking.numbers import as_numbers, finite_numbers
 from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_columns, numeric_kinds
 
 Kinds = Mapping[str, Numeric]
 BLOCK = 1 << 17
+FARTHEST = 1e6
+"""Standard deviations; products of numbers beyond it leave float32. Train has none: n values reach sqrt(n)."""
 _VALUE, _COUNT = "value", "count"
 
 
@@ -67,35 +71,41 @@ class Encoding:
 
 
 def encode_rows(
-    rows: pl.DataFrame, encoding: Encoding, config: DataConfig
+    rows: pl.DataFrame, encoding: Encoding, config: DataConfig, first: int = 0
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Ids [n, F] and numbers [n, N] of rows as people have them: joins made, columns of the types that train had.
 
+    The rows are numbered from ``first`` in messages.
+
     Raises:
-        DataError: A joined column is missing and its file too, or a numeric column has text.
+        DataError: A joined column is missing and its file too, or a number is none, infinite or too far from train's.
     """
     kinds = numeric_kinds(config)
     frame = join_columns(rows, config)
-    frame = frame.with_columns(_parsed(frame[name]) for name in kinds)
+    frame = frame.with_columns(finite_numbers(frame[name], first) for name in kinds)
     unseen: dict[str, npt.NDArray[np.bool_]] = {}
     for name in (name for name in encoding.vocabularies if name not in kinds):
         given = frame[name].list.sort().list.join("|") if isinstance(frame[name].dtype, pl.List) else frame[name]
-        found = given.cast(encoding.vocabularies[name][_VALUE].dtype, strict=False)
-        unseen[name] = ~found.cast(given.dtype, strict=False).eq_missing(given).to_numpy()
+        found, unseen[name] = _as_train(given, encoding.vocabularies[name][_VALUE].dtype)
         frame = frame.with_columns(found.alias(name))
     ids = _ids(frame, encoding, kinds)
     for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
         if name in unseen:
             ids[unseen[name], place] = len(vocabulary)
-    return ids, _dense(frame, encoding, kinds)
+    return ids, _dense(frame, encoding, kinds, first)
 
 
-def _parsed(column: pl.Series) -> pl.Series:
-    numbers = column.cast(pl.Float64, strict=False)
-    bad = (numbers.is_null() & column.is_not_null()).arg_true()
-    if len(bad):
-        raise DataError(f"column {column.name!r} must have numbers, but row {bad[0]} has {column[int(bad[0])]!r}")
-    return numbers
+def _as_train(given: pl.Series, kind: pl.DataType) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
+    """Values as the type that train had, and which of them cannot be among train's.
+
+    Text is the number whose text it is: ``7`` and ``7.0`` are 7, but ``07`` is not.
+    """
+    if given.dtype == pl.String and kind.is_integer():
+        given = given.str.replace(r"\.0+$", "")
+    found = given.cast(kind, strict=False)
+    if given.dtype == pl.String and kind.is_float():
+        return found, (found.is_null() & given.is_not_null()).to_numpy()
+    return found, ~found.cast(given.dtype, strict=False).eq_missing(given).to_numpy()
 
 
 def encode(source: Source, min_count: int, directory: Path, *, user: str, item: str) -> Encoding:
@@ -111,7 +121,7 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
         item: field whose values are those of the catalogue, if the source has one.
 
     Raises:
-        DataError: A label is not 0 or 1, a split is empty, or a number has no value in train.
+        DataError: A label is not 0 or 1, a split is empty, or a number has no value in train, is infinite or far off.
     """
     counts = np.bincount(source.splits, minlength=3)
     for split, count in zip(SPLITS, counts, strict=True):
@@ -134,8 +144,8 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
         splits = source.splits[first : first + len(frame)]
         parts: dict[str, npt.NDArray[Any]] = {
             "ids": _ids(frame, encoding, source.numeric),
-            "dense": _dense(frame, encoding, source.numeric),
-            "labels": _labels(frame, first),
+            "dense": _dense(frame, encoding, source.numeric, first),
+            "labels": _labels(frame, first, source.at_least),
         }
         ids = parts["ids"][:, place]
         alone = (splits == 2) & (ids == len(encoding.vocabularies[user]))
@@ -152,11 +162,12 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
 
 
 def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The events in order, block by block, with the number of the first one."""
+    """The events in order, block by block, with the number of the first one and their numeric columns as numbers."""
     first = 0
-    for frame in source.frame.collect_batches(chunk_size=BLOCK, maintain_order=True):
-        yield first, frame
-        first += len(frame)
+    with readable(source.files):
+        for frame in source.frame.collect_batches(chunk_size=BLOCK, maintain_order=True):
+            yield first, frame.with_columns(finite_numbers(frame[name], first) for name in source.numeric)
+            first += len(frame)
 
 
 def _fit(source: Source, min_count: int, item: str) -> Encoding:
@@ -172,7 +183,8 @@ def _fit(source: Source, min_count: int, item: str) -> Encoding:
         for name in moments:
             values = _numbers(train, name, source.numeric[name])
             known = values[~np.isnan(values)]
-            moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
+            with np.errstate(over="ignore"):  # told by _scale
+                moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
     vocabularies = {
         name: frame.filter(pl.col(_COUNT) >= min_count).sort(_VALUE, nulls_last=True) for name, frame in counts.items()
     }
@@ -186,6 +198,10 @@ def _fit(source: Source, min_count: int, item: str) -> Encoding:
 def _scale(name: str, known: float, total: float, squares: float, rows: float) -> tuple[float, float, bool]:
     if not known:
         raise DataError(f"numeric column {name!r} has no value in train; leave it out, or use log_bucket")
+    if not math.isfinite(squares):
+        raise DataError(
+            f"numeric column {name!r} has values beyond 1e150 in train; leave it out, or use log_standardise"
+        )
     mean = total / known
     return mean, math.sqrt(max(squares / known - mean * mean, 0.0)), bool(known < rows)
 
@@ -214,7 +230,7 @@ def log_buckets(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     large = values > 2
     out = np.floor(np.nan_to_num(np.where(large, 0.0, values), nan=0.0))
     out[large] = np.floor(np.square(np.log(values[large])))
-    buckets: npt.NDArray[np.int32] = out.astype(np.int32)
+    buckets: npt.NDArray[np.int32] = np.maximum(out, np.iinfo(np.int32).min).astype(np.int32)
     return buckets
 
 
@@ -246,23 +262,40 @@ def _tell_apart(
     return out
 
 
-def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds) -> npt.NDArray[np.float32]:
-    """A scaled number is 0 where it is missing or train has one value only."""
+def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds, first: int = 0) -> npt.NDArray[np.float32]:
+    """A scaled number is 0 where it is missing or train has one value only; rows are numbered from ``first``."""
     columns = []
     for name, (mean, deviation, lacks) in encoding.scales.items():
         values = _numbers(frame, name, kinds[name])
-        columns.append(np.nan_to_num((values - mean) / (deviation or 1.0)) if deviation else np.zeros(len(values)))
+        columns.append(_scaled(name, values, mean, deviation, first) if deviation else np.zeros(len(values)))
         columns += [np.isnan(values)] if lacks else []
     return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)
 
 
-def _labels(frame: pl.DataFrame, first: int) -> npt.NDArray[np.uint8]:
-    labels = frame[LABEL].cast(pl.Float64, strict=False)
-    bad = labels.is_null() | ~labels.is_in([0.0, 1.0])
-    if bad.any():
-        row = int(bad.arg_true()[0])
+def _scaled(
+    name: str, values: npt.NDArray[np.float64], mean: float, deviation: float, first: int
+) -> npt.NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        scaled = (values - mean) / deviation
+    far = np.flatnonzero(np.abs(scaled) > FARTHEST)
+    if far.size:
         raise DataError(
-            f"labels must be 0 or 1, but event {first + row} has {frame[LABEL][row]!r}; correct it, or set"
-            " dataset.label.at_least to the value that a positive reaches"
+            f"numeric column {name!r} is {scaled[far[0]]:.3g} standard deviations of train away from train's mean in"
+            f" row {first + far[0]}; the most is {FARTHEST:g}: correct it, leave it empty, or leave the column out"
         )
-    return labels.cast(pl.UInt8).to_numpy()
+    return np.nan_to_num(scaled)
+
+
+def _labels(frame: pl.DataFrame, first: int, at_least: float | None) -> npt.NDArray[np.uint8]:
+    labels = as_numbers(frame[LABEL])
+    known = labels.is_in([0.0, 1.0]) if at_least is None else labels.is_not_nan()
+    bad = (~known).fill_null(value=True).arg_true()
+    if len(bad):
+        row = int(bad[0])
+        wanted, remedy = "numbers", ""
+        if at_least is None:
+            wanted, remedy = "0 or 1", ", or set dataset.label.at_least to the value that a positive reaches"
+        told = f"event {first + row} has {frame[LABEL][row]!r}"
+        raise DataError(f"labels must be {wanted}, but {told}; correct it{remedy}")
+    positive = labels if at_least is None else labels >= at_least
+    return positive.cast(pl.UInt8).to_numpy()

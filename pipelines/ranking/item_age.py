@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.errors import DataError
+from pipelines.ranking.numbers import finite_numbers
 
 _SECONDS_PER_DAY = 86_400
 
@@ -27,17 +28,25 @@ def item_ages(
         the column's name.
 
     Raises:
-        DataError: The column has text.
+        DataError: A value is no number, or infinite.
     """
-    kind = frame.collect_schema()[time]
-    if isinstance(kind, pl.Date | pl.Datetime):
-        number, unit = pl.col(time).cast(pl.Datetime("us")).dt.epoch("s") / _SECONDS_PER_DAY, "days"
-    elif kind.is_numeric():
-        number, unit = pl.col(time).cast(pl.Float64), time
-    else:
-        raise DataError(f"dataset.time needs numbers, dates or times, but the column {time!r} has {kind}")
-    events = frame.select(pl.col(item).alias("item"), number.alias("time")).collect()
+    events = frame.select(pl.col(item).alias("item"), pl.col(time).alias("time")).collect()
+    numbers, unit = _times(events["time"].alias(time))
+    events = events.with_columns(numbers.alias("time"))
     train = events.filter(pl.Series(splits == 0))
     first = train.group_by("item").agg(pl.col("time").min().alias("first"))
     ages = events.join(first, on="item", how="left", nulls_equal=True, maintain_order="left")
     return ages.select(pl.col("time") - pl.col("first")).to_series().fill_null(np.nan).to_numpy(), unit
+
+
+def _times(column: pl.Series) -> tuple[pl.Series, str]:
+    kind = column.dtype
+    if isinstance(kind, pl.Date | pl.Datetime):
+        return column.cast(pl.Datetime("us")).dt.epoch("s") / _SECONDS_PER_DAY, "days"
+    told = "dataset.time needs numbers, dates or times"
+    if not (kind.is_numeric() or kind == pl.String):
+        raise DataError(f"{told}, but the column {column.name!r} has {kind}")
+    try:
+        return finite_numbers(column), column.name
+    except DataError as error:
+        raise DataError(f"{told}: {error}") from None

@@ -21,6 +21,7 @@ from pipelines.config_ranking import (
 from pipelines.ingest.source import base_path
 from pipelines.memory import LIBRARIES_MIB, MIB, count_lines
 from pipelines.ranking.encode import BLOCK
+from pipelines.ranking.files import PARQUET, readable
 from pipelines.ranking.frappe import FIELDS, IDS
 from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC, DataConfig, files_of
 
@@ -49,14 +50,20 @@ def measure_events(config: DataConfig) -> EventSize:
     """The size of a source, from Parquet metadata and sketches of its columns, or from the first MiB of text.
 
     Raises:
-        DataError: A file is missing.
+        DataError: A file is missing or damaged.
     """
+    files = files_of(config)
+    with readable(files):
+        return _measure(config, files)
+
+
+def _measure(config: DataConfig, files: list[Path]) -> EventSize:
     match config:
         case FrappeData():
-            train, held_out = (_parquet([path], ())[0] for path in files_of(config))
+            train, held_out = (_parquet([path], ())[0] for path in files)
             return EventSize(train * (1 + config.negatives) + held_out, len(FIELDS), 0, IDS)
         case NextItemData():
-            events, catalogue = files_of(config)
+            events, catalogue = files
             rows, users = _parquet([events], [config.user])
             ids = users + _parquet([catalogue], (config.item, *config.columns))[1]
             return EventSize(rows * (1 + config.negatives), 2 + len(config.columns), 0, ids)
@@ -70,8 +77,8 @@ def measure_events(config: DataConfig) -> EventSize:
             assert_never(config)
     joins = config.joins if isinstance(config, TableData) else ()
     joined = {base_path(config.source) / join.source for join in joins}
-    files = [path for path in files_of(config) if path not in joined]
-    if files[0].suffix in (".parquet", ".pq"):
+    files = [path for path in files if path not in joined]
+    if files[0].suffix in PARQUET:
         rows, ids = _parquet(files, names)
         return EventSize(rows, len(names), numbers, ids)
     rows = sum(count_lines(path, per_item=False) for path in files)

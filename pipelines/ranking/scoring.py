@@ -13,6 +13,7 @@ import yaml
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ranking.encode import BLOCK, Encoding, encode_rows
+from pipelines.ranking.files import readable
 from pipelines.ranking.sources import joined, numeric_kinds
 from pipelines.run_directory import default_variant, find_run
 from pipelines.run_files import RunFiles, VariantResult
@@ -22,12 +23,13 @@ from recsys.rankers.ranker import Ranker
 
 PROBABILITY, LOG_ODDS = "probability", "log_odds"
 DIN = "din"
-READERS: dict[str, Callable[..., pl.DataFrame]] = {
-    ".csv": pl.read_csv,
-    ".tsv": pl.read_csv,
-    ".parquet": pl.read_parquet,
-    ".jsonl": pl.read_ndjson,
+READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
+    ".tsv": lambda path: pl.read_csv(path, infer_schema=False, separator="\t"),
+    ".parquet": lambda path: pl.read_parquet(path, glob=False),
+    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
 }
+"""Rows of a file; CSV and TSV as the text that they are, so that no type is guessed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,17 +84,21 @@ class Scorer:
         """Float32 [n]. A value that train does not have is unseen, a missing one is missing, as in training.
 
         Raises:
-            DataError: A column is missing, or a number is none.
+            DataError: A column is missing, or a number is none, infinite or too far from train's.
         """
         for name in self.columns:
             if name not in rows.columns:
                 raise DataError(f"the rows have no column {name!r}; {did_you_mean(name, rows.columns)}")
         parts = []
         for first in range(0, len(rows), BLOCK):
-            ids, dense = encode_rows(rows[first : first + BLOCK], self.encoding, self.experiment.dataset)
+            ids, dense = encode_rows(rows[first : first + BLOCK], self.encoding, self.experiment.dataset, first)
             labels = np.zeros(len(ids), np.uint8)
             parts.append(self.ranker.scores(Events(ids, dense, labels, tuple(self.encoding.vocabularies))))
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        scores = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        bad = np.flatnonzero(~np.isfinite(scores))
+        if bad.size:
+            raise DataError(f"the log-odds of row {bad[0]} are {scores[bad[0]]}; its numbers are too far from train's")
+        return scores
 
     def score(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows with the columns ``log_odds`` and ``probability`` (float64) added, or replaced."""
@@ -121,12 +127,8 @@ def score_file(run: Path, source: Path, *, variant: str | None = None, out: Path
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise DataError(f"scored rows are written as .csv or .parquet, got {out.name!r}")
     scorer = Scorer.open(run, variant)
-    kind = {"separator": "\t"} if source.suffix == ".tsv" else {}
-    try:
-        rows = READERS[source.suffix](source, **kind)
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{source} is not a readable {source.suffix} file: {reason}; write it anew") from error
+    with readable([source]):
+        rows = READERS[source.suffix](source)
     scored = scorer.score(rows)
     if out is None:
         return scored.write_csv().rstrip("\n")

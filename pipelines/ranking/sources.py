@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -21,17 +21,20 @@ from pipelines.config_ranking import (
     Numeric,
     TableData,
 )
-from pipelines.errors import DataError, did_you_mean
+from pipelines.errors import DataError
+from pipelines.ingest.readers import parquet_schema
 from pipelines.ingest.source import base_path
+from pipelines.ranking.files import PARQUET, check_lines, find_files, readable, require_columns, scan_files
 from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
 from pipelines.ranking.next_item import Columns, read_next_item
+from pipelines.ranking.numbers import as_numbers
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
-LABEL = "__label"
+LABEL, _KEY = "__label", "__key"
 CRITEO_NUMERIC = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_FIELDS = tuple(f"C{i}" for i in range(1, 27))
 DataConfig = FrappeData | TableData | LibfmData | CriteoData | NextItemData
@@ -47,6 +50,8 @@ class Source:
         fields: categorical columns.
         numeric: numeric columns and how they are encoded.
         facts: of the split, for the report.
+        files: that the frame will be read from; none where it was read.
+        at_least: value that the label of a positive reaches; None where labels are 0 and 1.
         catalogue: every item, train's or not, by the sorted column of the item field; None where train's items are all.
         histories: what users had before the events, in indices of the catalogue.
         ages: float64 [E], see :func:`pipelines.ranking.item_age.item_ages`, and their unit; None without a time.
@@ -57,6 +62,8 @@ class Source:
     fields: tuple[str, ...]
     numeric: dict[str, Numeric]
     facts: dict[str, Any]
+    files: tuple[Path, ...] = ()
+    at_least: float | None = None
     catalogue: pl.DataFrame | None = None
     histories: EventHistories | None = None
     ages: tuple[npt.NDArray[np.float64], str] | None = None
@@ -84,23 +91,6 @@ def files_of(config: DataConfig) -> list[Path]:
     return find_files(config.source, names)
 
 
-def find_files(source: str, names: list[str]) -> list[Path]:
-    """The files that ``names``, which may be globs, mean in the directory ``source``, or that which it is itself.
-
-    Raises:
-        DataError: One is missing.
-    """
-    root = base_path(source)
-    if root.is_file():
-        return [root]
-    found = [sorted(root.glob(name)) for name in names]
-    for name, paths in zip(names, found, strict=True):
-        if not paths:
-            known = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-            raise DataError(f"source {source!r} has no file {name!r} in {root}; {did_you_mean(name, known)}")
-    return [path for paths in found for path in paths]
-
-
 def read_source(config: DataConfig) -> Source:
     """The events of a configuration.
 
@@ -108,6 +98,11 @@ def read_source(config: DataConfig) -> Source:
         DataError: A file or column is missing, or a value cannot be used.
     """
     files = files_of(config)
+    with readable(files):
+        return _read(config, files)
+
+
+def _read(config: DataConfig, files: list[Path]) -> Source:
     match config:
         case FrappeData():
             whole, splits, facts = read_frappe(files[0].parent, config.negatives, config.seed)
@@ -121,8 +116,9 @@ def read_source(config: DataConfig) -> Source:
             return _table(config, files)
         case CriteoData():
             frame = _criteo(files)
-            splits = _splits(frame, config.split, config.user)
-            return Source(frame, splits, CRITEO_FIELDS, numeric_kinds(config), config.split.model_dump(mode="json"))
+            splits = _splits(frame, config)
+            facts = config.split.model_dump(mode="json")
+            return Source(frame, splits, CRITEO_FIELDS, numeric_kinds(config), facts, tuple(files))
         case NextItemData():
             return _next_item(config, *files)
         case _:
@@ -140,21 +136,25 @@ def numeric_kinds(config: DataConfig) -> dict[str, Numeric]:
             return {}
 
 
-def field_names(config: DataConfig) -> tuple[str, ...]:
-    """The categorical fields that the events will have, in their order."""
-    fields: tuple[str, ...]
+def categorical(config: DataConfig) -> tuple[str, ...]:
+    """The categorical columns of the events, in their order."""
     match config:
         case FrappeData():
-            fields = FRAPPE_FIELDS
+            return FRAPPE_FIELDS
         case TableData() | LibfmData():
-            fields = config.fields
+            return config.fields
         case CriteoData():
-            fields = CRITEO_FIELDS
+            return CRITEO_FIELDS
         case NextItemData():
-            fields = (config.user, config.item, *config.columns)
+            return (config.user, config.item, *config.columns)
         case _:
             assert_never(config)
-    return (*fields, *(name for name, kind in numeric_kinds(config).items() if kind == "log_bucket"))
+
+
+def field_names(config: DataConfig) -> tuple[str, ...]:
+    """The fields that the events will have, in their order: categorical columns, then numbers in buckets."""
+    buckets = (name for name, kind in numeric_kinds(config).items() if kind == "log_bucket")
+    return (*categorical(config), *buckets)
 
 
 def joined(config: DataConfig) -> tuple[str, ...]:
@@ -185,10 +185,18 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
             continue
         if not path.is_file() or join.key not in rows.columns:
             raise DataError(f"the rows have no column {lacking[0]!r}, and {path} by {join.key!r} cannot give it")
-        other = pl.read_parquet(path, columns=[join.key, *lacking], glob=False)
-        keys = rows[join.key].cast(other[join.key].dtype, strict=False)
-        rows = rows.with_columns(keys).join(other, on=join.key, how="left", maintain_order="left")
+        with readable([path]):
+            rows = _joined_by(rows.lazy(), pl.scan_parquet(path, glob=False), join.key, lacking).collect()
     return rows
+
+
+def _joined_by(rows: pl.LazyFrame, other: pl.LazyFrame, key: str, columns: Sequence[str]) -> pl.LazyFrame:
+    """``rows`` with the ``columns`` of ``other`` by ``key``, which keeps in the rows the type that it has there."""
+    kind = other.collect_schema()[key]
+    found = rows.with_columns(pl.col(key).cast(kind, strict=False).alias(_KEY)).join(
+        other.select(pl.col(key).alias(_KEY), *columns), on=_KEY, how="left", maintain_order="left"
+    )
+    return found.drop(_KEY)
 
 
 def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
@@ -215,54 +223,40 @@ def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
         "seed": config.seed,
     }
     fields = (config.user, config.item, *config.columns)
-    return Source(frame.lazy(), drawn.splits, fields, {}, facts, items, drawn.histories)
+    return Source(frame.lazy(), drawn.splits, fields, {}, facts, catalogue=items, histories=drawn.histories)
 
 
 def _table(config: TableData, files: list[Path]) -> Source:
     joined = {base_path(config.source) / join.source for join in config.joins}
     frame = scan_files([path for path in files if path not in joined])
     for join in config.joins:
-        other = pl.scan_parquet(base_path(config.source) / join.source)
+        path = base_path(config.source) / join.source
+        parquet_schema(path, str(path))
+        other = pl.scan_parquet(path)
         require_columns(other, (join.key, *join.columns), join.source)
         require_columns(frame, (join.key,), config.events)
-        frame = frame.join(other.select(join.key, *join.columns), on=join.key, how="left", maintain_order="left")
+        frame = _joined_by(frame, other, join.key, join.columns)
     extra = filter(None, (config.split.column, config.time))
     require_columns(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
-    label = pl.col(config.label.column)
-    if config.label.at_least is not None:
-        label = (label >= config.label.at_least).cast(pl.Int8)
-    splits = _splits(frame, config.split, config.user)
+    splits = _splits(frame, config)
     ages = None if config.time is None else item_ages(frame, config.item, config.time, splits)
     schema = frame.collect_schema()
     lists = [name for name in config.fields if isinstance(schema[name], pl.List)]
     frame = frame.with_columns(pl.col(name).list.sort().list.join("|") for name in lists)
-    frame = frame.select(label.alias(LABEL), *config.fields, *config.numeric)
-    facts = config.split.model_dump(mode="json")
-    return Source(frame, splits, config.fields, numeric_kinds(config), facts, ages=ages)
-
-
-def scan_files(files: list[Path]) -> pl.LazyFrame:
-    """Parquet, CSV or TSV files of one layout, one after the other.
-
-    Raises:
-        DataError: They are of another format.
-    """
-    suffix = files[0].suffix
-    if suffix in (".parquet", ".pq"):
-        return pl.scan_parquet(files)
-    if suffix in (".csv", ".tsv"):
-        return pl.scan_csv(files, separator="\t" if suffix == ".tsv" else ",")
-    raise DataError(f"{files[0]}: events must be .parquet, .csv or .tsv, got {suffix!r}")
+    frame = frame.select(pl.col(config.label.column).alias(LABEL), *config.fields, *config.numeric)
+    facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
+    return Source(frame, splits, config.fields, kinds, facts, tuple(files), config.label.at_least, ages=ages)
 
 
 def _criteo(files: list[Path]) -> pl.LazyFrame:
     names = ("label", *CRITEO_NUMERIC, *CRITEO_FIELDS)
-    if files[0].suffix in (".parquet", ".pq"):
-        frame = pl.scan_parquet(files)
+    if files[0].suffix in PARQUET:
+        frame = scan_files(files)
         require_columns(frame, names, files[0].name)
     else:
-        kinds = [pl.Int8, *[pl.Float64] * len(CRITEO_NUMERIC), *[pl.String] * len(CRITEO_FIELDS)]
-        schema = dict(zip(names, kinds, strict=True))
+        for path in files:
+            check_lines(path, len(names))  # a shorter line would be filled up with missing values
+        schema = dict.fromkeys(names, pl.String)
         frame = pl.scan_csv(files, separator="\t", has_header=False, schema=schema, quote_char=None)
     return frame.select(pl.col("label").alias(LABEL), *CRITEO_NUMERIC, *CRITEO_FIELDS)
 
@@ -283,9 +277,12 @@ def _libfm(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:
     return pl.DataFrame(values, schema={LABEL: pl.String} | dict.fromkeys(fields, pl.String))
 
 
-def _splits(frame: pl.LazyFrame, config: EventSplit, user: str) -> npt.NDArray[np.uint8]:
+def _splits(frame: pl.LazyFrame, data: TableData | CriteoData) -> npt.NDArray[np.uint8]:
     """Uint8 [E]: the split of each row."""
+    config, user = data.split, data.user
     count = int(frame.select(pl.len()).collect().item())
+    if not count:
+        raise DataError(f"source {data.source!r} has no events: its files have no rows; give files that have some")
     match config.method:
         case "given":
             return _given(frame.select(pl.col(str(config.column)).cast(pl.String)).collect().to_series(), config)
@@ -295,6 +292,7 @@ def _splits(frame: pl.LazyFrame, config: EventSplit, user: str) -> npt.NDArray[n
             place = generator(config.seed, "event split").random(count)
         case "user_order":
             columns = frame.select(user, str(config.column)).with_row_index("row").collect()
+            columns = columns.with_columns(_positions(columns[str(config.column)]))
             ranked = columns.sort(user, str(config.column), "row")
             shares = ranked.select(pl.int_range(pl.len()).over(user) / pl.len().over(user)).to_series()
             place = np.empty(count)
@@ -304,6 +302,19 @@ def _splits(frame: pl.LazyFrame, config: EventSplit, user: str) -> npt.NDArray[n
             assert_never(config.method)
     bounds = np.array([1 - config.valid - config.test, 1 - config.test])
     return np.searchsorted(bounds, place, side="right").astype(np.uint8)
+
+
+def _positions(column: pl.Series) -> pl.Series:
+    """A column that orders events, as numbers."""
+    whole = column.to_physical() if column.dtype.is_temporal() else column
+    found = whole if whole.dtype.is_integer() else as_numbers(whole)
+    bad = (found.is_null() | found.is_nan().fill_null(value=False)).arg_true()
+    if len(bad):
+        raise DataError(
+            f"dataset.split.column {column.name!r} orders a user's events and must have a number, a date or a time in"
+            f" every row, but row {bad[0]} has {column[int(bad[0])]!r}; correct it, or use split.method random"
+        )
+    return found
 
 
 def _given(names: pl.Series, config: EventSplit) -> npt.NDArray[np.uint8]:
@@ -316,11 +327,3 @@ def _given(names: pl.Series, config: EventSplit) -> npt.NDArray[np.uint8]:
             f"column {config.column!r} must be train, valid or test, but row {bad[0]} has {names[int(bad[0])]!r}"
         )
     return out
-
-
-def require_columns(frame: pl.LazyFrame, names: Iterable[str], file: str) -> None:
-    """Raise DataError unless a frame, read from ``file``, has the columns."""
-    known = frame.collect_schema().names()
-    for name in names:
-        if name not in known:
-            raise DataError(f"{file} has no column {name!r}; {did_you_mean(name, known)}")

@@ -81,8 +81,12 @@ def test_the_age_of_an_item_is_the_time_since_its_first_train_event(tmp_path: Pa
     assert ages is not None
     assert (ages.unit, ages.ages.tolist()) == ("days", [6.0, -1.0])
     assert table(tmp_path).test_ages() is None
-    with pytest.raises(DataError, match=r"dataset\.time needs numbers, dates or times, but the column 'at' has String"):
+    with pytest.raises(
+        DataError, match=r"dataset\.time needs numbers, dates or times: column 'at' .* but row 0 has 'x'"
+    ):
         table(tmp_path, time="at", columns={"at": ["x"] * 10})
+    with pytest.raises(DataError, match=r"dates or times: column 'at' must have finite numbers, but row 1 has inf"):
+        table(tmp_path, time="at", columns={"at": [0.0, float("inf")] * 5})
     with pytest.raises(DataError, match="the column 'at' has Duration"):
         table(tmp_path, time="at", columns={"at": [timedelta(days=1)] * 10})
     with pytest.raises(DataError, match="has no column 'when'"):

@@ -153,6 +153,22 @@ def test_validate_tells_the_plan(
         ("variants.modulo.compressor.semantic={n: 2}", "only semantic_ngram and semantic_spm have it, not modulo"),
         ("semantic_ids={}", "needs a catalogue of items, which format table lacks; use next_item, or remove it"),
         ("variants.dlrm.model={name: din}", "din looks at what users had before; use dataset.format next_item"),
+        ("dataset.user=users", r"dataset.user: 'users' is no field; did you mean user\?"),
+        ("dataset.item=price", r"dataset.item: 'price' is no field; there are: user, item, day"),
+        ("dataset.numeric={day: standardise}", "the column 'day' is in fields and in numeric, or twice"),
+        ("dataset.fields=[user, item, dya]", r"fields.2: interactions.parquet has no column 'dya'; did you mean day\?"),
+        ("dataset.numeric={prise: standardise}", r"numeric.prise: interactions.parquet has no column 'prise'; did you"),
+        ("dataset.label.column=labl", r"label.column: interactions.parquet has no column 'labl'; did you mean label"),
+        ("dataset.split={method: given, column: spilt}", r"split.column: interactions.parquet has no column 'spilt'"),
+        ("dataset.time=when", r"dataset.time: interactions.parquet has no column 'when'; there are: user, item, day"),
+        ("dataset.joins=[{source: interactions.parquet, key: item, columns: [tag]}]", "no column 'tag'; there are:"),
+        ("model.dims={dya: 8}", r"model.dims.dya: there is no field 'dya'; did you mean `day`\?"),
+        ("model.dims={day: 0}", "got 0: input should be greater than or equal to 1"),
+        ("variants.dlrm.model={name: dlrm, dims: {day: 8}}", "dims: dlrm multiplies fields and needs one dim for all"),
+        ("variants.dlrm.model={name: deep_fm, dims: {day: 8}}", "deep_fm multiplies fields and needs one dim for all"),
+        ("variants.dlrm.model={name: wide_deep, dim: 1}", "wide_deep needs dim >= 2, one column .* but user has dim 1"),
+        ("variants.dlrm.model={name: final_mlp, gates: [[usr], []]}", r"gates.0.0: there is no field 'usr'; did you"),
+        ("variants.dlrm.model={name: final_mlp, heads: 3}", "heads must divide the towers' last widths 400 and 400"),
         ("variants.dlrm.model={name: din, backend: torchrec}", "din needs backend torch or fbgemm, got torchrec"),
     ],
 )
@@ -161,19 +177,43 @@ def test_mistakes_are_told_before_anything_runs(config: Path, override: str, mes
         load_experiment(str(config), [override])
 
 
+def test_all_mistakes_of_columns_and_models_are_told_at_once(config: Path) -> None:
+    wrong = ["dataset.fields=[user, itme, dya]", "dataset.label.column=labl", "model.dims={town: 8}", "budget.rows=0"]
+    with pytest.raises(ConfigError) as told:
+        load_experiment(str(config), wrong)
+    keys = [problem.key for problem in told.value.problems]
+    assert sorted(keys) == [
+        "budget.rows", "dataset.fields.1", "dataset.fields.2", "dataset.item", "dataset.label.column",
+        "model.dims.town",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("numeric", "known"), [("{}", True), ("{price: log_bucket}", True), (None, False)])
+def test_heads_divide_the_input_of_a_tower_without_layers(config: Path, numeric: str | None, known: bool) -> None:
+    """A scaled number may bring an indicator, which only the events tell."""
+    model = "variants.dlrm.model={name: final_mlp, dim: 5, hidden: [], second: {hidden: [8]}, heads: 8}"
+    overrides = [model, *([f"dataset.numeric={numeric}"] if numeric else [])]
+    if not known:
+        load_experiment(str(config), overrides)
+        return
+    with pytest.raises(ConfigError, match=r"last widths (15|20) and 8, got 8"):
+        load_experiment(str(config), overrides)
+
+
 def test_a_mistake_is_told_once(config: Path) -> None:
     with pytest.raises(ConfigError) as told:
         load_experiment(str(config), ["variants=[full]", "train.refit=false"])
     assert len(told.value.problems) == 1
 
 
-def test_dims_of_unknown_fields_are_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dims_of_unknown_fields_are_told(config: Path) -> None:
     from pipelines.ranking.runner import run_ranking
 
-    experiment = load_experiment(str(config), ["model.dims={town: 8}"])
+    experiment = load_experiment(str(config), ["variants=[full]"])
     assert isinstance(experiment, RankingExperiment)
+    wrong = experiment.variants[0].model_copy(update={"model": DcnV2(dims={"town": 8})})
     with pytest.raises(ValueError, match=r"model\.dims names the field 'town'; the fields are user, item, day"):
-        run_ranking(experiment, quiet=True)
+        run_ranking(experiment.model_copy(update={"variants": (wrong,)}), quiet=True)
 
 
 def test_the_curve_of_one_epoch_is_a_dot() -> None:

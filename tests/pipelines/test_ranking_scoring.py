@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,8 +18,9 @@ from pipelines.config_loader import load_experiment
 from pipelines.config_ranking import RankingExperiment, TableData
 from pipelines.errors import DataError
 from pipelines.ranking.data import prepare
+from pipelines.ranking.encode import _as_train
 from pipelines.ranking.runner import run_ranking
-from pipelines.ranking.scoring import Scorer
+from pipelines.ranking.scoring import Scorer, score_file
 from pipelines.run_files import RunFiles
 
 CONFIG = """\
@@ -116,12 +118,69 @@ def test_unseen_values_score_alike_and_missing_ones_are_missing(run: Path) -> No
     assert len(scorer.log_odds(pl.DataFrame([row])[:0])) == 0
 
 
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        (float("inf"), "'price' must have finite numbers, but row 1 has inf"),
+        (1e300, "'price' is 3.*e.300 standard dev"),
+    ],
+)
+def test_numbers_that_have_no_score_are_told(run: Path, price: float, message: str) -> None:
+    row = {"user": 3, "item": "i1", "tags": "a", "shop": "only", "clicks": 3, "fixed": 2.5}
+    rows = [row | {"price": 0.5}, row | {"price": price}]
+    with pytest.raises(DataError, match=message):
+        Scorer.open(run).score(pl.DataFrame(rows))
+
+
+def test_a_score_that_is_no_number_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Scorer.open(run)
+    monkeypatch.setattr(scorer.ranker, "scores", lambda events: np.array([0.5, np.nan], np.float32))
+    row = {"user": 3, "item": "i1", "tags": "a", "shop": "only", "price": 0.5, "clicks": 3, "fixed": 2.5}
+    with pytest.raises(DataError, match="the log-odds of row 1 are nan; its numbers are too far from train's"):
+        scorer.score(pl.DataFrame([row, row]))
+
+
 def test_csv_on_stdout_is_the_answer(run: Path) -> None:
     (run / "one.csv").write_text("user,item,shop,price,clicks,fixed\n1,i1,only,0.5,3,2.5\n")
     done = recsys(run, "score", str(run), "one.csv")
     head, line = done.stdout.strip().splitlines()
     assert head.endswith("log_odds,probability")
     assert 0 < float(line.split(",")[-1]) < 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_ids_that_turn_to_text_late_are_unseen(run: Path, tmp_path: Path, suffix: str) -> None:
+    row = {"user": 3, "item": "i1", "shop": "only", "price": 0.5, "clicks": 3, "fixed": 2.5}
+    users: list[Any] = [3] * 150 + ["3.0", "03", "nobody", None]
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row | {"user": user}) + "\n" for user in users))
+    else:
+        frame = pl.DataFrame([row | {"user": user if user is None else str(user)} for user in users])
+        frame.write_csv(path, separator="\t" if suffix == ".tsv" else ",")
+    score_file(run, path, out=tmp_path / "scored.parquet")
+    scored = pl.read_parquet(tmp_path / "scored.parquet")
+    assert scored["user"].to_list() == [None if user is None else str(user) for user in users]
+    odds = scored["log_odds"].to_numpy()
+    assert np.ptp(odds[:151]) < 1e-6, "3 and 3.0 are the user 3"
+    assert np.ptp(odds[151:]) < 1e-6 and abs(odds[151] - odds[0]) > 1e-4, "03 is a user whom train does not have"
+
+
+def test_text_of_a_number_is_the_number_that_train_has() -> None:
+    cases: list[tuple[list[Any], Any, list[bool]]] = [
+        (["7", "7.0", "07", "x", None], pl.Int64(), [False, False, True, True, False]),
+        (["7", "7.50", "x", None], pl.Float64(), [False, False, True, False]),
+        ([7, None], pl.String(), [False, False]),
+    ]
+    for given, kind, unseen in cases:
+        assert _as_train(pl.Series(given), kind)[1].tolist() == unseen
+
+
+def test_a_damaged_file_of_rows_is_told(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"rows\.parquet: cannot be read \(.*fetch it again"):
+        score_file(run, path)
 
 
 @pytest.mark.parametrize(
@@ -131,10 +190,10 @@ def test_csv_on_stdout_is_the_answer(run: Path) -> None:
         (
             "user,item,shop,price,clicks,fixed\n1,i1,s,cheap,1,1\n",
             (),
-            "'price' must have numbers, but row 0 has 'cheap'",
+            "'price' must have finite numbers, but row 0 has 'cheap'",
         ),
         ("user,item,shop,price,clicks,fixed\n", ("--variant", "smal"), "has no variant 'smal'; did you mean small"),
-        ("user,item\n1,i1,2,3\n", (), "wrong.csv is not a readable .csv file: found more fields than defined"),
+        ("user,item\n1,i1,2,3\n", (), "wrong.csv: cannot be read (found more fields than defined"),
         ("user\n", ("--out", "x.txt"), r"scored rows are written as .csv or .parquet, got 'x.txt'"),
     ],
 )
