@@ -23,9 +23,11 @@ def difference(value: float) -> str:
 
 def interval(bounds: tuple[float | None, float | None] | None) -> str:
     """``[0.1203, 0.1251]``, empty if undefined."""
-    if bounds is None or bounds[0] is None or bounds[1] is None:
+    known = [bound for bound in bounds or () if bound is not None]
+    if len(known) < 2:
         return ""
-    return f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"
+    low, high = ("0.0000" if abs(bound) < 0.00005 else f"{bound:.4f}".replace("-", "−") for bound in known)
+    return f"[{low}, {high}]"
 
 
 def p_value(p: float) -> str:

@@ -43,7 +43,7 @@ def test_loss_win_and_doubt() -> None:
     found = said(variants, [paired("f", "g", 0.01, 0.3), paired("g", "m", 0.09, 0.002)])
     assert found == [
         "At equal rows and bytes g beats m (+0.0900).",
-        "g has 50 % of the bytes of f and is 1.25 % behind its AUC: −0.0100 [-0.0300, 0.0100],"
+        "g has 50 % of the bytes of f and is 1.25 % behind its AUC: −0.0100 [−0.0300, 0.0100],"
         " the paired test does not tell them apart (p = .300).",
         "m has 50 % of the bytes of f and loses 12.50 % of its AUC.",
     ]
@@ -98,9 +98,9 @@ def test_a_variant_is_held_against_the_full_table_of_its_width_first() -> None:
     variants.append(result("alone", "full", 0.7, 80, model="final_mlp"))
     found = said(variants, [paired("wide", "m", 0.18, 0.001), paired("narrow", "m", 0.08, 0.2)])
     assert found == [
-        "m has 50 % of the bytes of wide and loses 20.00 % of its AUC: −0.1800 [-0.2000, -0.1600]"
+        "m has 50 % of the bytes of wide and loses 20.00 % of its AUC: −0.1800 [−0.2000, −0.1600]"
         " (p = .001). It has 100 % of the bytes of narrow (400 B of 400 B, rows of 40 B) and is 10.00 % behind its AUC:"
-        " −0.0800 [-0.1000, -0.0600], the paired test does not tell them apart (p = .200).",
+        " −0.0800 [−0.1000, −0.0600], the paired test does not tell them apart (p = .200).",
         "n has 50 % of the bytes of narrow and loses 1.25 % of its AUC."
         " It has 25 % of the bytes of wide (200 B of 800 B, rows of 80 B) and loses 12.22 % of its AUC.",
     ]
