@@ -62,7 +62,7 @@ def build_ranking_report(run_dir: Path) -> Path:
         verdicts=verdicts(metrics, tests, config),
         data_line=_data_line(files.dataset()),
         leader_columns=LEADER_COLUMNS,
-        leaders=[_leader(result) for result in results],
+        leaders=[[name, *_leader(result)] for name, result in zip(_names(results), results, strict=True)],
         tests=[_test(test) for test in tests],
         panels=panels,
         scores=scores,
@@ -74,14 +74,21 @@ def build_ranking_report(run_dir: Path) -> Path:
     return files.report_file
 
 
+def _names(results: list[VariantResult]) -> list[str]:
+    """Of the variants, with their seeds where there are several."""
+    several = len({result.seed for result in results}) > 1
+    return [f"{result.name}, seed {result.seed}" if several else result.name for result in results]
+
+
 def _leader(result: VariantResult) -> list[str]:
+    """Cells of a line after the name."""
     metrics = result.metrics
     values = [
         f"{words.metric(metrics.get(f'test/{name}'))} {words.interval(result.ci95.get(f'test/{name}'))}".strip()
         for name in _SHOWN
     ]
     size = f"{result.table_bytes / 2**10:,.0f} KiB"
-    head = [f"{result.name}, seed {result.seed}", str(result.compressor), f"{result.table_rows:,}", size]
+    head = [str(result.compressor), f"{result.table_rows:,}", size]
     return [*head, words.metric(metrics["test/auc"]), words.interval(result.ci95.get("test/auc")), *values]
 
 
@@ -93,7 +100,7 @@ def _test(test: Json) -> list[str]:
 def _slices(shown: figures.Shown) -> list[tuple[str, list[str], list[list[str]]]]:
     """By slicing: its name, the columns and a row for each slice; AUC of every variant."""
     tables = []
-    names = [f"{result.name}, seed {result.seed}" for result, _ in shown]
+    names = _names([result for result, _ in shown])
     for title, first in shown[0][1]["slices"].items():
         rows = []
         for place, row in enumerate(first):
