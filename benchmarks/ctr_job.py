@@ -42,8 +42,7 @@ class Job:
         batch_size: events of a step.
         table_optimizer: of our tables: "lazy_adam" moves the rows of a batch, "adam" all rows in every step, as
             FuxiCTR's does.
-        init_std: of our tables. FuxiCTR draws with 1e-4 and clips the large gradients that batch norm makes of it; ours
-            are not clipped.
+        init_std: of our tables; FuxiCTR's is 1e-4, and it clips gradients, ours does not.
     """
 
     dim: int = 16
@@ -55,7 +54,7 @@ class Job:
     weight_decay: float = 0.0
     batch_size: int = 4096
     table_optimizer: OptimizerName = "lazy_adam"
-    init_std: float = 1e-3
+    init_std: float = 1e-4
 
     def request(self) -> dict[str, Any]:
         """For the worker."""
