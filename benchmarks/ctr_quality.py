@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.ctr_quality`` trains both on every point of the grid and writes ``results/ctr_quality.json``.
 Ours starts its tables at 1e-3, FuxiCTR at 1e-4 with clipped gradients: batch norm makes the first ones large, which
-Adam remembers. Both move all rows of the tables by Adam, stop after two epochs without a gain in validation AUC, and keep the best
-weights; test is looked at once a side.
+Adam remembers. Both move all rows of the tables by Adam, stop after two epochs without a gain in validation AUC, and
+keep the best weights; test is looked at once a side.
 """
 
 from __future__ import annotations
