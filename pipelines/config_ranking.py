@@ -62,6 +62,7 @@ class EventData(Section):
     user: str = "user"
     item: str = "item"
     min_count: int = Field(default=1, ge=1, description="train events of a value with an id of its own")
+    min_positives: int = Field(default=0, ge=0, description="positive ones that a user or an item needs besides")
 
 
 class FrappeData(EventData):
@@ -209,6 +210,9 @@ class RankerTrain(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     plateau_factor: float = Field(default=0.1, gt=0, le=1, description="times lr after a validation without a gain")
     patience: int = Field(default=2, ge=1, description="validations without a gain before stopping")
+    id_dropout: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default={}, description="field: share of the train events that show its id as unseen"
+    )
     selection: Literal["auc", "neg_log_loss"] = "auc"
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the layers' matrix products")
     checkpoint_minutes: float = Field(default=1.0, gt=0)

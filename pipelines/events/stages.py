@@ -184,6 +184,7 @@ def ranking_settings(variant: RankingVariant | TaskVariant) -> RankingSettings:
         weight_decay=train.weight_decay,
         plateau_factor=train.plateau_factor,
         selection=Selection(train.selection, 1, train.patience, refit=False),
+        id_dropout={} if isinstance(train, TaskTrain) else train.id_dropout,
         precision="float32" if isinstance(train, TaskTrain) else train.precision,
         checkpoint_minutes=train.checkpoint_minutes,
     )

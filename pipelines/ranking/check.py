@@ -23,12 +23,15 @@ from pipelines.sweep.space import check_search
 def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
     from pipelines.ranking.check_columns import check_columns  # imports polars
-    from pipelines.ranking.check_model import check_model
+    from pipelines.ranking.check_model import check_id_dropout, check_model
 
     yield from check_budget(experiment.budget)
     yield from check_search(experiment)
     for place, message in check_columns(experiment.dataset):
         yield ("dataset", *place), message
+    if isinstance(experiment.dataset, NextItemData) and experiment.dataset.min_positives:
+        message = "every interaction is positive and the items of a catalogue all have ids; remove it"
+        yield ("dataset", "min_positives"), message
     if experiment.semantic_ids is not None and not isinstance(experiment.dataset, NextItemData):
         message = (
             f"needs a catalogue of items, which format {experiment.dataset.format} lacks; use next_item, or remove it"
@@ -50,6 +53,8 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
                 yield (*where, "model", "backend"), "din needs backend torch or fbgemm, got torchrec"
         for key, message in check_model(variant.model, experiment.dataset):
             yield (*where, "model", *key), message
+        for key, message in check_id_dropout(variant.train, experiment.dataset):
+            yield (*where, "train", *key), message
         for key, message in check_optimizer(variant.model):
             yield (*where, *key), message
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipelines.config_problems import Finding, did_you_mean
-from pipelines.config_ranking import Data, FinalMlp, RankerModel
+from pipelines.config_ranking import Data, FinalMlp, RankerModel, RankerTrain
 from pipelines.ranking.sources import field_names, numeric_kinds
 
 
@@ -25,6 +25,14 @@ def check_model(model: RankerModel, dataset: Data) -> Iterator[Finding]:
     if isinstance(model, FinalMlp):
         scaled = [name for name, kind in numeric_kinds(dataset).items() if kind != "log_bucket"]
         yield from _check_streams(model, fields, None if scaled else sum(dims.values()))
+
+
+def check_id_dropout(train: RankerTrain, dataset: Data) -> Iterator[Finding]:
+    """Yield the fields of ``train.id_dropout`` that the events lack."""
+    fields = field_names(dataset)
+    for name in train.id_dropout:
+        if name not in fields:
+            yield ("id_dropout", name), _no_field(name, fields)
 
 
 def _check_streams(model: FinalMlp, fields: tuple[str, ...], width: int | None) -> Iterator[Finding]:

@@ -119,7 +119,9 @@ def _build(config: DataConfig, directory: Path) -> None:
             raise DataError(f"dataset.{role} is {name!r}, but the fields are {', '.join(source.fields)}")
     if len(set(fields)) < len(fields):
         raise DataError(f"a column is in fields and in numeric, or twice: {', '.join(fields)}")
-    encoding = encode(source, config.min_count, directory, user=config.user, item=config.item)
+    encoding = encode(
+        source, config.min_count, directory, user=config.user, item=config.item, min_positives=config.min_positives
+    )
     encoding.save(directory)
     if source.catalogue is not None:
         names = pl.col(config.item).cast(pl.String).alias("raw_id")
@@ -149,6 +151,7 @@ def _build(config: DataConfig, directory: Path) -> None:
             "dense": list(encoding.dense),
             "scales": encoding.scales,
             "min_count": config.min_count,
+            "min_positives": config.min_positives,
             "counts": dict(zip(SPLITS, counts, strict=True)),
             "positives": dict(zip(SPLITS, positives, strict=True)),
             "split": source.facts,

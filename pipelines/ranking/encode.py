@@ -24,7 +24,7 @@ Kinds = Mapping[str, Numeric]
 BLOCK = 1 << 17
 FARTHEST = 1e6
 """Standard deviations; products of numbers beyond it leave float32. Train has none: n values reach sqrt(n)."""
-_VALUE, _COUNT = "value", "count"
+_VALUE, _COUNT, _POSITIVES = "value", "count", "positives"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,9 @@ def _as_train(given: pl.Series, kind: pl.DataType) -> tuple[pl.Series, npt.NDArr
     return found, ~found.cast(given.dtype, strict=False).eq_missing(given).to_numpy()
 
 
-def encode(source: Source, min_count: int, directory: Path, *, user: str, item: str) -> Encoding:
+def encode(
+    source: Source, min_count: int, directory: Path, *, user: str, item: str, min_positives: int = 0
+) -> Encoding:
     """Fit on train and write ``<split>-{ids,dense,labels}.npy`` for each split; memory grows with distinct values only.
 
     ``test-users.npy``, int32 [E], tells the users of test apart: those who share the unseen id have numbers after it.
@@ -118,6 +120,7 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
         min_count: train events that a value needs for an id of its own.
         directory: exists.
         user: field of the users.
+        min_positives: positive ones that a value of ``user`` or ``item`` needs besides.
         item: field whose values are those of the catalogue, if the source has one.
 
     Raises:
@@ -127,7 +130,7 @@ def encode(source: Source, min_count: int, directory: Path, *, user: str, item: 
     for split, count in zip(SPLITS, counts, strict=True):
         if not count:
             raise DataError(f"the {split} split has no event (train, valid, test: {counts.tolist()}); change the split")
-    encoding = _fit(source, min_count, item)
+    encoding = _fit(source, min_count, {user: min_positives, item: min_positives}, item)
     shapes = {"ids": (np.int32, len(encoding.vocabularies)), "dense": (np.float32, len(encoding.dense))}
     arrays: dict[tuple[int, str], Any] = {}
     for code, split in enumerate(SPLITS):
@@ -170,27 +173,35 @@ def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
             first += len(frame)
 
 
-def _fit(source: Source, min_count: int, item: str) -> Encoding:
+def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item: str) -> Encoding:
     names = _categorical(source)
     counts = {name: pl.DataFrame() for name in names}
     moments = {name: np.zeros(4) for name, kind in source.numeric.items() if kind != "log_bucket"}
     for first, frame in _blocks(source):
-        train = frame.filter(pl.Series(source.splits[first : first + len(frame)] == 0))
+        inside = pl.Series(source.splits[first : first + len(frame)] == 0)
+        train = frame.filter(inside)
+        positive = pl.Series(_POSITIVES, _labels(frame, first, source.at_least)).filter(inside).cast(pl.Int64)
         for name in names:
-            found = _column(train, name, source.numeric).value_counts(name=_COUNT).rename({name: _VALUE})
+            found = (
+                _column(train, name, source.numeric).rename(_VALUE).to_frame().with_columns(positive)
+                .group_by(_VALUE).agg(pl.len().cast(pl.UInt32).alias(_COUNT), pl.col(_POSITIVES).sum())
+            )  # fmt: skip
             parts = [counts[name], found] if len(counts[name]) else [found]
-            counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.col(_COUNT).sum())
+            counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.col(_COUNT, _POSITIVES).sum())
         for name in moments:
             values = _numbers(train, name, source.numeric[name])
             known = values[~np.isnan(values)]
             with np.errstate(over="ignore"):  # told by _scale
                 moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
     vocabularies = {
-        name: frame.filter(pl.col(_COUNT) >= min_count).sort(_VALUE, nulls_last=True) for name, frame in counts.items()
+        name: frame.filter(pl.col(_COUNT) >= min_count, pl.col(_POSITIVES) >= min_positives.get(name, 0))
+        .select(_VALUE, _COUNT)
+        .sort(_VALUE, nulls_last=True)
+        for name, frame in counts.items()
     }
     if source.catalogue is not None:
         everything = source.catalogue.select(pl.col(item).alias(_VALUE))
-        counted = everything.join(counts[item], on=_VALUE, how="left", maintain_order="left")
+        counted = everything.join(counts[item].select(_VALUE, _COUNT), on=_VALUE, how="left", maintain_order="left")
         vocabularies[item] = counted.with_columns(pl.col(_COUNT).fill_null(0))
     return Encoding(vocabularies, {name: _scale(name, *values) for name, values in moments.items()})
 

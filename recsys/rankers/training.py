@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recsys.event_batch import Events, join
+from recsys.event_batch import EventBatch, Events, join
 from recsys.loop import run_task
 from recsys.metrics.auc import roc_auc
 from recsys.rankers.ranker import FieldModel, Ranker
@@ -36,6 +36,8 @@ class RankingSettings:
         table_lr: learning rate of the tables at the start.
         weight_decay: L2 penalty on the layers' weights, added to the gradient.
         plateau_factor: all learning rates are multiplied by it after a validation without a gain; 1 for never.
+        id_dropout: field -> share of the events of a step that show its id as unseen, in [0, 1), as DropoutNet does
+            (Volkovs et al. 2017). Without it the unseen row learns from rare ids alone, or from none.
         selection: early stopping, used when there is validation data; by "auc" or "neg_log_loss".
         precision: "bfloat16" trains the layers of a single-task ranker under autocast; it pays on CPUs with AMX or
             AVX512-BF16 only. Tables, Adam and evaluation stay float32.
@@ -48,9 +50,16 @@ class RankingSettings:
     table_lr: float = 1e-3
     weight_decay: float = 0.0
     plateau_factor: float = 0.1
+    id_dropout: Mapping[str, float] = dataclasses.field(default_factory=dict)
     selection: Selection = dataclasses.field(default_factory=lambda: Selection("auc", 1, patience=2, refit=False))
     precision: Precision = "float32"
     checkpoint_minutes: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        for field, share in self.id_dropout.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"id_dropout of {field} must lie in [0, 1), got {share}")
 
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
@@ -81,8 +90,11 @@ def fit_ranker(
     Raises:
         TrainingDivergedError: The loss is NaN or infinite.
         CheckpointError: ``checkpoint_dir`` holds the state of another training, or a damaged file.
-        ValueError: There is no event, or validation has one class only.
+        ValueError: There is no event, validation has one class only, or ``id_dropout`` names a field that is none.
     """
+    unknown = sorted(set(settings.id_dropout) - set(train.fields))
+    if unknown:
+        raise ValueError(f"id_dropout names the field {unknown[0]!r}; the fields are {', '.join(train.fields)}")
     if not len(train):
         raise ValueError("a ranker needs at least one train event, got none")
     if valid is not None and len({0, 1} & set(valid.labels.tolist())) < 2:
@@ -113,12 +125,20 @@ class _Ranking:
 
         def loss(rows: Rows, epochs: float) -> Tensor:
             batch = events.batch(rows)
+            self._drop_ids(batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
                 logits = self.model.logits(batch)
             return functional.binary_cross_entropy_with_logits(logits.float(), batch.labels)
 
         self._steps = LayerSteps(self.model, len(events), loss, self._settings, self._seed)
         return self._steps
+
+    def _drop_ids(self, batch: EventBatch) -> None:
+        """Make some ids of a batch unseen, in place."""
+        for place, field in enumerate(self.model.tables.fields):
+            if share := self._settings.id_dropout.get(field.name, 0.0):
+                dropped = torch.rand(len(batch.ids), generator=self.model.noise) < share
+                batch.ids[dropped, place] = field.id_map.num_ids
 
     def show(self, phase: Phase) -> None:
         self.model.eval()

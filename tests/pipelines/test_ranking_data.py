@@ -70,6 +70,17 @@ def test_rare_values_have_no_id_of_their_own(tmp_path: Path) -> None:
     assert data.events("train").column("item").tolist() == [0, 1, 0, 2, 0, 1]
 
 
+def test_users_and_items_without_positives_have_no_id_of_their_own(tmp_path: Path) -> None:
+    """Of the items only a has train positives; days are neither users nor items."""
+    days = ["mon", "tue"] * 5
+    data = table(tmp_path, min_positives=1, fields=("user", "item", "day"), columns={"day": days})
+    assert data.vocabulary("item").rows() == [("a", 3)]
+    assert data.vocabulary("user")["value"].to_list() == [1, 2, 3]
+    assert data.vocabulary("day")["value"].to_list() == ["mon", "tue"]
+    assert data.events("train").column("item").tolist() == [0, 1, 0, 1, 0, 1]
+    assert table(tmp_path, min_positives=2).sizes == {"user": 0, "item": 1}
+
+
 def test_the_age_of_an_item_is_the_time_since_its_first_train_event(tmp_path: Path) -> None:
     times = [5, 2, 3, 4, 9, 9, 1, 1, 10, None]
     ages = table(tmp_path, time="at", columns={"at": times}).test_ages()

@@ -162,6 +162,7 @@ def test_validate_tells_the_plan(
         ("dataset.split={method: given, column: spilt}", r"split.column: interactions.parquet has no column 'spilt'"),
         ("dataset.time=when", r"dataset.time: interactions.parquet has no column 'when'; there are: user, item, day"),
         ("dataset.joins=[{source: interactions.parquet, key: item, columns: [tag]}]", "no column 'tag'; there are:"),
+        ("train.id_dropout={dya: 0.1}", r"train.id_dropout.dya: there is no field 'dya'; did you mean `day`\?"),
         ("model.dims={dya: 8}", r"model.dims.dya: there is no field 'dya'; did you mean `day`\?"),
         ("model.dims={day: 0}", "got 0: input should be greater than or equal to 1"),
         ("variants.dlrm.model={name: dlrm, dims: {day: 8}}", "dims: dlrm multiplies fields and needs one dim for all"),

@@ -51,6 +51,33 @@ def test_an_interaction_of_two_fields_is_learned(refit: bool) -> None:
     assert not ranker.training
 
 
+def test_id_dropout_teaches_the_unseen_row() -> None:
+    """With it an item that nobody has gets the odds of the user's items; without it those of the initial row."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 8, (2000, 2)).astype(np.int32)
+    labels = (rng.random(2000) < np.where(ids[:, 0] < 4, 0.9, 0.1)).astype(np.uint8)
+    train = Events(ids, np.zeros((2000, 0), np.float32), labels, ("user", "item"))
+    strangers = Events(np.array([[0, 8], [7, 8]], np.int32), np.zeros((2, 0), np.float32), labels[:2], train.fields)
+    rows = []
+    for share in (0.0, 0.2):
+        ranker = model()
+        before = ranker.tables(torch.tensor([[8, 8]])).detach()
+        fit_ranker(ranker, train, None, settings(id_dropout={"item": share}), seed=0)
+        rows.append(ranker.tables(torch.tensor([[8, 8]])).detach() - before)
+    user, item = rows[1].split(4, dim=1)
+    assert not rows[0].any()
+    assert not user.any()
+    assert item.abs().min() > 0
+    assert ranker.scores(strangers) == pytest.approx(np.log([9, 1 / 9]), abs=0.7)
+
+
+def test_id_dropout_of_no_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="id_dropout names the field 'itme'; the fields are user, item"):
+        fit_ranker(model(), checkerboard(50, 0), None, settings(id_dropout={"itme": 0.1}), seed=0)
+    with pytest.raises(ValueError, match=r"id_dropout of item must lie in \[0, 1\), got 1.0"):
+        settings(id_dropout={"item": 1.0})
+
+
 class Killed(Exception):  # noqa: N818 - a kill, not an error
     pass
 
@@ -58,7 +85,7 @@ class Killed(Exception):  # noqa: N818 - a kill, not an error
 @pytest.mark.parametrize(("epoch", "precision"), [(2, "float32"), (5, "float32"), (5, "bfloat16")])
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, epoch: int, precision: str) -> None:
     data = checkerboard(700, 0), checkerboard(200, 1)
-    chosen = settings(plateau_factor=0.5, precision=precision)
+    chosen = settings(plateau_factor=0.5, precision=precision, id_dropout={"item": 0.1})
     whole = model(dropout=0.3)
     expected = fit_ranker(whole, *data, chosen, seed=4)
 
