@@ -121,8 +121,8 @@ def criteo_like(scale: float) -> tuple[dict[str, Events], dict[str, int]]:
     return splits, sizes
 
 
-def frappe_events(scale: float = 1.0) -> tuple[dict[str, Events], dict[str, int]]:
-    """Frappe as ``ctr_frappe.yaml`` has it.
+def frappe_events(scale: float = 1.0, min_positives: int = 0) -> tuple[dict[str, Events], dict[str, int]]:
+    """The events of ``ctr_frappe.yaml``; there ``min_positives`` is 1.
 
     Raises:
         FileNotFoundError: There is no data set frappe.
@@ -133,8 +133,9 @@ def frappe_events(scale: float = 1.0) -> tuple[dict[str, Events], dict[str, int]
     from pipelines.ranking.data import prepare
     from pipelines.run_directory import cache_root
 
+    config = FrappeData(name="frappe", source="data:frappe", min_positives=min_positives)
     try:
-        data = prepare(Cache(cache_root()), FrappeData(name="frappe", source="data:frappe"))
+        data = prepare(Cache(cache_root()), config)
     except DataError as error:
         raise FileNotFoundError(str(error)) from error
     splits = {}

@@ -43,6 +43,7 @@ class Job:
         table_optimizer: of our tables: "lazy_adam" moves the rows of a batch, "adam" all rows in every step, as
             FuxiCTR's does.
         init_std: of our tables; FuxiCTR's is 1e-4, and it clips gradients, ours does not.
+        id_dropout: of user and item in our training; FuxiCTR has none.
     """
 
     dim: int = 16
@@ -55,6 +56,7 @@ class Job:
     batch_size: int = 4096
     table_optimizer: OptimizerName = "lazy_adam"
     init_std: float = 1e-4
+    id_dropout: float = 0.0
 
     def request(self) -> dict[str, Any]:
         """For the worker."""
@@ -72,7 +74,10 @@ class Job:
     def settings(self, epochs: int, precision: Precision = "float32") -> RankingSettings:
         """Of our training; early stopping and its patience are those of FuxiCTR."""
         selection = Selection("auc", 1, patience=2, refit=False)
-        return RankingSettings(self.batch_size, epochs, self.lr, self.lr, selection=selection, precision=precision)
+        drop = dict.fromkeys(("user", "item"), self.id_dropout) if self.id_dropout else {}
+        return RankingSettings(
+            self.batch_size, epochs, self.lr, self.lr, id_dropout=drop, selection=selection, precision=precision
+        )
 
 
 def write_splits(directory: Path, splits: Mapping[str, Events], sizes: Mapping[str, int]) -> None:

@@ -16,14 +16,13 @@ from pipelines.config_checks import (
 )
 from pipelines.config_loader import run_path
 from pipelines.config_problems import Finding, did_you_mean
-from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment
+from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment, RankingVariant
 from pipelines.sweep.space import check_search
 
 
 def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
     """Yield the key and the message of every rule that ``experiment`` breaks."""
     from pipelines.ranking.check_columns import check_columns  # imports polars
-    from pipelines.ranking.check_model import check_id_dropout, check_model
 
     yield from check_budget(experiment.budget)
     yield from check_search(experiment)
@@ -39,24 +38,29 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
         yield ("semantic_ids",), message
     yield from check_names(experiment)
     for index, variant in enumerate(experiment.variants):
-        where = ("variants", index)
-        for key, message in _check_compressor(variant.compressor):
-            yield (*where, "compressor", *key), message
-        for name, own in variant.field_compressors.items():
-            for key, message in _check_field(name, own, experiment.dataset):
-                yield (*where, "field_compressors", name, *key), message
-        if variant.model.name == "din":
-            if not (isinstance(experiment.dataset, NextItemData) and experiment.dataset.history):
-                message = "din looks at what users had before; use dataset.format next_item with history >= 1"
-                yield (*where, "model", "name"), message
-            if variant.model.backend == "torchrec":
-                yield (*where, "model", "backend"), "din needs backend torch or fbgemm, got torchrec"
-        for key, message in check_model(variant.model, experiment.dataset):
-            yield (*where, "model", *key), message
-        for key, message in check_id_dropout(variant.train, experiment.dataset):
-            yield (*where, "train", *key), message
-        for key, message in check_optimizer(variant.model):
-            yield (*where, *key), message
+        for key, message in _check_variant(variant, experiment.dataset):
+            yield ("variants", index, *key), message
+
+
+def _check_variant(variant: RankingVariant, dataset: Data) -> Iterator[Finding]:
+    from pipelines.ranking.check_model import check_id_dropout, check_model
+
+    for key, message in _check_compressor(variant.compressor):
+        yield ("compressor", *key), message
+    for name, own in variant.field_compressors.items():
+        for key, message in _check_field(name, own, dataset):
+            yield ("field_compressors", name, *key), message
+    if variant.model.name == "din":
+        if not (isinstance(dataset, NextItemData) and dataset.history):
+            message = "din looks at what users had before; use dataset.format next_item with history >= 1"
+            yield ("model", "name"), message
+        if variant.model.backend == "torchrec":
+            yield ("model", "backend"), "din needs backend torch or fbgemm, got torchrec"
+    for key, message in check_model(variant.model, dataset):
+        yield ("model", *key), message
+    for key, message in check_id_dropout(variant.train, dataset):
+        yield ("train", *key), message
+    yield from check_optimizer(variant.model)
 
 
 def _check_compressor(compressor: Compressor) -> Iterator[Finding]:
