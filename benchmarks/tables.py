@@ -88,13 +88,14 @@ def _variants(run: Json) -> str:
     count = sum(variant["name"] == first["name"] for variant in run["variants"])
     spread = "95 %" if count == 1 else f"{count} seeds"
     tests = {test["b"]: test for test in run.get("tests", []) if f"{test['task']}/{test['metric']}" == shown[0]}
-    reference = [f"{test['a']} minus it, 95 %, Holm's p" for test in list(tests.values())[:1]]
-    head = ["variant", "rows", "table MiB", names[0], spread, *names[1:], "train s", *reference]
+    against = [f"{test['a']} minus it, 95 %, Holm's p" for test in list(tests.values())[:1]]
+    against += ["over the seeds, 95 %"] if against and count > 1 else []
+    head = ["variant", "rows", "table MiB", names[0], spread, *names[1:], "train s", *against]
     lines = [_line(*head), _rule(len(head))]
     for name in dict.fromkeys(variant["name"] for variant in run["variants"]):
         seeds = [variant for variant in run["variants"] if variant["name"] == name]
         cells = _cells(seeds, shown)
-        lines.append(_line(name, *cells, *([_difference(tests.get(name))] if reference else [])))
+        lines.append(_line(name, *cells, *_tested(tests.get(name))[: len(against)]))
     facts = f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train']:,} training interactions"
     chosen = "; settings chosen on test" if run["selected_on"] == "test" else ""
     return "".join(lines) + f"\n{facts}{chosen}; data {data['hash'][:12]}; `{run['command']}`.\n"
@@ -118,10 +119,16 @@ def _cells(seeds: list[Json], shown: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _difference(test: Json | None) -> str:
+def _tested(test: Json | None) -> tuple[str, str]:
+    """The paired difference on the test events of the first seed, and that over the seeds."""
     if test is None:
-        return "-"
-    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], {test['p_holm']:.2g}"
+        return "-", "-"
+    seeds = test["over_seeds"]
+    return f"{_difference(test)}, {test['p_holm']:.2g}", _difference(seeds) if seeds else "-"
+
+
+def _difference(test: Json) -> str:
+    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
 
 
 def _differences(found: Json) -> str:
