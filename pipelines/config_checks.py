@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_budgets import budget_of, group_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
-from pipelines.config_models import Kgat, Mf, Negatives, NeuMf, is_searched
+from pipelines.config_models import Kgat, LightGcn, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_multitask import ExpertMixture
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
@@ -205,6 +205,8 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
     needed = {"adap_tau": "cosine", "ccl": "cosine", "ultragcn": "dot"}.get(model.loss.name, model.similarity)
     if model.similarity != needed:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
+    if isinstance(model, LightGcn) and model.norm_exponent and model.similarity != "cosine":
+        yield ("model", "norm_exponent"), f"is for similarity cosine, got {model.similarity}; remove it, or set that"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
     if model.mixed_dims and model.backend != "torch":

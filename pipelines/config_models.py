@@ -132,6 +132,9 @@ class LightGcn(Mf):
 
     name: Literal["lightgcn"] = "lightgcn"  # type: ignore[assignment]
     similarity: Literal["dot", "cosine"] = "dot"
+    norm_exponent: float = Field(
+        default=0.0, ge=0, description="p: under cosine an item is served with length |v|^p; 1 is the inner product"
+    )
     layers: int = Field(default=3, ge=0)
     l2: float = Field(default=1e-4, ge=0, description="penalty on the layer-0 vectors of the batch")
     ssl: Ssl | None = None

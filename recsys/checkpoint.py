@@ -191,7 +191,8 @@ def _graph_model(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tupl
 
 def _graph_facts(model: GraphModel) -> dict[str, Any]:
     name = "ngcf" if isinstance(model, Ngcf) else "lightgcn"
-    return {"model": name, "similarity": model.similarity, "layers": model.layers, "with_ego": model.with_ego}
+    chosen = {key: getattr(model, key) for key in ("similarity", "norm_exponent", "layers", "with_ego")}
+    return {"model": name} | chosen
 
 
 def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
@@ -201,7 +202,8 @@ def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
 def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a graph model for scoring; whether layer 0 counts is all that is left of a self-supervised term."""
     ssl = None if facts["with_ego"] else SelfSupervision("simgcl")
-    return {"similarity": facts["similarity"], "layers": facts["layers"], "ssl": ssl}
+    served = facts.get("norm_exponent", 0.0)  # which older files lack
+    return {"similarity": facts["similarity"], "norm_exponent": served, "layers": facts["layers"], "ssl": ssl}
 
 
 def _table_tensors(model: MatrixFactorization) -> dict[str, Tensor]:

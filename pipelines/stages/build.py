@@ -52,7 +52,8 @@ def build_mf(
     match config:
         case LightGcn(ssl=term):
             ssl = SelfSupervision(**term.model_dump()) if term else None
-            parameters: Any = {"layers": config.layers, "similarity": config.similarity, "l2": config.l2, "ssl": ssl}
+            names = ("layers", "similarity", "norm_exponent", "l2")
+            parameters: Any = {name: getattr(config, name) for name in names} | {"ssl": ssl}
             if isinstance(config, Ngcf):
                 draws = generator(seed, "init", "mixers")
                 return NgcfModel(users, items, dropout=config.dropout, generator=draws, **parameters)
