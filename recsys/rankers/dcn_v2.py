@@ -81,7 +81,10 @@ class CrossLayers(nn.ModuleList):
 
 
 class _Crossed(torch.autograd.Function):
-    """All cross layers as one node: autograd's would read and write the [B, W] arrays twice as often."""
+    """All cross layers as one node, for what :mod:`recsys.rankers.fused` does not take: bfloat16 and float64.
+
+    Autograd's nodes would read and write the [B, W] arrays twice as often.
+    """
 
     @staticmethod
     @custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
