@@ -41,7 +41,7 @@ from recsys.rankers.ranker import Tower
 from recsys.rng import generator
 from recsys.settings import EpochRecord, FitResult
 
-VERSION = 2
+VERSION = 3
 
 
 def train_stage(

@@ -28,7 +28,7 @@ from recsys.rankers.training import fit_ranker
 from recsys.rng import generator
 from recsys.settings import EpochRecord, FitResult
 
-VERSION = 4
+VERSION = 5
 FEW_VALUES = 12
 """A field of at most so many values is a slice of the evaluation."""
 

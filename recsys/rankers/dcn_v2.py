@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from embeddings.tables.collection import TableCollection
+from recsys.rankers.fused import crossed, fits
 from recsys.rankers.ranker import Ranker, Tower, beside, out_width, perceptron
 
 
@@ -54,12 +55,12 @@ class DcnV2(Ranker):
     def combine(self, vectors: Tensor, dense_BN: Tensor) -> Tensor:
         """See :meth:`Ranker.combine`."""
         first = beside(vectors, dense_BN)
-        crossed: Tensor = self.cross(first)
+        last: Tensor = self.cross(first)
         if self.stacked:
-            logits = self.head(self.tower(crossed))
+            logits = self.head(self.tower(last))
         else:  # the head of both side by side, without a copy
             ours, deep = self.head.weight[:, : self.width], self.head.weight[:, self.width :]
-            logits = functional.linear(crossed, ours, self.head.bias) + functional.linear(self.tower(first), deep)
+            logits = functional.linear(last, ours, self.head.bias) + functional.linear(self.tower(first), deep)
         flat: Tensor = logits.squeeze(1)
         return flat
 
@@ -72,12 +73,18 @@ class CrossLayers(nn.ModuleList):
 
     def forward(self, first: Tensor) -> Tensor:
         """The last x_l, [B, W], from x_0."""
-        crossed: Tensor = _Crossed.apply(first, *self.parameters())  # type: ignore[no-untyped-call]
-        return crossed
+        parameters = tuple(self.parameters())
+        if fits(first):
+            return crossed(first, parameters)
+        last: Tensor = _Crossed.apply(first, *parameters)  # type: ignore[no-untyped-call]
+        return last
 
 
 class _Crossed(torch.autograd.Function):
-    """All cross layers as one node: autograd's would read and write the [B, W] arrays twice as often."""
+    """All cross layers as one node, for what :mod:`recsys.rankers.fused` does not take: bfloat16 and float64.
+
+    Autograd's nodes would read and write the [B, W] arrays twice as often.
+    """
 
     @staticmethod
     @custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]

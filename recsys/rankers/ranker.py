@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from embeddings.tables.collection import TableCollection
 from recsys.event_batch import EventBatch, Events
+from recsys.rankers.fused import Perceptron
 
 SCORED_AT_ONCE = 8192
 
@@ -137,7 +138,7 @@ def perceptron(width: int, tower: Tower, noise: torch.Generator, *, out: int | N
         width = hidden
     if out is not None:
         layers.append(nn.Linear(width, out))
-    return nn.Sequential(*layers)
+    return Perceptron(*layers)
 
 
 def out_width(width: int, tower: Tower) -> int:
