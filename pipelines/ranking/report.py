@@ -21,7 +21,6 @@ LEADER_COLUMNS = (
     "Rows",
     "Weights",
     "AUC",
-    "95 %",
     "GAUC",
     "PR-AUC",
     "Log-loss",
@@ -29,7 +28,7 @@ LEADER_COLUMNS = (
     "Slope",
     "ECE",
 )
-_SHOWN = ("gauc", "pr_auc", "log_loss", "normalised_entropy", "calibration_slope", "ece")
+_SHOWN = ("auc", "gauc", "pr_auc", "log_loss", "normalised_entropy", "calibration_slope", "ece")
 
 
 def build_ranking_report(run_dir: Path) -> Path:
@@ -84,12 +83,15 @@ def _leader(result: VariantResult) -> list[str]:
     """Cells of a line after the name."""
     metrics = result.metrics
     values = [
-        f"{words.metric(metrics.get(f'test/{name}'))} {words.interval(result.ci95.get(f'test/{name}'))}".strip()
+        f"{words.metric(metrics.get(f'test/{name}'))} {_unbroken(result.ci95.get(f'test/{name}'))}".strip()
         for name in _SHOWN
     ]
-    size = f"{result.table_bytes / 2**10:,.0f} KiB"
-    head = [str(result.compressor), f"{result.table_rows:,}", size]
-    return [*head, words.metric(metrics["test/auc"]), words.interval(result.ci95.get("test/auc")), *values]
+    size = f"{result.table_bytes / 2**10:,.0f}\N{NO-BREAK SPACE}KiB"
+    return [str(result.compressor), f"{result.table_rows:,}", size, *values]
+
+
+def _unbroken(interval: tuple[float, float] | None) -> str:
+    return words.interval(interval).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _test(test: Json) -> list[str]:
