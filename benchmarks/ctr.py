@@ -122,7 +122,7 @@ def criteo_like(scale: float) -> tuple[dict[str, Events], dict[str, int]]:
 
 
 def frappe_events(scale: float = 1.0, min_positives: int = 0) -> tuple[dict[str, Events], dict[str, int]]:
-    """The events of ``ctr_frappe.yaml``; there ``min_positives`` is 1.
+    """Frappe's events, with ``min_positives: 1`` those of ``ctr_frappe.yaml``.
 
     Raises:
         FileNotFoundError: There is no data set frappe.

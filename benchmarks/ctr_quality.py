@@ -1,4 +1,4 @@
-"""AUC of DCN-V2 on Frappe, ours and FuxiCTR's: the same events, the same grid, the best on validation of each.
+"""AUC of DCN-V2 on Frappe, ours and FuxiCTR's: the same rows, the same grid, the best on validation of each.
 
 ``python -m benchmarks.ctr_quality`` trains both on every point of the grid and writes ``results/ctr_quality.json``.
 Ours starts its tables at 1e-3, FuxiCTR at 1e-4 with clipped gradients: batch norm makes the first ones large, which

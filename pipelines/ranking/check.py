@@ -60,6 +60,8 @@ def _check_variant(variant: RankingVariant, dataset: Data) -> Iterator[Finding]:
         yield ("model", *key), message
     for key, message in check_id_dropout(variant.train, dataset):
         yield ("train", *key), message
+    if variant.model.batch_norm and variant.train.batch_size < 2:
+        yield ("train", "batch_size"), "model.batch_norm takes the variance of a batch; use at least 2"
     yield from check_optimizer(variant.model)
 
 

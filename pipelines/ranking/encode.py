@@ -120,8 +120,8 @@ def encode(
         min_count: train events that a value needs for an id of its own.
         directory: exists.
         user: field of the users.
-        min_positives: positive ones that a value of ``user`` or ``item`` needs besides.
         item: field whose values are those of the catalogue, if the source has one.
+        min_positives: positive train events that a value of ``user`` or ``item`` needs besides.
 
     Raises:
         DataError: A label is not 0 or 1, a split is empty, or a number has no value in train, is infinite or far off.
@@ -174,31 +174,31 @@ def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
 
 
 def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item: str) -> Encoding:
-    names = _categorical(source)
+    names, judged = _categorical(source), [name for name, wanted in min_positives.items() if wanted]
     counts = {name: pl.DataFrame() for name in names}
     moments = {name: np.zeros(4) for name, kind in source.numeric.items() if kind != "log_bucket"}
     for first, frame in _blocks(source):
         inside = pl.Series(source.splits[first : first + len(frame)] == 0)
         train = frame.filter(inside)
-        positive = pl.Series(_POSITIVES, _labels(frame, first, source.at_least)).filter(inside).cast(pl.Int64)
+        labels = _labels(frame, first, source.at_least) if judged else np.empty(0, np.uint8)
         for name in names:
-            found = (
-                _column(train, name, source.numeric).rename(_VALUE).to_frame().with_columns(positive)
-                .group_by(_VALUE).agg(pl.len().cast(pl.UInt32).alias(_COUNT), pl.col(_POSITIVES).sum())
-            )  # fmt: skip
+            column, sums = _column(train, name, source.numeric).rename(_VALUE).to_frame(), [pl.len().alias(_COUNT)]
+            if name in judged:
+                column = column.with_columns(pl.Series(_POSITIVES, labels, pl.Int64).filter(inside))
+                sums.append(pl.col(_POSITIVES).sum())
+            found = column.group_by(_VALUE).agg(sums)
             parts = [counts[name], found] if len(counts[name]) else [found]
-            counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.col(_COUNT, _POSITIVES).sum())
+            counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.all().sum())
         for name in moments:
             values = _numbers(train, name, source.numeric[name])
             known = values[~np.isnan(values)]
             with np.errstate(over="ignore"):  # told by _scale
                 moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
-    vocabularies = {
-        name: frame.filter(pl.col(_COUNT) >= min_count, pl.col(_POSITIVES) >= min_positives.get(name, 0))
-        .select(_VALUE, _COUNT)
-        .sort(_VALUE, nulls_last=True)
-        for name, frame in counts.items()
-    }
+    vocabularies = {}
+    for name, frame in counts.items():
+        least = {_COUNT: min_count} | ({_POSITIVES: min_positives[name]} if name in judged else {})
+        kept = frame.filter(pl.col(column) >= number for column, number in least.items())
+        vocabularies[name] = kept.select(_VALUE, _COUNT).sort(_VALUE, nulls_last=True)
     if source.catalogue is not None:
         everything = source.catalogue.select(pl.col(item).alias(_VALUE))
         counted = everything.join(counts[item].select(_VALUE, _COUNT), on=_VALUE, how="left", maintain_order="left")

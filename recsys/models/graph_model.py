@@ -59,6 +59,8 @@ class GraphModel(MatrixFactorization, abc.ABC):
         super().__init__(users, items, similarity=similarity)
         if layers < 0 or not l2 >= 0:
             raise ValueError(f"{type(self).__name__} needs layers >= 0 and l2 >= 0, got {layers} and {l2}")
+        if not norm_exponent >= 0:
+            raise ValueError(f"norm_exponent must be >= 0, got {norm_exponent}")
         if norm_exponent and similarity != "cosine":
             raise ValueError(f"norm_exponent is for similarity cosine, got {norm_exponent} with {similarity}")
         if ssl is not None and layers < max(1, ssl.layer):

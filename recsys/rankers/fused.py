@@ -3,7 +3,7 @@
 A bias is added where the product is read, not copied into the product's place before it, and a gradient's column sums
 are taken while it is written. Column sums add rows in blocks of a fixed size and then the blocks in their order, so the
 result does not depend on the number of threads. All of it is for float32; :func:`fits` says where torch's own
-operations must be used.
+operations must be used. There is no second derivative, and hooks of the linear layers are not called.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Perceptron(nn.Sequential):
             return out
         pending = list[Tensor]()
         for layer, after in itertools.pairwise((*self, None)):
-            if isinstance(layer, nn.Linear) and isinstance(after, nn.ReLU):
+            if isinstance(layer, nn.Linear) and layer.bias is not None and isinstance(after, nn.ReLU):
                 pending += [layer.weight, layer.bias]
             elif not (pending and isinstance(layer, nn.ReLU)):
                 values = layer(rectified(values, pending) if pending else values)

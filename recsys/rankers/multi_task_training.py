@@ -41,8 +41,11 @@ def fit_multi_task(
     Raises:
         TrainingDivergedError: The loss is NaN or infinite.
         CheckpointError: ``checkpoint_dir`` holds the state of another training, or a damaged file.
-        ValueError: A task has no label in train or valid, a label that is none, or one class only in valid.
+        ValueError: A task has no label in train or valid, a label that is none, or one class only in valid; or
+            ``id_dropout`` is set, which rankers of one task have.
     """
+    if settings.id_dropout:
+        raise ValueError(f"id_dropout is for rankers of one task, got {dict(settings.id_dropout)}")
     for name, events in (("train", train), ("valid", valid)):
         if events is not None:
             _check(ranker, name, events)

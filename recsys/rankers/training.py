@@ -37,7 +37,7 @@ class RankingSettings:
         weight_decay: L2 penalty on the layers' weights, added to the gradient.
         plateau_factor: all learning rates are multiplied by it after a validation without a gain; 1 for never.
         id_dropout: field -> share of the events of a step that show its id as unseen, in [0, 1), as DropoutNet does
-            (Volkovs et al. 2017). Without it the unseen row learns from rare ids alone, or from none.
+            (Volkovs et al. 2017). Without it the unseen row learns from the ids alone that have no row of their own.
         selection: early stopping, used when there is validation data; by "auc" or "neg_log_loss".
         precision: "bfloat16" trains the layers of a single-task ranker under autocast; it pays on CPUs with AMX or
             AVX512-BF16 only. Tables, Adam and evaluation stay float32.
@@ -157,6 +157,8 @@ class _Ranking:
 class LayerSteps:
     """The :class:`recsys.loop.Steps` of a phase: shuffled batches, Adam for the layers, the tables' own optimizer.
 
+    An event that would be alone in the last batch, of which batch norm has no variance, joins the batch before it.
+
     Args:
         model: trained in place.
         count: events.
@@ -169,7 +171,8 @@ class LayerSteps:
         self, model: FieldModel, count: int, loss: Callable[[Rows, float], Tensor], settings: RankingSettings, seed: int
     ) -> None:
         self.count = count
-        self.steps_per_epoch = -(-count // settings.batch_size)
+        alone = count % settings.batch_size == 1 < min(count, settings.batch_size)
+        self.steps_per_epoch = -(-count // settings.batch_size) - alone
         self._model, self._loss, self._settings, self._seed = model, loss, settings, seed
         self._parameters = [p for name, p in model.named_parameters() if not name.startswith("tables.")]
         self._adam = torch.optim.Adam(self._parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
@@ -182,7 +185,7 @@ class LayerSteps:
         size, model = self._settings.batch_size, self._model
         model.train()
         for step in range(first_step, self.steps_per_epoch):
-            rows = order[step * size : (step + 1) * size]
+            rows = order[step * size : (step + 1) * size if step + 1 < self.steps_per_epoch else None]
             model.noise.manual_seed(torch_generator(self._seed, "dropout", phase, epoch, step).initial_seed())
             loss = self._loss(rows, epoch + step / self.steps_per_epoch)
             self._adam.zero_grad()

@@ -95,13 +95,15 @@ def test_seeds_are_averaged_and_tests_of_several_tasks_are_shown(tmp_path: Path)
     variants = [
         first
         | {"name": name, "seed": seed, "metrics": {"test/watch/auc": auc + seed / 100, "test/rating/rmse": 1 + seed}}
-        for name, auc in (("comet-plus", 0.9), ("top-k", 0.8))
+        for name, auc in (("comet-plus", 0.9), ("top-k", 0.8), ("hash", 0.7))
         for seed in range(2)
     ]
     pair = {"task": "watch", "metric": "auc", "a": "comet-plus", "b": "top-k"}
+    found = {"difference": 0.1, "low": 0.05, "high": 0.15, "p_holm": 0.0123}
     tests = [
-        pair | {"difference": 0.1, "low": 0.05, "high": 0.15, "p_holm": 0.0123},
-        pair | {"task": "rating", "metric": "rmse", "difference": -1.0, "low": -2.0, "high": 0.0, "p_holm": 0.5},
+        pair | found | {"over_seeds": {"difference": 0.2, "low": -0.1, "high": 0.5, "p": 0.1}},
+        pair | found | {"b": "hash", "over_seeds": None},
+        pair | found | {"task": "rating", "metric": "rmse", "difference": -1.0, "over_seeds": None},
     ]
     run = tmp_path / "run"
     run.mkdir()
@@ -109,9 +111,10 @@ def test_seeds_are_averaged_and_tests_of_several_tasks_are_shown(tmp_path: Path)
     (run / "tests.json").write_text(json.dumps(tests))
     add(run, tmp_path)
     lines = table("toy", tmp_path).splitlines()
-    assert lines[0].endswith("| watch/auc | 2 seeds | rating/rmse | train s | comet-plus minus it, 95 %, Holm's p |")
-    assert lines[2] == "| comet-plus | 1,232 | 1.00 | 0.9050 | [0.9000, 0.9100] | 1.5000 | 61 | - |"
-    assert lines[3].endswith("| 0.8050 | [0.8000, 0.8100] | 1.5000 | 61 | +0.1000 [+0.0500, +0.1500], 0.012 |")
+    assert lines[0].endswith("| train s | comet-plus minus it, 95 %, Holm's p | over the seeds, 95 % |")
+    assert lines[2] == "| comet-plus | 1,232 | 1.00 | 0.9050 | [0.9000, 0.9100] | 1.5000 | 61 | - | - |"
+    assert lines[3].endswith("| 61 | +0.1000 [+0.0500, +0.1500], 0.012 | +0.2000 [-0.1000, +0.5000] |")
+    assert lines[4].endswith("| 0.7050 | [0.7000, 0.7100] | 1.5000 | 61 | +0.1000 [+0.0500, +0.1500], 0.012 | - |")
 
 
 def test_differences_by_slice_have_a_line_for_each_variant_and_slice(tmp_path: Path) -> None:

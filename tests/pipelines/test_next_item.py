@@ -17,6 +17,7 @@ from pipelines.config_semantic import RqKmeans, SemanticIds, SemanticRows, TextF
 from pipelines.errors import DataError
 from pipelines.events.stages import FieldMaps
 from pipelines.ranking.catalogue import EventCatalogue
+from pipelines.ranking.check import check_ranking
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.runner import run_ranking
 from pipelines.ranking.scoring import Scorer
@@ -157,6 +158,24 @@ def test_rows_get_the_scores_of_a_run_with_semantic_ids_and_din_says_why_not(
     np.testing.assert_array_equal(found, RunFiles(run).scores("ids", 0))
     with pytest.raises(DataError, match=r"attentive of .* is a din, .* choose another variant with --variant"):
         Scorer.open(run, "attentive")
+
+
+def test_items_of_a_catalogue_need_no_positives(tmp_path: Path) -> None:
+    data = {"name": "t", "source": str(source(tmp_path)), "format": "next_item", "columns": ["brand"]}
+    config = {
+        "task": "ctr",
+        "experiment": "t",
+        "dataset": data,
+        "variants": [{"name": "a", "model": {"name": "dcn_v2"}}],
+    }
+    check = list(check_ranking(RankingExperiment.model_validate(config)))
+    assert not check
+    config["dataset"] = data | {"min_positives": 1}
+    (found,) = check_ranking(RankingExperiment.model_validate(config))
+    assert found == (
+        ("dataset", "min_positives"),
+        "every interaction is positive and the items of a catalogue all have ids; remove it",
+    )
 
 
 def test_a_source_without_a_catalogue_has_no_semantic_ids(tmp_path: Path) -> None:

@@ -81,6 +81,17 @@ def test_users_and_items_without_positives_have_no_id_of_their_own(tmp_path: Pat
     assert table(tmp_path, min_positives=2).sizes == {"user": 0, "item": 1}
 
 
+def test_positives_are_counted_over_blocks_by_the_label_that_the_data_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ratings of 4 are positive: of a once, of the missing item twice, of b never."""
+    monkeypatch.setattr(encoding, "BLOCK", 2)
+    rows = {"label": [4, 1, 1, 5, 4, 3, 5, 1, 5, 1], "item": ["a", "b", "a", None, None, "b", "a", "z", None, "b"]}
+    data = table(tmp_path, columns=rows, label=Label(at_least=4.0), min_positives=1)
+    assert data.vocabulary("item").rows() == [("a", 2), (None, 2)]
+    assert table(tmp_path, columns=rows, label=Label(at_least=4.0), min_positives=2).sizes["item"] == 1
+
+
 def test_the_age_of_an_item_is_the_time_since_its_first_train_event(tmp_path: Path) -> None:
     times = [5, 2, 3, 4, 9, 9, 1, 1, 10, None]
     ages = table(tmp_path, time="at", columns={"at": times}).test_ages()

@@ -178,6 +178,12 @@ def test_mistakes_are_told_before_anything_runs(config: Path, override: str, mes
         load_experiment(str(config), [override])
 
 
+def test_batch_norm_of_single_events_is_refused(config: Path) -> None:
+    overrides = ["model.batch_norm=true", "train.batch_size=1"]
+    with pytest.raises(ConfigError, match=r"train\.batch_size: model\.batch_norm takes the variance of a batch"):
+        load_experiment(str(config), overrides)
+
+
 def test_all_mistakes_of_columns_and_models_are_told_at_once(config: Path) -> None:
     wrong = ["dataset.fields=[user, itme, dya]", "dataset.label.column=labl", "model.dims={town: 8}", "budget.rows=0"]
     with pytest.raises(ConfigError) as told:

@@ -340,6 +340,8 @@ def test_mistakes_are_told() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             fit_multi_task(model(), train, valid, settings(), seed=0)
+    with pytest.raises(ValueError, match=r"id_dropout is for rankers of one task, got {'item': 0\.1}"):
+        fit_multi_task(model(), good, good, settings(id_dropout={"item": 0.1}), seed=0)
     with pytest.raises(ValueError, match="selection by 'rating/auc' is not possible; it is one of neg_loss, watch/auc"):
         fit_multi_task(model(), good, good, settings(selection=Selection("rating/auc")), seed=0)
     with pytest.raises(ValueError, match="key names the field 'town'; the fields are user, item"):

@@ -78,6 +78,14 @@ def test_id_dropout_of_no_field_is_refused() -> None:
         settings(id_dropout={"item": 1.0})
 
 
+@pytest.mark.parametrize(("count", "steps"), [(2, 1), (64, 1), (65, 1), (66, 2), (129, 2)])
+def test_an_event_alone_in_the_last_batch_joins_the_one_before(count: int, steps: int) -> None:
+    ranker, data = model(), checkerboard(count, 0)
+    result = fit_ranker(ranker, data, None, settings(epochs=1), seed=0)
+    assert int(ranker.state_dict()["tower.1.num_batches_tracked"]) == steps
+    assert np.isfinite(result.history[0].loss)
+
+
 class Killed(Exception):  # noqa: N818 - a kill, not an error
     pass
 
