@@ -184,7 +184,8 @@ def _graph_model(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tupl
         model = Ngcf(*tables, **_graph_parameters(facts), dropout=0.0, generator=np.random.default_rng(0))
         model.mixers.data = tensors["mixers"]
     else:
-        model = LightGcn(*tables, **_graph_parameters(facts))
+        served = facts.get("norm_exponent", 0.0)  # which older files lack
+        model = LightGcn(*tables, **_graph_parameters(facts), norm_exponent=served)
     model.set_graph(BipartiteGraph.from_interactions(tensors))
     return model
 
@@ -202,8 +203,7 @@ def _graph_tensors(model: GraphModel) -> dict[str, Tensor]:
 def _graph_parameters(facts: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a graph model for scoring; whether layer 0 counts is all that is left of a self-supervised term."""
     ssl = None if facts["with_ego"] else SelfSupervision("simgcl")
-    served = facts.get("norm_exponent", 0.0)  # which older files lack
-    return {"similarity": facts["similarity"], "norm_exponent": served, "layers": facts["layers"], "ssl": ssl}
+    return {"similarity": facts["similarity"], "layers": facts["layers"], "ssl": ssl}
 
 
 def _table_tensors(model: MatrixFactorization) -> dict[str, Tensor]:

@@ -52,12 +52,11 @@ def build_mf(
     match config:
         case LightGcn(ssl=term):
             ssl = SelfSupervision(**term.model_dump()) if term else None
-            names = ("layers", "similarity", "norm_exponent", "l2")
-            parameters: Any = {name: getattr(config, name) for name in names} | {"ssl": ssl}
+            parameters: Any = {"layers": config.layers, "similarity": config.similarity, "l2": config.l2, "ssl": ssl}
             if isinstance(config, Ngcf):
                 draws = generator(seed, "init", "mixers")
                 return NgcfModel(users, items, dropout=config.dropout, generator=draws, **parameters)
-            return LightGcnModel(users, items, **parameters)
+            return LightGcnModel(users, items, norm_exponent=config.norm_exponent, **parameters)
         case Kgat():
             assert knowledge is not None
             others = build_table(

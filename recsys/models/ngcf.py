@@ -33,7 +33,6 @@ class Ngcf(GraphModel):
         items: table of the items, of the same dimension D.
         layers: K.
         similarity: "dot" or "cosine".
-        norm_exponent: see :class:`recsys.models.graph_model.GraphModel`.
         l2: as in :class:`GraphModel`.
         ssl: as in :class:`GraphModel`; XSimGCL compares its layer with the last one.
         dropout: share of the numbers of each layer that a training step sets to zero ("message dropout").
@@ -52,15 +51,12 @@ class Ngcf(GraphModel):
         *,
         layers: int = 3,
         similarity: Similarity = "dot",
-        norm_exponent: float = 0.0,
         l2: float = 0.0,
         ssl: SelfSupervision | None = None,
         dropout: float = 0.1,
         generator: np.random.Generator,
     ) -> None:
-        super().__init__(
-            users, items, layers=layers, similarity=similarity, norm_exponent=norm_exponent, l2=l2, ssl=ssl
-        )
+        super().__init__(users, items, layers=layers, similarity=similarity, l2=l2, ssl=ssl)
         if not 0 <= dropout < 1:
             raise ValueError(f"Ngcf needs 0 <= dropout < 1, got {dropout}")
         self.dropout = dropout
