@@ -62,10 +62,11 @@ def test_a_loss_for_the_other_similarity_is_refused(tmp_path: Path, loss: str, s
 
 
 def test_a_power_of_the_length_is_for_cosines(tmp_path: Path) -> None:
+    config = str(write_tiny(tmp_path))
     for model in ("{name: lightgcn, similarity: dot, ", "{name: ngcf, similarity: cosine, "):
         override = f"model={model}norm_exponent: 0.3}}"
         with pytest.raises(ConfigError, match="norm_exponent: is for lightgcn with similarity cosine, got "):
-            load_experiment(str(write_tiny(tmp_path)), [override, "variants=[mf-full]"])
+            load_experiment(config, [override, "variants=[mf-full]"])
 
 
 @pytest.mark.parametrize("loss", ["directau", "in_batch_softmax"])
