@@ -54,7 +54,7 @@ class _Training:
     """A model and its loaders, kept between requests."""
 
     def __init__(self, data: Path, job: dict[str, Any]) -> None:
-        seed_everything(0)
+        seed_everything(job["seed"])
         self.directory = tempfile.TemporaryDirectory()
         (Path(self.directory.name) / "events").mkdir()
         features = FeatureMap("events", str(data))

@@ -44,6 +44,7 @@ class Job:
             FuxiCTR's does.
         init_std: of our tables; FuxiCTR's is 1e-4, and it clips gradients, ours does not.
         id_dropout: of user and item in our training; FuxiCTR has none.
+        seed: of both trainings.
     """
 
     dim: int = 16
@@ -57,6 +58,7 @@ class Job:
     table_optimizer: OptimizerName = "lazy_adam"
     init_std: float = 1e-4
     id_dropout: float = 0.0
+    seed: int = 0
 
     def request(self) -> dict[str, Any]:
         """For the worker."""
@@ -66,10 +68,10 @@ class Job:
         """Ours, freshly drawn; ``sizes`` are the ids of each field, beside which a table has an unseen row."""
         fields = [Field(name, IdMap.identity(size), self.dim) for name, size in sizes.items()]
         optimizer = OptimizerSpec(self.table_optimizer, lr=self.lr, weight_decay=self.weight_decay)
-        draws = generator(0, "init", "tables")
+        draws = generator(self.seed, "init", "tables")
         tables = build_collection(fields, optimizer=optimizer, init_std=self.init_std, generator=draws)
         tower = Tower(self.hidden, self.dropout, self.batch_norm)
-        return build_ranker(RankerSpec("dcn_v2", tower, Cross(self.layers)), tables, 0, seed=0)
+        return build_ranker(RankerSpec("dcn_v2", tower, Cross(self.layers)), tables, 0, seed=self.seed)
 
     def settings(self, epochs: int, precision: Precision = "float32") -> RankingSettings:
         """Of our training; early stopping and its patience are those of FuxiCTR."""

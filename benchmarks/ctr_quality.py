@@ -1,6 +1,7 @@
 """AUC of DCN-V2 on Frappe, ours and FuxiCTR's: the same rows, the same grid, the best on validation of each.
 
-``python -m benchmarks.ctr_quality`` trains both on every point of the grid and writes ``results/ctr_quality.json``.
+``python -m benchmarks.ctr_quality`` trains both on every point of the grid and writes ``results/ctr_quality.json``;
+``python -m benchmarks.ctr_quality seeds`` then trains both with three seeds at the points chosen there.
 Ours starts its tables at 1e-3, FuxiCTR at 1e-4 with clipped gradients: batch norm makes the first ones large, which
 Adam remembers. In ours users and apps that only drawn negatives have share the unseen id, whose row id dropout teaches;
 FuxiCTR, which has no such dropout, gives each an id, as published. Both move all rows of the tables by Adam, stop after
@@ -11,11 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import ttest_ind
 
 from benchmarks.ctr import HERE, frappe_events
 from benchmarks.ctr_job import FUXICTR, PEER, Job, write_splits
@@ -65,10 +69,43 @@ def run(scale: float = 1.0, grid: Sequence[Job] = GRID, epochs: int = EPOCHS) ->
     return 0
 
 
+def run_seeds(count: int = 3) -> int:
+    """Train both sides at their chosen points with several seeds and write ``results/ctr_quality_seeds.json``."""
+    set_threads()
+    splits, sizes = frappe_events()
+    own = frappe_events(min_positives=1)
+    chosen = json.loads((RESULTS / "ctr_quality.json").read_text("utf-8"))["chosen"]
+    jobs = {side: Job(**job | {"hidden": tuple(job["hidden"])}) for side, job in chosen.items()}
+    trials = []
+    with tempfile.TemporaryDirectory() as directory:
+        write_splits(Path(directory), splits, sizes)
+        with Peer(peer_python("fuxictr", FUXICTR), HERE / "ctr_fuxictr_worker.py", [directory]) as peer:
+            for seed in range(count):
+                job = dataclasses.replace(jobs["theirs"], seed=seed).request()
+                trials.append({"seed": seed, "ours": ours(dataclasses.replace(jobs["ours"], seed=seed), *own, EPOCHS)})
+                peer.run("fit", job=job, count=EPOCHS)
+                trials[-1]["theirs"] = peer.run("evaluate", job=job).quality
+                print(trials[-1], flush=True)
+    aucs = {side: [trial[side]["test/auc"] for trial in trials] for side in ("ours", "theirs")}
+    difference = ttest_ind(aucs["ours"], aucs["theirs"], equal_var=False)
+    result = {
+        "name": "ctr_quality_seeds",
+        "peer": PEER,
+        "chosen": chosen,
+        "trials": trials,
+        "mean test/auc": {side: sum(found) / count for side, found in aucs.items()},
+        "difference ci95 (Welch)": list(difference.confidence_interval()),
+        "p (Welch)": float(difference.pvalue),
+        "command": "python -m benchmarks.ctr_quality seeds",
+    }
+    write_json(RESULTS / "ctr_quality_seeds.json", result)
+    return 0
+
+
 def ours(job: Job, splits: Mapping[str, Events], sizes: Mapping[str, int], epochs: int) -> dict[str, Any]:
     """Our training of a point of the grid."""
     ranker = job.ranker(sizes)
-    fitted = fit_ranker(ranker, splits["train"], splits["valid"], job.settings(epochs), seed=0)
+    fitted = fit_ranker(ranker, splits["train"], splits["valid"], job.settings(epochs), seed=job.seed)
     test = splits["test"]
     found = auc_interval(test.labels, ranker.scores(test))
     return {
@@ -81,4 +118,4 @@ def ours(job: Job, splits: Mapping[str, Events], sizes: Mapping[str, int], epoch
 
 
 if __name__ == "__main__":
-    sys.exit(run(*map(float, sys.argv[1:2])))
+    sys.exit(run_seeds() if sys.argv[1:] == ["seeds"] else run(*map(float, sys.argv[1:2])))
