@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.dataloaders import RankDataLoader
@@ -95,7 +96,7 @@ _TRAININGS: dict[str, _Training] = {}
 
 
 def job(request: dict[str, Any]) -> dict[str, Any]:
-    """Run ``epochs`` or ``steps`` of the job, ``fit`` it, or ``evaluate`` what was trained on valid and test."""
+    """Run ``epochs`` or ``steps`` of the job, ``fit`` it, ``evaluate`` it, or save what it gives test in ``out``."""
     key = str(sorted(request["job"].items()))
     if key not in _TRAININGS:
         torch.set_num_threads(THREADS)
@@ -110,6 +111,10 @@ def job(request: dict[str, Any]) -> dict[str, Any]:
         case "fit":
             seconds = training.fit(request["count"])
             quality["epochs"] = training.model._epoch_index + 1
+        case "save":
+            start = time.perf_counter()
+            np.save(request["out"], training.model.predict(training.test))
+            seconds = time.perf_counter() - start
         case _:
             start = time.perf_counter()
             for split, loader in (("valid", training.valid), ("test", training.test)):

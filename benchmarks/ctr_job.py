@@ -25,6 +25,8 @@ from recsys.settings import Selection
 FUXICTR = ["torch==2.13.0", "fuxictr==2.3.10", "numpy>=2", "pandas", "pyarrow"]
 PEER = "FuxiCTR 2.3.10"
 SPLITS = ("train", "valid", "test")
+OURS_ONLY = ("table_optimizer", "init_std", "id_dropout")
+"""Fields of :class:`Job` that FuxiCTR does not read."""
 
 
 @dataclasses.dataclass(frozen=True)

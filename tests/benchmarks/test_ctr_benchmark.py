@@ -30,8 +30,8 @@ def test_the_drawn_events_are_those_of_26_fields_and_can_be_learned(
         assert 0.1 < split.labels.mean() < 0.9
     again = ctr.criteo_like(0.02)[0]["test"]
     assert (again.ids == splits["test"].ids).all() and (again.labels == splits["test"].labels).all()
-    found = ctr_quality.ours(SMALL, splits, sizes, epochs=2)
-    assert found["valid/auc"] > 0.6 and found["test/auc"] > 0.6
+    found, scores = ctr_quality.fit(SMALL, splits, sizes, epochs=2)
+    assert found["valid/auc"] > 0.6 and found["test/auc"] > 0.6 and scores.shape == splits["test"].labels.shape
 
 
 def test_the_limit_counts_the_products_of_a_training_step(
