@@ -2,6 +2,7 @@
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. NAME is a file of benchmarks/results without
 ``.json``, or of its directory ``published`` (benchmarks/reproduction.py), or ``benchmarks`` for one line per benchmark.
+NAME:FIELD is the AUC of a ranking experiment by how many positives train has of an event's value of the field.
 ``--add RUN`` first copies a run's metrics.json there, with its paired tests where it has several tasks.
 """
 
@@ -65,11 +66,14 @@ def table(name: str, results: Path) -> str:
         rows = json.loads(published.read_text("utf-8"))["rows"]
         lines = [_line(*reproduction.cells(row, results)) for row in rows]
         return _line(*reproduction.COLUMNS) + _rule(len(reproduction.COLUMNS)) + "".join(lines)
+    name, _, field = name.partition(":")
     path = results / f"{name}.json"
     if not path.exists():
         command = f"recsys bench {name}" if name in BENCHMARKS else f"recsys run {name}"
         return f"Not measured yet: `{command}`.\n"
     result = json.loads(path.read_text("utf-8"))
+    if field:
+        return _slices(result, f"train positives of the {field}")
     if "datasets" in result:
         return _differences(result)
     return _variants(result) if "variants" in result else _rows(result)
@@ -117,6 +121,19 @@ def _cells(seeds: list[Json], shown: tuple[str, ...]) -> list[str]:
         *means[1:],
         f"{sum(seed['seconds']['train'] for seed in seeds) / len(seeds):,.0f}",
     ]
+
+
+def _slices(run: Json, by: str) -> str:
+    """AUC of the first seed of each variant, with its interval."""
+    found: dict[str, list[Json]] = {}
+    for variant in run["variants"]:
+        found.setdefault(variant["name"], variant["slices"][by])
+    labels = {part["label"]: f"{part['label']}: {part['events']:,} events" for part in run["variants"][0]["slices"][by]}
+    lines = [_line("variant", *labels.values()), _rule(1 + len(labels))]
+    for name, parts in found.items():
+        cells = {part["label"]: "{auc:.4f} [{low:.4f}, {high:.4f}]".format(**part) for part in parts}
+        lines.append(_line(name, *(cells.get(label, "-") for label in labels)))
+    return "".join(lines) + f"\nAUC by {by}, 95 % intervals.\n"
 
 
 def _tested(test: Json | None) -> tuple[str, str]:

@@ -117,6 +117,20 @@ def test_seeds_are_averaged_and_tests_of_several_tasks_are_shown(tmp_path: Path)
     assert lines[4].endswith("| 0.7050 | [0.7000, 0.7100] | 1.5000 | 61 | +0.1000 [+0.0500, +0.1500], 0.012 | - |")
 
 
+def test_slices_of_a_ranker_are_a_column_each_for_the_first_seed(tmp_path: Path) -> None:
+    part = {"label": "none", "events": 1077, "positives": 3, "auc": 0.5, "low": 0.4, "high": 0.6}
+    slices = {"train positives of the item": [part, part | {"label": "1 to 4", "events": 9}]}
+    variants = [
+        {"name": "full", "slices": slices},
+        {"name": "codes", "slices": {"train positives of the item": [part | {"auc": 0.55}]}},
+        {"name": "codes", "slices": {"train positives of the item": [part | {"auc": 0.9}]}},
+    ]
+    (tmp_path / "toy.json").write_text(json.dumps({"variants": variants}))
+    lines = table("toy:item", tmp_path).splitlines()
+    assert lines[0] == "| variant | none: 1,077 events | 1 to 4: 9 events |"
+    assert lines[3] == "| codes | 0.5500 [0.4000, 0.6000] | - |" and len(lines) == 6
+
+
 def test_differences_by_slice_have_a_line_for_each_variant_and_slice(tmp_path: Path) -> None:
     row = {"variant": "cfm", "slice": "tail", "metric": "recall@10", "value": 0.02, "against": 0.01, "pairs": 9}
     rows = [
