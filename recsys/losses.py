@@ -270,12 +270,12 @@ def in_batch_softmax(
         log_q_B: float [B], log probability of each positive among the training interactions, or None.
         temperature: divisor of the scores, > 0.
     """
-    logits_BB = (user_BD @ positive_BD.T).to(user_BD.dtype) / temperature
-    if log_q_B is not None:
-        logits_BB = logits_BB - log_q_B[None, :]
-    same_BB = positive_ids_B[:, None] == positive_ids_B[None, :]
-    same_BB.fill_diagonal_(fill_value=False)
-    return functional.cross_entropy(logits_BB.masked_fill(same_BB, -torch.inf), torch.arange(len(user_BD)))
+    offset_B = None if log_q_B is None else -log_q_B
+    rows, columns = (positive_ids_B[:, None] == positive_ids_B).nonzero(as_tuple=True)  # each row's own among them
+    return shared_softmax(
+        user_BD, positive_BD, positive_BD, temperature=temperature, offset_M=offset_B, positive_offset_B=offset_B,
+        hits=(rows, columns),
+    )  # fmt: skip
 
 
 def directau(user_BD: Tensor, positive_BD: Tensor, *, gamma: float) -> Tensor:

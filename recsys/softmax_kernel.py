@@ -21,6 +21,7 @@ def shared_softmax(
     *,
     temperature: float,
     offset_M: Tensor | None = None,
+    positive_offset_B: Tensor | None = None,
     hits: Hits | None = None,
 ) -> Tensor:
     """Mean over B of ``-s_p + ln(e^{s_p} + sum_m e^{s_m + offset_m})`` with scores divided by ``temperature``.
@@ -34,6 +35,7 @@ def shared_softmax(
         negative_MD: float [M, D].
         temperature: divisor of the scores, > 0.
         offset_M: float [M] added to the divided scores of the negatives, without gradient.
+        positive_offset_B: float [B] added to those of the positives, likewise.
         hits: (row, column) pairs that do not count, rows ascending.
 
     Returns:
@@ -41,7 +43,8 @@ def shared_softmax(
     """
     offset = negative_MD.new_zeros(len(negative_MD)) if offset_M is None else offset_M
     rows, columns = hits if hits is not None else (torch.empty(0, dtype=torch.int64),) * 2
-    arguments = (user_BD, positive_BD, negative_MD, offset, rows, columns, 1.0 / temperature)
+    own = positive_BD.new_zeros(len(positive_BD)) if positive_offset_B is None else positive_offset_B
+    arguments = (user_BD, positive_BD, negative_MD, offset, own, rows, columns, 1.0 / temperature)
     loss: Tensor = _SharedSoftmax.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss
 
@@ -56,6 +59,7 @@ class _SharedSoftmax(torch.autograd.Function):
         positive: Tensor,
         negative: Tensor,
         offset: Tensor,
+        positive_offset: Tensor,
         hit_rows: Tensor,
         hit_columns: Tensor,
         scale: float,
@@ -63,7 +67,7 @@ class _SharedSoftmax(torch.autograd.Function):
         """Compute the loss and keep the three gradients."""
         (batch, dim), count = user.shape, len(negative)
         scaled = user * scale
-        positive_score = (scaled * positive).sum(1)
+        positive_score = (scaled * positive).sum(1) + positive_offset
         # Without a shift the exponentials are exact enough while every |logit| stays below the bound.
         bound = float(scaled.norm(dim=1).max() * negative.norm(dim=1).max() + offset.abs().max())
         bound = max(bound, float(positive_score.abs().max()))
@@ -103,4 +107,4 @@ class _SharedSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the kept gradients."""
         user, positive, negative = ctx.saved_tensors
-        return user * grad, positive * grad, negative * grad, None, None, None, None
+        return user * grad, positive * grad, negative * grad, None, None, None, None, None
