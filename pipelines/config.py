@@ -139,7 +139,7 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_minutes: float = Field(default=1.0, gt=0)
     lr_decay: float = Field(
-        default=1.0, gt=0, le=1, description="share of lr in the last epoch; for bpr with batch_size 1"
+        default=1.0, gt=0, le=1, description="share of lr that is left in epoch ``epochs``, falling linearly"
     )
     max_minutes: float | None = Field(default=None, gt=0, description="stop selection after this long")
 

@@ -52,7 +52,7 @@ class LearnBpr:
         assert spec.name != "adam"
         assert spec.name != "lazy_adam"
         self._step = BprStep(spec.name, spec.lr, spec.weight_decay, spec.eps)
-        self._fall = (1.0 - settings.lr_decay) / max(settings.epochs - 1, 1)
+        self._settings = settings
 
     def knowledge(self) -> dict[str, IntArray]:
         """What the negatives know of the interactions: they are uniform, so that is what the positives show."""
@@ -69,7 +69,7 @@ class LearnBpr:
         """Train one epoch, unless it is done; yields (0, interactions, mean loss)."""
         if first_step == 0:
             rng = generator(self._seed, "learn_bpr", phase, epoch)
-            step = dataclasses.replace(self._step, lr=self._step.lr * (1.0 - self._fall * epoch))
+            step = dataclasses.replace(self._step, lr=self._step.lr * self._settings.lr_share(epoch))
             loss = bpr_epoch(self._users, self._items, self._indptr, self._indices, step, rng)
             yield 0, self.count, loss
 

@@ -70,7 +70,7 @@ def search_dims(
             "a search for dimensions takes losses whose steps do not depend on earlier ones, got"
             f" {settings.loss.name} with batch_size {settings.batch_size}"
         )
-    settings = dataclasses.replace(settings, epochs=search.epochs)
+    settings = dataclasses.replace(settings, epochs=search.epochs, lr_decay=1.0)
     run_task(_Search(model, train, settings, search, seed), settings, seed=seed, checkpoint_dir=checkpoint_dir)
     model.users, model.items = (prune(table, search.density, table.optimizer) for table in tables)
 

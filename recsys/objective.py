@@ -26,14 +26,11 @@ class Objective:
     """
 
     def __init__(self, model: MatrixFactorization, train: csr_array, settings: FitSettings, *, seed: int) -> None:
-        if settings.lr_decay != 1.0:
-            raise ValueError(
-                f"train.lr_decay {settings.lr_decay} is for LearnBPR (loss bpr, train.batch_size 1); set it to 1 here"
-            )
         self.count = int(train.nnz)
         self.steps_per_epoch = -(-self.count // settings.batch_size)
         self._model = model
         self._settings = settings
+        self._lr = model.users.optimizer.lr
         self._seed = seed
         self._users = np.repeat(np.arange(train.shape[0], dtype=np.int64), np.diff(train.indptr))
         self._items = train.indices.astype(np.int64)
@@ -68,6 +65,8 @@ class Objective:
         Yields:
             (step, positives in the batch, mean loss before the update).
         """
+        if self._settings.lr_decay != 1.0:
+            self._model.set_lr(self._lr * self._settings.lr_share(epoch))
         if self._temperature is not None and first_step == 0:
             self._temperature.start_epoch(epoch, self._model)
         order = epoch_order(self.count, seed=self._seed, phase=phase, epoch=epoch)

@@ -44,7 +44,7 @@ class FitSettings:
         gradient_clip_norm: bound on the norm of a step's gradient by the looked-up vectors, all of them together.
         precision: "bfloat16" runs the score products under autocast; it pays on CPUs with AMX or AVX512-BF16 only.
         checkpoint_minutes: between checkpoints.
-        lr_decay: share of the learning rate that is left in epoch ``epochs``, falling linearly; for LearnBPR only.
+        lr_decay: share of the learning rate that is left in epoch ``epochs``, see :meth:`lr_share`.
     """
 
     loss: Loss = dataclasses.field(default_factory=lambda: Loss("sampled_softmax"))
@@ -60,6 +60,10 @@ class FitSettings:
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "checkpoint_minutes"}
+
+    def lr_share(self, epoch: int) -> float:
+        """Share of the learning rate in an epoch, 0-based: falls linearly from 1 to ``lr_decay``."""
+        return 1.0 - (1.0 - self.lr_decay) * epoch / max(self.epochs - 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,6 +81,7 @@ class _Retrieval:
         self.validates = valid is not None
         self._train, self._valid = train, valid
         self._settings = settings
+        self._lr = model.users.optimizer.lr
         self._seed = seed
         self._directory = directory
 
@@ -92,6 +93,7 @@ class _Retrieval:
     def start(self, phase: Phase) -> RetrievalSteps:
         matrix = self._matrix(phase)
         self.model.use_graph(matrix)
+        self.model.set_lr(self._lr)  # selection may have let it fall
         objective = _objective(self.model, matrix, self._settings, self._seed)
         if self._directory is not None:
             write_bytes(negatives_file(self._directory, phase), save(objective.knowledge()))

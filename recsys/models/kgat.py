@@ -174,6 +174,11 @@ class Kgat(GraphModel):
             loss = loss + 0.5 * self.l2 * sum(part.square().sum() for part in (head, tail, other)) / len(edges)
         return loss
 
+    def set_lr(self, lr: float) -> None:
+        """See :meth:`TwoTables.set_lr`; of the matrices, too."""
+        super().set_lr(lr)
+        self.adam.lr = lr
+
     def step(self) -> None:
         """Apply the gradients to the tables, and to relations and matrices by Adam."""
         step_all(self.tables)

@@ -87,6 +87,11 @@ class TwoTables(nn.Module):
         user, item = look_up((self.users, self.items), ids)
         return LookUp(user, item)
 
+    def set_lr(self, lr: float) -> None:
+        """Let later steps use another learning rate; it is not part of ``state_dict``."""
+        for table in self.tables:
+            table.set_lr(lr)
+
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step."""
         step_all(self.tables)

@@ -95,6 +95,11 @@ class SimpleX(MatrixFactorization):
         user, item = self._blend(people, items)
         return LookUp(expand(user, of), item)
 
+    def set_lr(self, lr: float) -> None:
+        """See :meth:`TwoTables.set_lr`; of the matrices, too."""
+        super().set_lr(lr)
+        self.adam.lr = lr
+
     def step(self) -> None:
         """Apply the gradients to the tables, and to the matrices by Adam."""
         step_all(self.tables)

@@ -97,6 +97,7 @@ VARIANTS = {
     ),
     "learn-bpr": ("adagrad", "dot", dataclasses.replace(LEARN_BPR, epochs=40)),
     "keep best": ("sgd", "cosine", with_selection(refit=False)),
+    "falling rate": ("adam", "cosine", dataclasses.replace(SETTINGS, lr_decay=0.1)),
 }
 
 
@@ -235,19 +236,27 @@ def test_learn_bpr_lists_all_that_it_cannot_do() -> None:
     assert "set a larger train.batch_size" in str(error.value)
 
 
-def test_lr_decay_reaches_its_share_in_the_last_epoch_and_is_refused_elsewhere() -> None:
+@pytest.mark.parametrize("base", [LEARN_BPR, SETTINGS], ids=["LearnBPR", "batches"])
+def test_lr_decay_reaches_its_share_in_the_last_epoch(base: FitSettings) -> None:
     train, _ = planted()
     ends = []
     for decay in (1.0, 1e-9):
         model, states = make_model("sgd", 0.05, "dot"), []
-        settings = dataclasses.replace(LEARN_BPR, epochs=3, lr_decay=decay)
+        settings = dataclasses.replace(base, epochs=3, lr_decay=decay)
         fit(model, train, None, settings, seed=0, on_epoch=lambda _, m=model, s=states: s.append(weights(m)))  # type: ignore[misc]
         moves = [(states[k]["users.embedding"] - states[k - 1]["users.embedding"]).norm() for k in (1, 2)]
         ends.append(float(moves[1] / moves[0]))
     assert ends[0] > 0.5
     assert ends[1] < 1e-6
-    with pytest.raises(ValueError, match=r"train.lr_decay 0.5 is for LearnBPR \(loss bpr, train.batch_size 1\); set"):
-        fit(make_model(), train, None, dataclasses.replace(SETTINGS, lr_decay=0.5), seed=0)
+
+
+def test_a_refit_starts_with_the_whole_learning_rate() -> None:
+    settings = dataclasses.replace(SETTINGS, epochs=3, lr_decay=0.1, selection=Selection(every_epochs=1, patience=3))
+    model, rates = make_model("sgd", 0.05), []
+    fit(model, *planted(), settings, seed=0, on_epoch=lambda _: rates.append(model.users.optimizer.lr))
+    falling = [0.05 * settings.lr_share(epoch) for epoch in range(3)]
+    assert rates[:3] == falling == pytest.approx([0.05, 0.0275, 0.005])
+    assert rates[3:] == falling[: len(rates) - 3] and len(rates) > 3
 
 
 @pytest.mark.parametrize(
