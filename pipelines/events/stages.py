@@ -37,7 +37,7 @@ from recsys.rankers.ranker import FieldModel
 from recsys.rankers.training import RankingSettings
 from recsys.settings import FitResult, Selection
 
-MAPS_VERSION = 6
+MAPS_VERSION = 7
 
 
 @dataclasses.dataclass(frozen=True)
