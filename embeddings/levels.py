@@ -72,7 +72,8 @@ class Division:
 def divide(rows: int, side_degrees: IntArray, others: int, levels: Levels) -> Division:
     """Divide the rows of a table; where every seen id can own a row, every one does.
 
-    The finest level takes what rounding leaves. Levels without a row are left out.
+    The finest level takes what rounding leaves, without levels the head what the clusters of neighbours do. Levels
+    without a row are left out, and there are no more rows of popularity than ids beside the head have frequencies.
 
     Args:
         rows: of the table, >= 1, the unseen row not counted.
@@ -83,13 +84,17 @@ def divide(rows: int, side_degrees: IntArray, others: int, levels: Levels) -> Di
     falling = np.sort(side_degrees[side_degrees > 0])[::-1]
     if rows >= falling.size:
         return Division(falling.size, 0, ())
+    frequencies = np.cumsum((np.diff(falling, append=0) != 0)[::-1])[::-1]  # different ones of falling[i:]
     head, hashed = int(levels.head_share * rows), int(levels.hash_share * rows)
-    popularity = min(int(levels.popularity_share * rows), np.unique(falling[head:]).size)
-    left = rows - head - hashed - popularity
-    neighbours = min(int(levels.neighbour_share * rows) if levels.count else left, others)
-    left -= neighbours
+    popularity = min(int(levels.popularity_share * rows), int(frequencies[head]))
     if not levels.count:
-        return Division(head + left, hashed, (), neighbours, popularity)
+        neighbours = min(rows - head - hashed - popularity, others)
+        while frequencies[own := rows - hashed - neighbours - popularity] < popularity:
+            popularity -= 1
+            neighbours = min(neighbours + 1, others)
+        return Division(own, hashed, (), neighbours, popularity)
+    neighbours = min(int(levels.neighbour_share * rows), others)
+    left = rows - head - hashed - popularity - neighbours
     powers = np.power(levels.ratio, np.arange(levels.count))
     shares = np.floor(left * powers / powers.sum()).astype(int)
     shares[-1] += left - shares.sum()

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.atomic import write_text
-from pipelines.compared_variants import Candidates, matched
+from pipelines.compared_variants import Candidates, best_variant, matched
 from pipelines.errors import DataError, did_you_mean
 from pipelines.report import words
 from pipelines.report.data import PerUser, Run, VariantRun, per_user_values
 from pipelines.report.render import render
-from pipelines.run_files import validation_metric
 from pipelines.run_schema import DatasetFacts
 from recsys.significance import holm, paired_test
 
@@ -29,6 +28,9 @@ COLUMNS = (
     "Holm p",
     "verdict",
 )
+
+CHOICE = "Unless they were named, variants of unequal names are the best on validation by the mean of their seeds."
+"""Which variant of a run stands for it beside one of another name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +89,12 @@ class Comparison:
     """Labels of the runs whose epochs were selected on test."""
     runs: int = 0
     sample: str = "common users"
+    seeds: str = "means over seeds"
     method: str = "paired sign-flip test"
     note: str = (
         "Values are means over users and seeds. Difference: the run in the second column minus the reference, with its"
         " 95 % bootstrap interval over users. p: sign-flip permutation test on the same users, corrected by Holm."
+        f" {CHOICE}"
     )
 
     def __str__(self) -> str:
@@ -104,7 +108,7 @@ class Comparison:
         """What is compared, in a line."""
         users = f"{min(pair.users for pair in self.pairs):,}"
         line = (
-            f"{self.metric} on test against run {self.reference}, {users} {self.sample}, {self.method},"
+            f"{self.metric} on test against run {self.reference}, {users} {self.sample}, {self.seeds}, {self.method},"
             f" Holm over {len(self.pairs)} pairs"
         )
         if not self.on_test:
@@ -202,20 +206,16 @@ def _per_user_metrics(run: Run, variant: VariantRun) -> list[str]:
 
 
 def _candidates(run: Run, values: PerUser) -> Candidates:
-    """The variants with values, and of the learned ones the only one, or the best on validation over its seeds.
+    """The variants with values, and of the learned ones the :func:`best_variant`.
 
     A run that selected on test, which the comparison says, has its best on test.
     """
     names = tuple(values.values)
     eligible = [run.variant(name) for name in names if not run.variant(name).is_baseline]
     eligible = eligible or [run.variant(name) for name in names]
-    if len(eligible) == 1:
-        return Candidates(run.files.directory, names, eligible[0].name)
-    metric = validation_metric([result for variant in eligible for result in variant.results])
-    if metric is None and run.results.selected_on == "test":
-        metric = f"test/{run.selection}"
-    known = {v.name: value for v in eligible if metric and (value := v.metric(metric)) is not None}
-    return Candidates(run.files.directory, names, max(known, key=known.__getitem__, default=None))
+    results = [result for variant in eligible for result in variant.results]
+    on_test = f"test/{run.selection}" if run.results.selected_on == "test" else None
+    return Candidates(run.files.directory, names, best_variant(results, on_test))
 
 
 def _pair(label: str, mine: PerUser, name: str, theirs: PerUser, against: str) -> ComparedPair:

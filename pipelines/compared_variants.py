@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pipelines.errors import DataError, did_you_mean
+from pipelines.run_files import VariantResult, validation_metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,26 @@ class Candidates:
     run: Path
     names: tuple[str, ...]
     chosen: str | None
+
+
+def best_variant(results: Sequence[VariantResult], otherwise: str | None = None) -> str | None:
+    """The only variant, or the best on validation by the mean of its seeds; None where validation measured none.
+
+    Args:
+        results: of every variant and seed.
+        otherwise: the metric to choose by where validation measured none.
+    """
+    seeds: dict[str, list[VariantResult]] = {}
+    for result in results:
+        seeds.setdefault(result.name, []).append(result)
+    if len(seeds) == 1:
+        return results[0].name
+    metric = validation_metric(results) or otherwise
+    if metric is None:
+        return None
+    whole = {name: own for name, own in seeds.items() if all(metric in one.metrics for one in own)}
+    means = {name: float(np.mean([one.metrics[metric] for one in own])) for name, own in whole.items()}
+    return max(means, key=means.__getitem__, default=None)
 
 
 def matched(runs: Sequence[Candidates], named: Sequence[str] = ()) -> list[tuple[int, str, str]]:

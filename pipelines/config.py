@@ -35,7 +35,7 @@ class Columns(Section):
 
 
 class Entities(Section):
-    """A users or items file. ``source`` is relative to the dataset's source directory."""
+    """A users or items file. ``source`` is relative to the source directory, or to the folder of a file or glob."""
 
     source: str
     id: str

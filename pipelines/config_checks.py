@@ -205,9 +205,8 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
     needed = {"adap_tau": "cosine", "ccl": "cosine", "ultragcn": "dot"}.get(model.loss.name, model.similarity)
     if model.similarity != needed:
         yield ("model", "similarity"), f"got {model.similarity!r}, but loss {model.loss.name} needs {needed!r}"
-    if isinstance(model, LightGcn) and model.norm_exponent and (model.name, model.similarity) != ("lightgcn", "cosine"):
-        got = f"got {model.name} with {model.similarity}"
-        yield ("model", "norm_exponent"), f"is for lightgcn with similarity cosine, {got}; remove it, or set that"
+    if isinstance(model, LightGcn) and model.norm_exponent and model.similarity != "cosine":
+        yield ("model", "norm_exponent"), f"is for similarity cosine, got {model.similarity}; remove it, or set that"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
     if model.mixed_dims and model.backend != "torch":

@@ -33,7 +33,7 @@ class Names(Section):
 
 
 class KnowledgeFiles(Section):
-    """Facts about items. Sources are relative to the dataset's source directory."""
+    """Facts about items. Sources are relative to the same folder as those of users and items."""
 
     triples: Triples = Triples()
     links: Links = Links()

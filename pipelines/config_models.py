@@ -127,20 +127,25 @@ class Ssl(Section):
     layer: int = Field(default=1, ge=1, description="layer compared with the mean, for xsimgcl")
 
 
-class LightGcn(Mf):
-    """Mean of the tables' vectors propagated over the training graph (He et al. 2020)."""
+class GraphModel(Mf):
+    """What models have that propagate the tables' vectors over the training graph."""
 
-    name: Literal["lightgcn"] = "lightgcn"  # type: ignore[assignment]
     similarity: Literal["dot", "cosine"] = "dot"
-    norm_exponent: float = Field(
-        default=0.0, ge=0, description="p: under cosine an item is served with length |v|^p; 1 is the inner product"
-    )
     layers: int = Field(default=3, ge=0)
     l2: float = Field(default=1e-4, ge=0, description="penalty on the layer-0 vectors of the batch")
     ssl: Ssl | None = None
 
 
-class Ngcf(LightGcn):
+class LightGcn(GraphModel):
+    """Mean of the propagated vectors of all layers (He et al. 2020)."""
+
+    name: Literal["lightgcn"] = "lightgcn"  # type: ignore[assignment]
+    norm_exponent: float = Field(
+        default=0.0, ge=0, description="p: under cosine an item is served with length |v|^p; 1 is the inner product"
+    )
+
+
+class Ngcf(GraphModel):
     """Propagation with weight matrices; the layers are concatenated (Wang et al. 2019)."""
 
     name: Literal["ngcf"] = "ngcf"  # type: ignore[assignment]

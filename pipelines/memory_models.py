@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pipelines.config_ensemble import Ensemble
-from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, Ials, ItemKnn, LightGcn, Model, Popularity, Slim
+from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, GraphModel, Ials, ItemKnn, Model, Popularity, Slim
 from pipelines.config_rpg import Rpg
 from pipelines.config_section import TableModel
 from pipelines.config_semantic import (
@@ -53,7 +53,7 @@ def fitting_mib(
     """
     match model:
         case TableModel():
-            own = _propagation(model, rows, users, items) if isinstance(model, LightGcn) else 0.0
+            own = _propagation(model, rows, users, items) if isinstance(model, GraphModel) else 0.0
             found = _tables(model, 0 if model.items_only else users, items) + own
         case Tiger():
             head = _dense_head(model.dim, items) if model.dense is not None else 0.0
@@ -124,7 +124,7 @@ def _dense_head(dim: int, items: int) -> float:
     return items * (3 * _CONTENT_DIM + 3 * dim + 3 * _TIGER_BATCH) * 4 / MIB
 
 
-def _propagation(model: LightGcn, rows: int, users: int, items: int) -> float:
+def _propagation(model: GraphModel, rows: int, users: int, items: int) -> float:
     """Vectors of all nodes: in, each layer, their sum, and as much again on the way back; both adjacency lists."""
     return ((users + items) * model.dim * 4 * 2 * (model.layers + 2) + rows * 16) / MIB
 

@@ -15,6 +15,7 @@ from pipelines.tracking_journal import PARENT, Event, Kind, contained, flatten, 
 logger = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+OUTCOMES: dict[Status, str] = {"FINISHED": "is complete", "FAILED": "failed", "KILLED": "was interrupted"}
 
 
 class Recorder(Protocol):
@@ -136,7 +137,7 @@ class Tracker(TrackedRun):
         if self._recorder.outage:
             self.message = (
                 f"MLflow at {self._recorder.uri} did not take everything ({self._recorder.outage}). "
-                f"The run is complete; send the rest later with: recsys upload {self.run_dir}"
+                f"The run {OUTCOMES[status]}; send the rest later with: recsys upload {self.run_dir}"
             )
             logger.warning("%s", self.message)
         self._recorder = None

@@ -26,7 +26,7 @@ from embeddings.semantic_id.compress import Semantic
 from pipelines.atomic import finite, write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Budget, Compressor
-from pipelines.config_multitask import TaskTrain, TaskVariant
+from pipelines.config_multitask import TaskVariant
 from pipelines.config_ranking import RankingVariant
 from pipelines.config_semantic import SemanticRows
 from pipelines.events.data import PreparedEvents
@@ -37,7 +37,7 @@ from recsys.rankers.ranker import FieldModel
 from recsys.rankers.training import RankingSettings
 from recsys.settings import FitResult, Selection
 
-MAPS_VERSION = 6
+MAPS_VERSION = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,20 +174,11 @@ def training_key(data: PreparedEvents, variant: RankingVariant | TaskVariant, ma
 
 
 def ranking_settings(variant: RankingVariant | TaskVariant) -> RankingSettings:
-    """The plain arguments of the training."""
+    """The plain arguments of the training, which have the names of the section's fields but for two."""
     train = variant.train
-    return RankingSettings(
-        batch_size=train.batch_size,
-        epochs=train.epochs,
-        lr=train.lr,
-        table_lr=variant.model.optimizer.lr,
-        weight_decay=train.weight_decay,
-        plateau_factor=train.plateau_factor,
-        selection=Selection(train.selection, 1, train.patience, refit=False),
-        id_dropout={} if isinstance(train, TaskTrain) else train.id_dropout,
-        precision="float32" if isinstance(train, TaskTrain) else train.precision,
-        checkpoint_minutes=train.checkpoint_minutes,
-    )
+    same = train.model_dump(exclude={"selection", "patience"})
+    selection = Selection(train.selection, 1, train.patience, refit=False)
+    return RankingSettings(**same, table_lr=variant.model.optimizer.lr, selection=selection)
 
 
 def train_in_cache(

@@ -31,29 +31,51 @@ GUESSES = ("interactions.*", "ratings.*", "events.*", "*.inter", "train.txt")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Interaction files in reading order, their format, and the directory that feature files are relative to."""
+    """Interaction files in reading order, their format, and the directory that feature files are relative to.
+
+    That is the source directory, or the folder of a source file or glob, the nearest one without a wildcard.
+    """
 
     files: tuple[Path, ...]
     format: str
     root: Path
 
+    def beside(self, settings: config.Dataset) -> list[Path]:
+        """The files that are there beside the interactions, of users, items and a knowledge graph."""
+        found = named_files(settings, self.root)
+        if self.format == "recbole":
+            found += [*self.root.glob("*.user"), *self.root.glob("*.item")]
+        return sorted(path for path in set(found) if path.is_file())
+
 
 def resolve(settings: config.Dataset) -> Source:
-    """Find the files of a dataset.
+    """Find the files of a dataset; of several, those that the settings name as another table are no interactions.
 
     Raises:
         DataError: Nothing is there, the format is unknown, or the files are of several formats.
     """
     base = base_path(settings.source)
     if base.is_dir():
-        files = _inside(base, settings)
-        root = base
+        files, root = _inside(base, settings), base
+    elif base.is_file():
+        files, root = [base], base.parent
     else:
-        files = [base] if base.is_file() else _glob(str(base))
-        root = base.parent
+        files = _glob(str(base))
+        root = next(folder for folder in base.parents if not glob.has_magic(str(folder)))
+    if len(files) > 1:
+        others = named_files(settings, root)
+        files = [path for path in files if path not in others]
     if not files:
         raise DataError(f"source {settings.source!r} has no file: {_absence(base, settings.interactions)}")
     return Source(tuple(files), _format(files, settings), root)
+
+
+def named_files(settings: config.Dataset, root: Path) -> list[Path]:
+    """Where the tables of users, items and a knowledge graph should be that the settings name."""
+    names = [entity.source for entity in (settings.users, settings.items) if entity]
+    if settings.knowledge_graph is not None:
+        names += settings.knowledge_graph.sources()
+    return [root / name for name in names]
 
 
 def names_apart(files: Sequence[Path]) -> list[str]:
@@ -146,14 +168,8 @@ def source_fingerprint(settings: config.Dataset) -> str:
         DataError: As :func:`resolve`.
     """
     source = resolve(settings)
-    extra = [source.root / entity.source for entity in (settings.users, settings.items) if entity]
-    if settings.knowledge_graph is not None:
-        extra += [source.root / name for name in settings.knowledge_graph.sources()]
-    if source.format == "recbole":
-        extra += [*source.root.glob("*.user"), *source.root.glob("*.item")]
     digest = hashlib.sha256()
-    for path in [*source.files, *sorted(set(extra))]:
-        if path.is_file():
-            stat = path.stat()
-            digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    for path in [*source.files, *source.beside(settings)]:
+        stat = path.stat()
+        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

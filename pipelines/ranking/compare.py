@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.compare import ComparedPair, Comparison, check_same_data, run_labels
-from pipelines.compared_variants import Candidates, matched
+from pipelines.compare import CHOICE, ComparedPair, Comparison, check_same_data, run_labels
+from pipelines.compared_variants import Candidates, best_variant, matched
 from pipelines.errors import DataError, did_you_mean
-from pipelines.run_directory import default_variant
 from pipelines.run_files import RunFiles
 from recsys.metrics.delong import auc_difference
 from recsys.rankers.intervals import METRICS, PairedDifference, bootstrap_difference, resampled_metrics
@@ -20,10 +19,12 @@ from recsys.significance import holm
 
 DELONG = "DeLong's paired test"
 BOOTSTRAP = "paired bootstrap over users"
+FIRST_SEED = "first seed of each variant"
 NOTE = (
     "Values are of the first seed of each variant. Difference: the run in the second column minus the reference on"
     " the same test events. Intervals and p of the AUC are DeLong's, those of other metrics come from a bootstrap that"
     " draws users with all their events. p is corrected by Holm. Of the log-loss the lower value is better."
+    f" {CHOICE}"
 )
 Scores = dict[str, npt.NDArray[np.float32]]
 
@@ -32,6 +33,9 @@ def compare_ranking(
     runs: list[Path], metric: str = "auc", out: Path | None = None, variants: Sequence[str] = ()
 ) -> Comparison:
     """Compare every ranking run with the first: variants of the same name, and the best on validation with the best.
+
+    The predictions of a variant's first seed are compared, as a run's own report compares them; which variant is best
+    on validation is decided by the mean of its seeds, so that no seed is chosen.
 
     Args:
         runs: run directories on the same data, two or more.
@@ -59,7 +63,7 @@ def compare_ranking(
     scores = [_scores(files) for files in loaded]
     names = run_labels(runs)
     candidates = [
-        Candidates(files.directory, tuple(own), default_variant(files).name)
+        Candidates(files.directory, tuple(own), best_variant(files.metrics().variants))
         for files, own in zip(loaded, scores, strict=True)
     ]
     found = []
@@ -70,7 +74,7 @@ def compare_ranking(
     corrected = holm([pair.p for pair in found])
     pairs = tuple(dataclasses.replace(pair, p=p) for pair, p in zip(found, corrected, strict=True))
     method = DELONG if metric == "auc" else BOOTSTRAP
-    comparison = Comparison(names[0], metric, pairs, (), len(runs), "test events", method, NOTE)
+    comparison = Comparison(names[0], metric, pairs, (), len(runs), "test events", FIRST_SEED, method, NOTE)
     if out is not None:
         comparison.write(out)
     return comparison

@@ -42,7 +42,7 @@ class OtherFields:
         """Find mistakes that only the events tell, before anything is trained.
 
         Raises:
-            DataError: A field is unknown, is the user's or the item's, or cannot have so many rows.
+            DataError: A field cannot have so many rows.
         """
         for variant in variants:
             for field, compressor in variant.field_compressors.items():
@@ -60,15 +60,10 @@ class OtherFields:
 
     def _rows(self, field: str, compressor: FieldCompressor) -> int:
         """Rows that the configuration gives a field, the unseen row not counted."""
-        key, data = f"field_compressors.{field}", self._data
-        if field not in data.sizes:
-            raise DataError(f"{key} names no field; the fields are {', '.join(data.fields)}")
-        if field in (data.user, data.item):
-            raise DataError(f"{key} is the user's or the item's field, which have compressor and budget; remove it")
-        size = data.sizes[field]
+        size = self._data.sizes[field]
         rows = parse_rows(compressor.rows, size)
         if not 1 <= rows <= size:
-            asked = f"{key}.rows={compressor.rows!r} ({rows:,} rows)"
+            asked = f"field_compressors.{field}.rows={compressor.rows!r} ({rows:,} rows)"
             raise DataError(f"{asked} is out of range: {size:,} values can have 1 to {size:,} rows")
         return rows
 

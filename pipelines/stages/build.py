@@ -50,7 +50,7 @@ def build_mf(
         ):
             start_from(table, id_map, vectors, config.init_std)
     match config:
-        case LightGcn(ssl=term):
+        case LightGcn(ssl=term) | Ngcf(ssl=term):
             ssl = SelfSupervision(**term.model_dump()) if term else None
             parameters: Any = {"layers": config.layers, "similarity": config.similarity, "l2": config.l2, "ssl": ssl}
             if isinstance(config, Ngcf):

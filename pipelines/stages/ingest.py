@@ -36,12 +36,7 @@ def ingest_stage(cache: Cache, settings: config.Dataset, progress: Callable[[str
 def source_files(settings: config.Dataset) -> list[Path]:
     """Every file that the dataset is read from, interactions first."""
     source = resolve(settings)
-    features = [source.root / entity.source for entity in (settings.users, settings.items) if entity]
-    if settings.knowledge_graph is not None:
-        features += [source.root / name for name in settings.knowledge_graph.sources()]
-    if source.format == "recbole":
-        features += [*source.root.glob("*.user"), *source.root.glob("*.item")]
-    return [*source.files, *sorted(path for path in set(features) if path.is_file())]
+    return [*source.files, *source.beside(settings)]
 
 
 def _build(settings: config.Dataset, directory: Path, progress: Callable[[str, int, int | None], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
@@ -26,6 +26,9 @@ def planted(blocks: int, per_user: int, per_item: int) -> tuple[sparse.csr_array
     return sparse.csr_array((generator.random(chance.shape) < chance).astype(np.float32)), users, items
 
 
+@example(
+    rows=40, degrees=[*range(2, 30), *[1] * 40], count=0, ratio=1, head=0.3, hashed=0, near=0, popular=0.2, others=5
+)
 @settings(max_examples=50, deadline=None)
 @given(
     rows=st.integers(1, 500),
@@ -56,7 +59,8 @@ def test_every_row_is_spent_once(
     spent = division.head + division.hashed + division.neighbours + division.popularity + sum(division.levels)
     assert spent == min(rows, np.count_nonzero(degrees))
     assert division.neighbours <= others
-    assert popularity_buckets(np.array(degrees), division.popularity).max(initial=-1) + 1 == division.popularity
+    others_of_head = np.sort(degrees)[: len(degrees) - division.head]
+    assert popularity_buckets(others_of_head, division.popularity).max(initial=-1) + 1 == division.popularity
     assert all(level >= 1 for level in division.levels)
     assert list(division.levels) == sorted(division.levels)
 
@@ -93,6 +97,18 @@ def test_ids_of_like_popularity_share_a_row_beside_their_clusters() -> None:
     expected = popularity_buckets(np.where(head, 0, counts), 10)
     np.testing.assert_array_equal((user_map.rows[:, 2] - start)[~head], expected[~head])
     np.testing.assert_array_equal(np.unique(user_map.rows[weights > 0]), np.arange(80))  # none is never looked up
+
+
+def test_popularity_has_no_row_that_the_growing_head_left_unread() -> None:
+    """Six items make six clusters of them, so that the head gets the rest: all users of several items."""
+    users = np.arange(240)[:, None]
+    graph = sparse.csr_array(((users % 6 == np.arange(6)) | (np.arange(6) < 6 - users)).astype(np.float32))
+    levels = Levels(count=0, head_share=0.1, popularity_share=0.15)
+    user_map, _ = compress("multi_graphhash", graph, 30, 4, levels=levels)
+    division = user_map.info["division"]
+    assert (division["head"], division["neighbours"], division["popularity"]) == (23, 6, 1)
+    weights = user_map.lookup_weights(np.arange(user_map.num_ids))
+    np.testing.assert_array_equal(np.unique(user_map.rows[weights > 0]), np.arange(30))
 
 
 def test_levels_errors_say_what_is_needed() -> None:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from embeddings.id_map import IdMap
 from embeddings.tables.fbgemm_table import FbgemmTable
 from pipelines.config import Train
-from pipelines.config_models import Kgat, LightGcn, Mf, NeuMf, SimpleX
+from pipelines.config_models import Kgat, LightGcn, Mf, NeuMf, Ngcf, SimpleX
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
 from recsys.trainer import Trained, fit
@@ -45,6 +45,7 @@ def trained(config: Mf) -> Trained:
         Mf.model_validate(COMMON | BPR),
         LightGcn.model_validate(COMMON | BPR | {"layers": 2, "l2": 0.01}),
         LightGcn.model_validate(COMMON | BPR | {"layers": 2, "ssl": {"name": "sgl"}}),
+        Ngcf.model_validate(COMMON | BPR | {"layers": 2}),
         SimpleX.model_validate(COMMON),
         NeuMf.model_validate(COMMON | {"widths": (8, 4)}),
         Kgat.model_validate(COMMON | {"widths": (4,)}),

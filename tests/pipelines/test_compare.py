@@ -152,7 +152,8 @@ def test_the_table_is_plain_text_markdown_and_html(runs, tmp_path):
     comparison = compare_runs(runs[:2], out=tmp_path / "table.md")
     text, markdown = str(comparison), (tmp_path / "table.md").read_text()
     assert text.splitlines()[0] == (
-        "recall@20 on test against run first-1, 500 common users, paired sign-flip test, Holm over 3 pairs"
+        "recall@20 on test against run first-1, 500 common users, means over seeds, paired sign-flip test,"
+        " Holm over 3 pairs"
     )
     assert "graphhash" in text
     assert "better" in text

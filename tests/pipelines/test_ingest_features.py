@@ -10,6 +10,7 @@ from pipelines import config
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.ingest import ingest
+from pipelines.stages.ingest import source_files
 
 EVENTS = pl.DataFrame(
     [(u, i, float((u * i) % 5 + 1), 1_600_000_000 + 10 * u + i) for u in (3, 10, 200) for i in (7, 30, 100, 4)],
@@ -39,6 +40,49 @@ def test_features_of_every_kind(tmp_path: Path) -> None:
     assert dataset.items["year"].to_list() == [None, 1995.0, None, None]
     facts = {"file": "i.csv", "without_row": 2, "unused_rows": 1, "features": items["features"]}
     assert dataset.manifest.entities["items"] == facts
+
+
+@pytest.mark.parametrize(
+    ("parts", "source", "interactions"),
+    [
+        (("days/e0.csv", "days/e1.csv"), "days/e*.csv", None),
+        (("days/e0.csv", "days/e1.csv"), "days/*.csv", None),  # which finds the items too, first of all
+        (("days/e0.csv", "days/e1.csv"), "days", "*.csv"),
+        (("days/day=0/e.csv", "days/day=1/e.csv"), "days/day=*/e.csv", None),
+        (("days/day=0/e.csv", "days/day=1/e.csv"), "days/**/*.csv", None),
+    ],
+)
+def test_a_glob_of_events_has_its_items_in_the_folder_above_the_wildcards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], source: str, interactions: str | None
+) -> None:
+    for place, part in enumerate(parts):
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        EVENTS[place :: len(parts)].write_csv(tmp_path / part)
+    (tmp_path / "days" / "at_items.csv").write_text("id,title\n7,Seven\n30,Thirty\n")
+    settings: dict[str, Any] = {"items": {"source": "at_items.csv", "id": "id"}}
+    settings |= {"interactions": interactions} if interactions else {}
+    expected = [*parts, "days/at_items.csv"]
+    monkeypatch.chdir(tmp_path)
+    for given in (Path(source), tmp_path / source):
+        files = source_files(config.Dataset(name="t", source=str(given), **settings))
+        assert [path.resolve().relative_to(tmp_path).as_posix() for path in files] == expected
+        dataset = run(given, tmp_path / "out" / str(given.is_absolute()), **settings)
+        assert sum(dataset.manifest.counts.values()) == EVENTS.height
+        assert dataset.item_titles() == ["4", "Seven", "Thirty", "100"]
+
+
+def test_items_that_no_folder_of_a_glob_has_are_missed_by_name(tmp_path: Path) -> None:
+    (tmp_path / "days" / "day=0").mkdir(parents=True)
+    EVENTS.write_csv(tmp_path / "days" / "day=0" / "e.csv")
+    with pytest.raises(DataError, match=r"items.source 'i.csv' is not in \S*days; there are: day=0"):
+        run(tmp_path / "days" / "day=*" / "*.csv", tmp_path / "out", items={"source": "i.csv", "id": "id"})
+
+
+def test_one_file_can_have_both_events_and_items(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 3},{i},t{i}\n" for i in range(30))
+    (tmp_path / "e.csv").write_text("user_id,item_id,title\n" + rows)
+    dataset = run(tmp_path / "e.csv", tmp_path / "out", items={"source": "e.csv", "id": "item_id"})
+    assert dataset.item_titles() == [f"t{i}" for i in range(30)]
 
 
 def test_feature_ids_are_read_without_blanks_where_events_have_none(tmp_path: Path) -> None:

@@ -63,9 +63,12 @@ def test_a_loss_for_the_other_similarity_is_refused(tmp_path: Path, loss: str, s
 
 def test_a_power_of_the_length_is_for_cosines(tmp_path: Path) -> None:
     config = str(write_tiny(tmp_path))
-    for model in ("{name: lightgcn, similarity: dot, ", "{name: ngcf, similarity: cosine, "):
-        override = f"model={model}norm_exponent: 0.3}}"
-        with pytest.raises(ConfigError, match="norm_exponent: is for lightgcn with similarity cosine, got "):
+    for model, message in (
+        ("lightgcn, similarity: dot", "is for similarity cosine, got dot; remove it, or set that"),
+        ("ngcf, similarity: cosine", r"unknown key \(allowed here: .*\bdropout\b"),
+    ):
+        override = f"model={{name: {model}, norm_exponent: 0.3}}"
+        with pytest.raises(ConfigError, match=f"norm_exponent: {message}"):
             load_experiment(config, [override, "variants=[mf-full]"])
 
 

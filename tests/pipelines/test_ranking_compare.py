@@ -66,7 +66,7 @@ def test_a_lower_log_loss_is_better(runs: list[Path]) -> None:
     (pair,) = comparison.pairs
     assert pair.low < pair.difference < pair.high < 0
     assert pair.verdict == "better"
-    assert "3,000 test events, paired bootstrap over users" in str(comparison)
+    assert "3,000 test events, first seed of each variant, paired bootstrap over users" in str(comparison)
 
 
 def test_validation_chooses_the_variants_that_stand_for_their_runs(tmp_path: Path) -> None:
@@ -78,10 +78,46 @@ def test_validation_chooses_the_variants_that_stand_for_their_runs(tmp_path: Pat
     assert (pair.name, pair.against) == ("c", "a")
 
 
+def with_second_seed(run: Path, scores: np.ndarray, valid: dict[str, float]) -> Path:
+    """The run with another seed of some variants, which has ``scores`` and is of another quality on validation."""
+    files = RunFiles(run)
+    found = files.metrics()
+    more = []
+    for result in found.variants:
+        more.append(result)
+        if result.name in valid:
+            metrics = result.metrics | {"valid/auc": valid[result.name], "test/auc": roc_auc_score(LABELS, scores)}
+            more.append(result.model_copy(update={"seed": 1, "metrics": metrics}))
+            files.write_scores(result.name, 1, scores)
+    files.write_metrics(found.model_copy(update={"variants": tuple(more)}))
+    return run
+
+
+def test_no_seed_is_chosen(tmp_path: Path) -> None:
+    """The second seed of "dcn" is better on validation and on test than the first, which alone is compared."""
+    first = write_run(tmp_path / "first", {"dcn": NOISY})
+    second = with_second_seed(write_run(tmp_path / "second", {"dcn": NOISY}), GOOD, {"dcn": 0.9})
+    (pair,) = compare_ranking([first, second]).pairs
+    assert (pair.value, pair.difference) == (pytest.approx(roc_auc_score(LABELS, NOISY)), 0)
+    assert pair.verdict == "no difference shown"
+
+
+def test_a_variant_is_best_by_the_mean_of_its_seeds(tmp_path: Path) -> None:
+    """One lucky seed of "lucky", 0.9 and 0.2, is less than two of "steady", 0.6 and 0.6."""
+    first = write_run(tmp_path / "first", {"a": GOOD})
+    second = write_run(tmp_path / "second", {"lucky": NOISY, "steady": NOISY}, valid=(0.2, 0.6))
+    with_second_seed(second, NOISY, {"lucky": 0.9, "steady": 0.6})
+    (pair,) = compare_ranking([first, second]).pairs
+    assert (pair.name, pair.against) == ("steady", "a")
+
+
 def test_the_command_takes_ranking_runs(runs: list[Path], tmp_path: Path) -> None:
     done = recsys(tmp_path, "compare", *map(str, runs), "--out", "table.html")
     assert done.returncode == 0, done.stderr
-    assert "auc on test against run first, 3,000 test events, DeLong's paired test, Holm over 1 pairs" in done.stdout
+    assert (
+        "auc on test against run first, 3,000 test events, first seed of each variant, DeLong's paired test,"
+        " Holm over 1 pairs"
+    ) in done.stdout
     assert "draws users with all their events" in " ".join((tmp_path / "table.html").read_text().split())
 
 

@@ -12,14 +12,26 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.config_loader import load_experiment
+from pipelines.config_multitask import TaskTrain, TaskVariant
 from pipelines.config_problems import ConfigError
-from pipelines.config_ranking import DcnV2, FinalMlp, RankingExperiment, TowerSettings
+from pipelines.config_ranking import (
+    DcnV2,
+    FinalMlp,
+    RankerTrain,
+    RankingExperiment,
+    RankingVariant,
+    TowerSettings,
+)
+from pipelines.config_section import Optimizer
+from pipelines.events.stages import ranking_settings
 from pipelines.ranking.figures import learning
 from pipelines.ranking.report import build_ranking_report
 from pipelines.ranking.stages import ranker_spec
 from pipelines.run_files import RunFiles, VariantResult
 from recsys.rankers.checkpoint import load_ranker
 from recsys.rankers.dcn_v2 import Cross
+from recsys.rankers.training import RankingSettings
+from recsys.settings import Selection
 
 CONFIG = """\
 task: ctr
@@ -235,3 +247,18 @@ def test_settings_reach_the_ranker() -> None:
     second = TowerSettings(hidden=(9,), dropout=0.1, batch_norm=True)
     final = ranker_spec(FinalMlp(second=second, heads=3, gates=(("a",), ()), gate_hidden=(5,))).streams
     assert (final.second.hidden, final.heads, final.gates, final.gate_hidden) == ((9,), 3, (("a",), ()), (5,))
+
+
+def test_a_training_gets_what_its_section_says() -> None:
+    same = {"batch_size": 7, "epochs": 5, "lr": 0.3, "weight_decay": 0.2, "plateau_factor": 0.4}
+    same |= {"checkpoint_minutes": 9.0}
+    own = {"id_dropout": {"item": 0.6}, "precision": "bfloat16"}
+    model = DcnV2(optimizer=Optimizer(lr=0.8))
+    train = RankerTrain.model_validate(same | own | {"patience": 3, "selection": "neg_log_loss"})
+    assert ranking_settings(RankingVariant(name="a", model=model, train=train)) == RankingSettings(
+        **same, **own, table_lr=0.8, selection=Selection("neg_log_loss", 1, 3, refit=False)
+    )
+    tasks = TaskTrain.model_validate(same | {"patience": 3})
+    assert ranking_settings(TaskVariant(name="a", train=tasks)) == RankingSettings(
+        **same, table_lr=2e-4, selection=Selection("neg_loss", 1, 3, refit=False)
+    )

@@ -1,14 +1,17 @@
-"""The journal and the names, without MLflow running."""
+"""The journal, the names and the message of an outage, without MLflow running."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
 from pipelines.tracking_journal import Event, Journal, TrackingState, directory_hash, flatten, safe_name
+from pipelines.tracking_run import Tracker
 
 
 def test_events_come_back_in_order(tmp_path: Path) -> None:
@@ -75,3 +78,31 @@ def test_a_directory_hash_sees_names_and_bytes(tmp_path: Path) -> None:
     second = directory_hash(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert len({first, second, directory_hash(tmp_path)}) == 3
+
+
+class Away:
+    """A recorder whose server is away."""
+
+    uri = "http://127.0.0.1:1"
+    outage = "no route"
+
+    def put(self, event: Event) -> None:
+        """Nothing arrives."""
+
+    def finish(self) -> None:
+        """Nothing to wait for."""
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(None, "is complete"), (ValueError, "failed"), (KeyboardInterrupt, "was interrupted")]
+)
+def test_an_outage_tells_how_the_run_itself_ended(
+    tmp_path: Path, error: type[BaseException] | None, outcome: str
+) -> None:
+    with contextlib.suppress(ValueError, KeyboardInterrupt), Tracker(tmp_path, Away()) as tracker:
+        if error is not None:
+            raise error
+    assert tracker.message == (
+        "MLflow at http://127.0.0.1:1 did not take everything (no route). "
+        f"The run {outcome}; send the rest later with: recsys upload {tmp_path}"
+    )
