@@ -1,4 +1,4 @@
-"""What every ranker keeps: the losses of autograd and Adam, scores of an event alone, files that score the same bits."""
+"""What every ranker keeps: losses of plain autograd and Adam, scores of an event alone, files with the same bits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPECS = {
 
 
 def events(count: int, seed: int = 0) -> Events:
-    """Whether user and item have the same parity, mostly: no field tells it alone; the number and the hour are noise."""
+    """Whether user and item have the same parity, mostly: no field tells it alone; number and hour are noise."""
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.integers(0, size, count) for size in SIZES.values()], 1).astype(np.int32)
     labels = ((ids[:, 0] + ids[:, 1] + (rng.random(count) < 0.05)) % 2 == 0).astype(np.uint8)
