@@ -100,8 +100,10 @@ def _variants(run: Json) -> str:
         seeds = [variant for variant in run["variants"] if variant["name"] == name]
         cells = _cells(seeds, shown)
         lines.append(_line(name, *cells, *_tested(tests.get(name))[: len(against)]))
-    facts = f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train']:,} training interactions"
-    chosen = "; settings chosen on test" if run["selected_on"] == "test" else ""
+    on_test = run["selected_on"] == "test"
+    trained = data["train"] + (data["valid"] if on_test else 0)
+    facts = f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {trained:,} training interactions"
+    chosen = "; settings chosen on test" if on_test else ""
     return "".join(lines) + f"\n{facts}{chosen}; data {data['hash'][:12]}; `{run['command']}`.\n"
 
 

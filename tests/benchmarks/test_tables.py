@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 RUN = {
     "experiment": "toy",
-    "dataset": {"name": "toy", "users": 1200, "items": 30, "train": 5000, "hash": "abcdef0123456789"},
+    "dataset": {"name": "toy", "users": 1200, "items": 30, "train": 5000, "valid": 500, "hash": "abcdef0123456789"},
     "selected_on": "test",
     "variants": [
         {
@@ -63,7 +63,7 @@ def test_tables_show_what_the_json_says_and_are_stable(tmp_path: Path) -> None:
     page = render(f"before\n{blocks}after\n", tmp_path)
     assert "| mf-full | 1,232 | 1.00 | 0.1235 | [0.1000, 0.2000] | 0.1000 | 61 |" in page
     assert "| popularity | - | - | 0.0100 | - | 0.0050 | 0 |" in page
-    facts = "toy: 1,200 users, 30 items, 5,000 training interactions; settings chosen on test; data abcdef012345"
+    facts = "toy: 1,200 users, 30 items, 5,500 training interactions; settings chosen on test; data abcdef012345"
     assert f"{facts}; `recsys run toy`." in page
     assert "| a/b | scikit-learn 1.9 | 1.235e+04 | 2 | s | 7.13 [6.00, 8.00] | - |" in page
     assert "| auc | scikit-learn 1.9 | 7.13 | 50% |" in page
