@@ -5,8 +5,8 @@
 Ours starts its tables at 1e-3, FuxiCTR at 1e-4 with clipped gradients: batch norm makes the first ones large, which
 Adam remembers. In ours users and apps that only drawn negatives have share the unseen id, whose row id dropout teaches;
 FuxiCTR, which has no such dropout, gives each an id, as published. Both move all rows of the tables by Adam, stop after
-two epochs without a gain in validation AUC, and keep the best weights. Validation alone chooses the point of a side; the
-test AUC of the others is kept beside it. Our init_std and id_dropout were set on validation, outside the grid.
+two epochs without a gain in validation AUC, and keep the best weights. Validation alone chooses the point of a side;
+the test AUC of the others is kept beside it. Our init_std and id_dropout were set on validation, outside the grid.
 """
 
 from __future__ import annotations
