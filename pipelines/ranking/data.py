@@ -21,7 +21,7 @@ from pipelines.stages.versions import versions
 from recsys.event_batch import EventHistories, Events
 from recsys.rankers.evaluation import ItemAges
 
-VERSION = 6
+VERSION = 7
 Split = Literal["train", "valid", "test"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipelines.atomic import write_json
 from pipelines.config_ranking import Numeric
 from pipelines.errors import DataError
 from pipelines.ranking.files import readable
+from pipelines.ranking.moments import Moments
 from pipelines.ranking.numbers import as_numbers, finite_numbers
 from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_columns, numeric_kinds
 
@@ -176,7 +176,7 @@ def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
 def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item: str) -> Encoding:
     names, judged = _categorical(source), [name for name, wanted in min_positives.items() if wanted]
     counts = {name: pl.DataFrame() for name in names}
-    moments = {name: np.zeros(4) for name, kind in source.numeric.items() if kind != "log_bucket"}
+    moments = {name: Moments() for name, kind in source.numeric.items() if kind != "log_bucket"}
     for first, frame in _blocks(source):
         inside = pl.Series(source.splits[first : first + len(frame)] == 0)
         train = frame.filter(inside)
@@ -189,11 +189,8 @@ def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item:
             found = column.group_by(_VALUE).agg(sums)
             parts = [counts[name], found] if len(counts[name]) else [found]
             counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.all().sum())
-        for name in moments:
-            values = _numbers(train, name, source.numeric[name])
-            known = values[~np.isnan(values)]
-            with np.errstate(over="ignore"):  # told by _scale
-                moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
+        for name, moment in moments.items():
+            moment.add(_numbers(train, name, source.numeric[name]))
     vocabularies = {}
     for name, frame in counts.items():
         least = {_COUNT: min_count} | ({_POSITIVES: min_positives[name]} if name in judged else {})
@@ -203,18 +200,7 @@ def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item:
         everything = source.catalogue.select(pl.col(item).alias(_VALUE))
         counted = everything.join(counts[item].select(_VALUE, _COUNT), on=_VALUE, how="left", maintain_order="left")
         vocabularies[item] = counted.with_columns(pl.col(_COUNT).fill_null(0))
-    return Encoding(vocabularies, {name: _scale(name, *values) for name, values in moments.items()})
-
-
-def _scale(name: str, known: float, total: float, squares: float, rows: float) -> tuple[float, float, bool]:
-    if not known:
-        raise DataError(f"numeric column {name!r} has no value in train; leave it out, or use log_bucket")
-    if not math.isfinite(squares):
-        raise DataError(
-            f"numeric column {name!r} has values beyond 1e150 in train; leave it out, or use log_standardise"
-        )
-    mean = total / known
-    return mean, math.sqrt(max(squares / known - mean * mean, 0.0)), bool(known < rows)
+    return Encoding(vocabularies, {name: moment.scale(name) for name, moment in moments.items()})
 
 
 def _categorical(source: Source) -> tuple[str, ...]:
