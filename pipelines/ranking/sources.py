@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -22,19 +21,19 @@ from pipelines.config_ranking import (
     TableData,
 )
 from pipelines.errors import DataError
-from pipelines.ingest.readers import parquet_schema
 from pipelines.ingest.source import base_path
 from pipelines.ranking.files import PARQUET, check_lines, find_files, readable, require_columns, scan_files
 from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
+from pipelines.ranking.joins import join_file, refused_columns
 from pipelines.ranking.next_item import Columns, read_next_item
 from pipelines.ranking.numbers import as_numbers
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
-LABEL, _KEY = "__label", "__key"
+LABEL = "__label"
 CRITEO_NUMERIC = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_FIELDS = tuple(f"C{i}" for i in range(1, 27))
 DataConfig = FrappeData | TableData | LibfmData | CriteoData | NextItemData
@@ -176,7 +175,7 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """``rows`` with the joined columns that they lack, from the files of the data.
 
     Raises:
-        DataError: A file is gone, or the rows have no key.
+        DataError: A file is gone, damaged or has a key twice, or the rows have no key.
     """
     for join in _joins(config):
         lacking = [name for name in join.columns if name not in rows.columns]
@@ -186,17 +185,8 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
         if not path.is_file() or join.key not in rows.columns:
             raise DataError(f"the rows have no column {lacking[0]!r}, and {path} by {join.key!r} cannot give it")
         with readable([path]):
-            rows = _joined_by(rows.lazy(), pl.scan_parquet(path, glob=False), join.key, lacking).collect()
+            rows = join_file(rows.lazy(), path, join.key, lacking).collect()
     return rows
-
-
-def _joined_by(rows: pl.LazyFrame, other: pl.LazyFrame, key: str, columns: Sequence[str]) -> pl.LazyFrame:
-    """``rows`` with the ``columns`` of ``other`` by ``key``, which keeps in the rows the type that it has there."""
-    kind = other.collect_schema()[key]
-    found = rows.with_columns(pl.col(key).cast(kind, strict=False).alias(_KEY)).join(
-        other.select(pl.col(key).alias(_KEY), *columns), on=_KEY, how="left", maintain_order="left"
-    )
-    return found.drop(_KEY)
 
 
 def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
@@ -229,13 +219,11 @@ def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
 def _table(config: TableData, files: list[Path]) -> Source:
     joined = {base_path(config.source) / join.source for join in config.joins}
     frame = scan_files([path for path in files if path not in joined])
+    for (place, _), message in refused_columns(frame.collect_schema().names(), config.joins)[:1]:
+        raise DataError(f"dataset.joins[{place}]: {message}")
     for join in config.joins:
-        path = base_path(config.source) / join.source
-        parquet_schema(path, str(path))
-        other = pl.scan_parquet(path)
-        require_columns(other, (join.key, *join.columns), join.source)
         require_columns(frame, (join.key,), config.events)
-        frame = _joined_by(frame, other, join.key, join.columns)
+        frame = join_file(frame, base_path(config.source) / join.source, join.key, join.columns)
     extra = filter(None, (config.split.column, config.time))
     require_columns(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
     splits = _splits(frame, config)
