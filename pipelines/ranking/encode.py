@@ -16,6 +16,7 @@ from pipelines.atomic import write_json
 from pipelines.config_ranking import Numeric
 from pipelines.errors import DataError
 from pipelines.ranking.files import readable
+from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.moments import Moments
 from pipelines.ranking.numbers import as_numbers, finite_numbers
 from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_columns, numeric_kinds
@@ -81,12 +82,12 @@ def encode_rows(
         DataError: A joined column is missing and its file too, or a number is none, infinite or too far from train's.
     """
     kinds = numeric_kinds(config)
-    frame = join_columns(rows, config)
+    fields = [name for name in encoding.vocabularies if name not in kinds]
+    frame = lists_as_text(join_columns(rows, config).lazy(), fields).collect()
     frame = frame.with_columns(finite_numbers(frame[name], first) for name in kinds)
     unseen: dict[str, npt.NDArray[np.bool_]] = {}
-    for name in (name for name in encoding.vocabularies if name not in kinds):
-        given = frame[name].list.sort().list.join("|") if isinstance(frame[name].dtype, pl.List) else frame[name]
-        found, unseen[name] = _as_train(given, encoding.vocabularies[name][_VALUE].dtype)
+    for name in fields:
+        found, unseen[name] = _as_train(frame[name], encoding.vocabularies[name][_VALUE].dtype)
         frame = frame.with_columns(found.alias(name))
     ids = _ids(frame, encoding, kinds)
     for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):

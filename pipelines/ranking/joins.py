@@ -21,11 +21,11 @@ def join_file(rows: pl.LazyFrame, path: Path, key: str, columns: Sequence[str]) 
     Raises:
         DataError: The file is damaged, lacks a column, or has a key twice; missing keys match nothing.
     """
-    kind = parquet_schema(path, str(path)).get(key)
+    schema = parquet_schema(path, str(path))
     other = pl.scan_parquet(path, glob=False)
     require_columns(other, (key, *columns), str(path))
     _require_once(other, path, key)
-    found = rows.with_columns(pl.col(key).cast(kind, strict=False).alias(_KEY)).join(
+    found = rows.with_columns(pl.col(key).cast(schema[key], strict=False).alias(_KEY)).join(
         other.select(pl.col(key).alias(_KEY), *columns), on=_KEY, how="left", maintain_order="left"
     )
     return found.drop(_KEY)

@@ -27,6 +27,7 @@ from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
 from pipelines.ranking.joins import join_file, refused_columns
+from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.next_item import Columns, read_next_item
 from pipelines.ranking.numbers import as_numbers
 from recsys.event_batch import EventHistories
@@ -204,7 +205,7 @@ def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
         seed=config.seed,
         length=config.history,
     )
-    described = items.select(config.item, *config.columns)
+    described = lists_as_text(items.lazy().select(config.item, *config.columns), config.columns).collect()
     frame = drawn.frame.join(described, on=config.item, how="left", maintain_order="left")
     facts = {
         "method": "given",
@@ -226,11 +227,9 @@ def _table(config: TableData, files: list[Path]) -> Source:
         frame = join_file(frame, base_path(config.source) / join.source, join.key, join.columns)
     extra = filter(None, (config.split.column, config.time))
     require_columns(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
+    frame = lists_as_text(frame, config.fields)
     splits = _splits(frame, config)
     ages = None if config.time is None else item_ages(frame, config.item, config.time, splits)
-    schema = frame.collect_schema()
-    lists = [name for name in config.fields if isinstance(schema[name], pl.List)]
-    frame = frame.with_columns(pl.col(name).list.sort().list.join("|") for name in lists)
     frame = frame.select(pl.col(config.label.column).alias(LABEL), *config.fields, *config.numeric)
     facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
     return Source(frame, splits, config.fields, kinds, facts, tuple(files), config.label.at_least, ages=ages)
