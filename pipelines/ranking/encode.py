@@ -149,7 +149,7 @@ def encode(
         parts: dict[str, npt.NDArray[Any]] = {
             "ids": _ids(frame, encoding, source.numeric),
             "dense": _dense(frame, encoding, source.numeric, first),
-            "labels": _labels(frame, first, source.at_least),
+            "labels": _labels(frame, first, source),
         }
         ids = parts["ids"][:, place]
         alone = (splits == 2) & (ids == len(encoding.vocabularies[user]))
@@ -181,7 +181,7 @@ def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item:
     for first, frame in _blocks(source):
         inside = pl.Series(source.splits[first : first + len(frame)] == 0)
         train = frame.filter(inside)
-        labels = _labels(frame, first, source.at_least) if judged else np.empty(0, np.uint8)
+        labels = _labels(frame, first, source) if judged else np.empty(0, np.uint8)
         for name in names:
             column, sums = _column(train, name, source.numeric).rename(_VALUE).to_frame(), [pl.len().alias(_COUNT)]
             if name in judged:
@@ -284,16 +284,12 @@ def _scaled(
     return np.nan_to_num(scaled)
 
 
-def _labels(frame: pl.DataFrame, first: int, at_least: float | None) -> npt.NDArray[np.uint8]:
-    labels = as_numbers(frame[LABEL])
+def _labels(frame: pl.DataFrame, first: int, source: Source) -> npt.NDArray[np.uint8]:
+    labels, at_least = as_numbers(frame[LABEL]), source.at_least
     known = labels.is_in([0.0, 1.0]) if at_least is None else labels.is_not_nan()
     bad = (~known).fill_null(value=True).arg_true()
     if len(bad):
-        row = int(bad[0])
-        wanted, remedy = "numbers", ""
-        if at_least is None:
-            wanted, remedy = "0 or 1", ", or set dataset.label.at_least to the value that a positive reaches"
-        told = f"event {first + row} has {frame[LABEL][row]!r}"
-        raise DataError(f"labels must be {wanted}, but {told}; correct it{remedy}")
+        row, wanted = int(bad[0]), "0 or 1" if at_least is None else "numbers"
+        raise DataError(f"labels must be {wanted}, but event {first + row} has {frame[LABEL][row]!r}; {source.remedy}")
     positive = labels if at_least is None else labels >= at_least
     return positive.cast(pl.UInt8).to_numpy()

@@ -27,6 +27,7 @@ from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
 from pipelines.ranking.joins import join_file, refused_columns
+from pipelines.ranking.libfm import read_libfm
 from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.next_item import Columns, read_next_item
 from pipelines.ranking.numbers import as_numbers
@@ -52,6 +53,7 @@ class Source:
         facts: of the split, for the report.
         files: that the frame will be read from; none where it was read.
         at_least: value that the label of a positive reaches; None where labels are 0 and 1.
+        remedy: what helps where a label is neither 0 nor 1.
         catalogue: every item, train's or not, by the sorted column of the item field; None where train's items are all.
         histories: what users had before the events, in indices of the catalogue.
         ages: float64 [E], see :func:`pipelines.ranking.item_age.item_ages`, and their unit; None without a time.
@@ -64,6 +66,7 @@ class Source:
     facts: dict[str, Any]
     files: tuple[Path, ...] = ()
     at_least: float | None = None
+    remedy: str = "correct it"
     catalogue: pl.DataFrame | None = None
     histories: EventHistories | None = None
     ages: tuple[npt.NDArray[np.float64], str] | None = None
@@ -109,7 +112,7 @@ def _read(config: DataConfig, files: list[Path]) -> Source:
             fields = tuple(name for name in whole.columns if name != LABEL)
             return Source(whole.lazy(), splits, fields, {}, facts)
         case LibfmData():
-            parts = [_libfm(path, config.fields) for path in files]
+            parts = [read_libfm(path, config.fields, LABEL) for path in files]
             splits = np.repeat(np.arange(3, dtype=np.uint8), [len(part) for part in parts])
             return Source(pl.concat(parts).lazy(), splits, config.fields, {}, {"method": "given", "column": "file"})
         case TableData():
@@ -117,8 +120,9 @@ def _read(config: DataConfig, files: list[Path]) -> Source:
         case CriteoData():
             frame = _criteo(files)
             splits = _splits(frame, config)
-            facts = config.split.model_dump(mode="json")
-            return Source(frame, splits, CRITEO_FIELDS, numeric_kinds(config), facts, tuple(files))
+            facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
+            remedy = "write 1 for a click and 0 for none, criteo has no at_least"
+            return Source(frame, splits, CRITEO_FIELDS, kinds, facts, tuple(files), remedy=remedy)
         case NextItemData():
             return _next_item(config, *files)
         case _:
@@ -232,7 +236,10 @@ def _table(config: TableData, files: list[Path]) -> Source:
     ages = None if config.time is None else item_ages(frame, config.item, config.time, splits)
     frame = frame.select(pl.col(config.label.column).alias(LABEL), *config.fields, *config.numeric)
     facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
-    return Source(frame, splits, config.fields, kinds, facts, tuple(files), config.label.at_least, ages=ages)
+    remedy, at_least = "correct it", config.label.at_least
+    if at_least is None:
+        remedy += ", or set dataset.label.at_least to the value that a positive reaches"
+    return Source(frame, splits, config.fields, kinds, facts, tuple(files), at_least, remedy, ages=ages)
 
 
 def _criteo(files: list[Path]) -> pl.LazyFrame:
@@ -246,22 +253,6 @@ def _criteo(files: list[Path]) -> pl.LazyFrame:
         schema = dict.fromkeys(names, pl.String)
         frame = pl.scan_csv(files, separator="\t", has_header=False, schema=schema, quote_char=None)
     return frame.select(pl.col("label").alias(LABEL), *CRITEO_NUMERIC, *CRITEO_FIELDS)
-
-
-def _libfm(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:
-    labels, rows = [], []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            label, *tokens = line.split()
-            if len(tokens) != len(fields) or not all(token.endswith(":1") for token in tokens):
-                raise DataError(
-                    f"{path}, line {number}: required are a label and {len(fields)} features `index:1`, one for each of"
-                    f" the fields {', '.join(fields)}, got {line.strip()[:80]!r}"
-                )
-            labels.append("0" if label == "-1" else label)
-            rows.append([token[:-2] for token in tokens])
-    values = {LABEL: labels} | {name: [row[place] for row in rows] for place, name in enumerate(fields)}
-    return pl.DataFrame(values, schema={LABEL: pl.String} | dict.fromkeys(fields, pl.String))
 
 
 def _splits(frame: pl.LazyFrame, data: TableData | CriteoData) -> npt.NDArray[np.uint8]:
