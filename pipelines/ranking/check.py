@@ -16,7 +16,7 @@ from pipelines.config_checks import (
 )
 from pipelines.config_loader import run_path
 from pipelines.config_problems import Finding, did_you_mean
-from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment, RankingVariant
+from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment, RankingVariant, TableData
 from pipelines.sweep.space import check_search
 
 
@@ -26,7 +26,7 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
 
     yield from check_budget(experiment.budget)
     yield from check_search(experiment)
-    for place, message in check_columns(experiment.dataset):
+    for place, message in (*_check_roles(experiment.dataset), *check_columns(experiment.dataset)):
         yield ("dataset", *place), message
     if isinstance(experiment.dataset, NextItemData) and experiment.dataset.min_positives:
         message = "every interaction is positive and the items of a catalogue all have ids; remove it"
@@ -40,6 +40,21 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
     for index, variant in enumerate(experiment.variants):
         for key, message in _check_variant(variant, experiment.dataset):
             yield ("variants", index, *key), message
+
+
+def _check_roles(dataset: Data) -> Iterator[Finding]:
+    if dataset.user == dataset.item:
+        message = (
+            f"is {dataset.item!r}, which is dataset.user too; name another field, whose pairs with it are the graph"
+        )
+        yield ("item",), message
+    if not isinstance(dataset, TableData):
+        return
+    label = dataset.label.column
+    told = f"the column {label!r} is the label, which a model would only copy; remove it"
+    yield from ((("fields", place), told) for place, name in enumerate(dataset.fields) if name == label)
+    if label in dataset.numeric:
+        yield ("numeric", label), told
 
 
 def _check_variant(variant: RankingVariant, dataset: Data) -> Iterator[Finding]:

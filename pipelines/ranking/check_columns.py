@@ -10,6 +10,7 @@ from pipelines.config_ranking import CriteoData, NextItemData, TableData
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.source import base_path
 from pipelines.ranking.files import PARQUET, columns_of
+from pipelines.ranking.joins import refused_columns
 from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC, DataConfig, categorical, files_of, numeric_kinds
 
 Wanted = Iterable[tuple[tuple[str | int, ...], str]]
@@ -52,15 +53,17 @@ def _has_columns(config: DataConfig, path: Path) -> bool:
 def _check_table(config: TableData, columns: dict[Path, list[str]]) -> Iterator[Finding]:
     joins = [(base_path(config.source) / join.source, join) for join in config.joins]
     joined = [name for _, join in joins for name in join.columns]
+    events = {path: known for path, known in columns.items() if path not in [other for other, _ in joins]}
     wanted: list[tuple[tuple[str | int, ...], str]] = [(("label", "column"), config.label.column)]
     wanted += [(("fields", place), name) for place, name in enumerate(config.fields)]
     wanted += [(("numeric", name), name) for name in config.numeric]
     wanted += [(("split", "column"), config.split.column)] if config.split.column else []
     wanted += [(("time",), config.time)] if config.time else []
     wanted += [(("joins", place, "key"), join.key) for place, join in enumerate(config.joins)]
-    for path, known in columns.items():
-        if path not in [other for other, _ in joins]:
-            yield from _lacking(path, [*known, *joined], wanted)
+    for path, known in events.items():
+        yield from _lacking(path, [*known, *joined], wanted)
+    for (place, index), message in refused_columns(sorted(set().union(*events.values())), config.joins):
+        yield ("joins", place, "columns", index), message
     for place, (path, join) in enumerate(joins):
         named = ((("joins", place, "columns", index), name) for index, name in enumerate(join.columns))
         yield from _lacking(path, columns.get(path, []), [(("joins", place, "key"), join.key), *named])

@@ -21,8 +21,16 @@ from pipelines.stages.versions import versions
 from recsys.event_batch import EventHistories, Events
 from recsys.rankers.evaluation import ItemAges
 
-VERSION = 6
+VERSION = 7
 Split = Literal["train", "valid", "test"]
+_OTHER_LABELS = {
+    "frappe": "fetch its files again",
+    "table": "change dataset.split or dataset.label.at_least",
+    "libfm": "give other files as dataset.train, dataset.valid and dataset.test",
+    "criteo": "change dataset.split",
+    "next_item": "give other interactions",
+}
+"""Format -> what gives a split both labels."""
 
 
 class RankingData(PreparedEvents):
@@ -69,8 +77,8 @@ class RankingData(PreparedEvents):
             if not 0 < positives < events:
                 raise DataError(
                     f"the {split} split of {self.facts['name']} has {events:,} events, all with label"
-                    f" {int(positives > 0)}; a ranker needs both labels in each split, change dataset.split or"
-                    " dataset.label.at_least"
+                    f" {int(positives > 0)}; a ranker needs both labels in each split,"
+                    f" {_OTHER_LABELS[self.facts['format']]}"
                 )
 
     def graph(self, left: str | None = None, right: str | None = None) -> csr_array:
@@ -144,6 +152,7 @@ def _build(config: DataConfig, directory: Path) -> None:
         directory / "facts.json",
         {
             "name": config.name,
+            "format": config.format,
             "source": config.source,
             "user": config.user,
             "item": config.item,

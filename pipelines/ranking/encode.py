@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from pipelines.atomic import write_json
 from pipelines.config_ranking import Numeric
 from pipelines.errors import DataError
 from pipelines.ranking.files import readable
+from pipelines.ranking.lists import lists_as_text
+from pipelines.ranking.moments import Moments
 from pipelines.ranking.numbers import as_numbers, finite_numbers
 from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_columns, numeric_kinds
 
@@ -81,12 +82,12 @@ def encode_rows(
         DataError: A joined column is missing and its file too, or a number is none, infinite or too far from train's.
     """
     kinds = numeric_kinds(config)
-    frame = join_columns(rows, config)
+    fields = [name for name in encoding.vocabularies if name not in kinds]
+    frame = lists_as_text(join_columns(rows, config).lazy(), fields).collect()
     frame = frame.with_columns(finite_numbers(frame[name], first) for name in kinds)
     unseen: dict[str, npt.NDArray[np.bool_]] = {}
-    for name in (name for name in encoding.vocabularies if name not in kinds):
-        given = frame[name].list.sort().list.join("|") if isinstance(frame[name].dtype, pl.List) else frame[name]
-        found, unseen[name] = _as_train(given, encoding.vocabularies[name][_VALUE].dtype)
+    for name in fields:
+        found, unseen[name] = _as_train(frame[name], encoding.vocabularies[name][_VALUE].dtype)
         frame = frame.with_columns(found.alias(name))
     ids = _ids(frame, encoding, kinds)
     for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
@@ -148,7 +149,7 @@ def encode(
         parts: dict[str, npt.NDArray[Any]] = {
             "ids": _ids(frame, encoding, source.numeric),
             "dense": _dense(frame, encoding, source.numeric, first),
-            "labels": _labels(frame, first, source.at_least),
+            "labels": _labels(frame, first, source),
         }
         ids = parts["ids"][:, place]
         alone = (splits == 2) & (ids == len(encoding.vocabularies[user]))
@@ -176,11 +177,11 @@ def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
 def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item: str) -> Encoding:
     names, judged = _categorical(source), [name for name, wanted in min_positives.items() if wanted]
     counts = {name: pl.DataFrame() for name in names}
-    moments = {name: np.zeros(4) for name, kind in source.numeric.items() if kind != "log_bucket"}
+    moments = {name: Moments() for name, kind in source.numeric.items() if kind != "log_bucket"}
     for first, frame in _blocks(source):
         inside = pl.Series(source.splits[first : first + len(frame)] == 0)
         train = frame.filter(inside)
-        labels = _labels(frame, first, source.at_least) if judged else np.empty(0, np.uint8)
+        labels = _labels(frame, first, source) if judged else np.empty(0, np.uint8)
         for name in names:
             column, sums = _column(train, name, source.numeric).rename(_VALUE).to_frame(), [pl.len().alias(_COUNT)]
             if name in judged:
@@ -189,11 +190,8 @@ def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item:
             found = column.group_by(_VALUE).agg(sums)
             parts = [counts[name], found] if len(counts[name]) else [found]
             counts[name] = pl.concat(parts).group_by(_VALUE).agg(pl.all().sum())
-        for name in moments:
-            values = _numbers(train, name, source.numeric[name])
-            known = values[~np.isnan(values)]
-            with np.errstate(over="ignore"):  # told by _scale
-                moments[name] += [len(known), known.sum(), np.square(known).sum(), len(values)]
+        for name, moment in moments.items():
+            moment.add(_numbers(train, name, source.numeric[name]))
     vocabularies = {}
     for name, frame in counts.items():
         least = {_COUNT: min_count} | ({_POSITIVES: min_positives[name]} if name in judged else {})
@@ -203,18 +201,7 @@ def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item:
         everything = source.catalogue.select(pl.col(item).alias(_VALUE))
         counted = everything.join(counts[item].select(_VALUE, _COUNT), on=_VALUE, how="left", maintain_order="left")
         vocabularies[item] = counted.with_columns(pl.col(_COUNT).fill_null(0))
-    return Encoding(vocabularies, {name: _scale(name, *values) for name, values in moments.items()})
-
-
-def _scale(name: str, known: float, total: float, squares: float, rows: float) -> tuple[float, float, bool]:
-    if not known:
-        raise DataError(f"numeric column {name!r} has no value in train; leave it out, or use log_bucket")
-    if not math.isfinite(squares):
-        raise DataError(
-            f"numeric column {name!r} has values beyond 1e150 in train; leave it out, or use log_standardise"
-        )
-    mean = total / known
-    return mean, math.sqrt(max(squares / known - mean * mean, 0.0)), bool(known < rows)
+    return Encoding(vocabularies, {name: moment.scale(name) for name, moment in moments.items()})
 
 
 def _categorical(source: Source) -> tuple[str, ...]:
@@ -297,16 +284,12 @@ def _scaled(
     return np.nan_to_num(scaled)
 
 
-def _labels(frame: pl.DataFrame, first: int, at_least: float | None) -> npt.NDArray[np.uint8]:
-    labels = as_numbers(frame[LABEL])
+def _labels(frame: pl.DataFrame, first: int, source: Source) -> npt.NDArray[np.uint8]:
+    labels, at_least = as_numbers(frame[LABEL]), source.at_least
     known = labels.is_in([0.0, 1.0]) if at_least is None else labels.is_not_nan()
     bad = (~known).fill_null(value=True).arg_true()
     if len(bad):
-        row = int(bad[0])
-        wanted, remedy = "numbers", ""
-        if at_least is None:
-            wanted, remedy = "0 or 1", ", or set dataset.label.at_least to the value that a positive reaches"
-        told = f"event {first + row} has {frame[LABEL][row]!r}"
-        raise DataError(f"labels must be {wanted}, but {told}; correct it{remedy}")
+        row, wanted = int(bad[0]), "0 or 1" if at_least is None else "numbers"
+        raise DataError(f"labels must be {wanted}, but event {first + row} has {frame[LABEL][row]!r}; {source.remedy}")
     positive = labels if at_least is None else labels >= at_least
     return positive.cast(pl.UInt8).to_numpy()

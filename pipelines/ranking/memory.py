@@ -23,6 +23,7 @@ from pipelines.memory import LIBRARIES_MIB, MIB, count_lines
 from pipelines.ranking.encode import BLOCK
 from pipelines.ranking.files import PARQUET, readable
 from pipelines.ranking.frappe import FIELDS, IDS
+from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC, DataConfig, files_of
 
 _BYTES_PER_VALUE = 64
@@ -89,7 +90,12 @@ def _parquet(files: list[Path], names: Iterable[str]) -> tuple[int, int]:
     """Rows, and about how many distinct values the columns have together; a joined column is not counted."""
     scan = pl.scan_parquet(files)
     known = [name for name in names if name in scan.collect_schema().names()]
-    counts = scan.select(pl.len(), *(pl.col(name).approx_n_unique() for name in known)).collect().row(0)
+    counts = (
+        lists_as_text(scan, known)
+        .select(pl.len(), *(pl.col(name).approx_n_unique() for name in known))
+        .collect()
+        .row(0)
+    )
     return int(counts[0]), int(sum(counts[1:]))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -22,19 +21,21 @@ from pipelines.config_ranking import (
     TableData,
 )
 from pipelines.errors import DataError
-from pipelines.ingest.readers import parquet_schema
 from pipelines.ingest.source import base_path
 from pipelines.ranking.files import PARQUET, check_lines, find_files, readable, require_columns, scan_files
 from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
+from pipelines.ranking.joins import join_file, refused_columns
+from pipelines.ranking.libfm import read_libfm
+from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.next_item import Columns, read_next_item
 from pipelines.ranking.numbers import as_numbers
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
-LABEL, _KEY = "__label", "__key"
+LABEL = "__label"
 CRITEO_NUMERIC = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_FIELDS = tuple(f"C{i}" for i in range(1, 27))
 DataConfig = FrappeData | TableData | LibfmData | CriteoData | NextItemData
@@ -52,6 +53,7 @@ class Source:
         facts: of the split, for the report.
         files: that the frame will be read from; none where it was read.
         at_least: value that the label of a positive reaches; None where labels are 0 and 1.
+        remedy: what helps where a label is neither 0 nor 1.
         catalogue: every item, train's or not, by the sorted column of the item field; None where train's items are all.
         histories: what users had before the events, in indices of the catalogue.
         ages: float64 [E], see :func:`pipelines.ranking.item_age.item_ages`, and their unit; None without a time.
@@ -64,6 +66,7 @@ class Source:
     facts: dict[str, Any]
     files: tuple[Path, ...] = ()
     at_least: float | None = None
+    remedy: str = "correct it"
     catalogue: pl.DataFrame | None = None
     histories: EventHistories | None = None
     ages: tuple[npt.NDArray[np.float64], str] | None = None
@@ -109,7 +112,7 @@ def _read(config: DataConfig, files: list[Path]) -> Source:
             fields = tuple(name for name in whole.columns if name != LABEL)
             return Source(whole.lazy(), splits, fields, {}, facts)
         case LibfmData():
-            parts = [_libfm(path, config.fields) for path in files]
+            parts = [read_libfm(path, config.fields, LABEL) for path in files]
             splits = np.repeat(np.arange(3, dtype=np.uint8), [len(part) for part in parts])
             return Source(pl.concat(parts).lazy(), splits, config.fields, {}, {"method": "given", "column": "file"})
         case TableData():
@@ -117,8 +120,9 @@ def _read(config: DataConfig, files: list[Path]) -> Source:
         case CriteoData():
             frame = _criteo(files)
             splits = _splits(frame, config)
-            facts = config.split.model_dump(mode="json")
-            return Source(frame, splits, CRITEO_FIELDS, numeric_kinds(config), facts, tuple(files))
+            facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
+            remedy = "write 1 for a click and 0 for none, criteo has no at_least"
+            return Source(frame, splits, CRITEO_FIELDS, kinds, facts, tuple(files), remedy=remedy)
         case NextItemData():
             return _next_item(config, *files)
         case _:
@@ -176,7 +180,7 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """``rows`` with the joined columns that they lack, from the files of the data.
 
     Raises:
-        DataError: A file is gone, or the rows have no key.
+        DataError: A file is gone, damaged or has a key twice, or the rows have no key.
     """
     for join in _joins(config):
         lacking = [name for name in join.columns if name not in rows.columns]
@@ -186,17 +190,8 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
         if not path.is_file() or join.key not in rows.columns:
             raise DataError(f"the rows have no column {lacking[0]!r}, and {path} by {join.key!r} cannot give it")
         with readable([path]):
-            rows = _joined_by(rows.lazy(), pl.scan_parquet(path, glob=False), join.key, lacking).collect()
+            rows = join_file(rows.lazy(), path, join.key, lacking).collect()
     return rows
-
-
-def _joined_by(rows: pl.LazyFrame, other: pl.LazyFrame, key: str, columns: Sequence[str]) -> pl.LazyFrame:
-    """``rows`` with the ``columns`` of ``other`` by ``key``, which keeps in the rows the type that it has there."""
-    kind = other.collect_schema()[key]
-    found = rows.with_columns(pl.col(key).cast(kind, strict=False).alias(_KEY)).join(
-        other.select(pl.col(key).alias(_KEY), *columns), on=_KEY, how="left", maintain_order="left"
-    )
-    return found.drop(_KEY)
 
 
 def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
@@ -214,7 +209,7 @@ def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
         seed=config.seed,
         length=config.history,
     )
-    described = items.select(config.item, *config.columns)
+    described = lists_as_text(items.lazy().select(config.item, *config.columns), config.columns).collect()
     frame = drawn.frame.join(described, on=config.item, how="left", maintain_order="left")
     facts = {
         "method": "given",
@@ -229,23 +224,22 @@ def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
 def _table(config: TableData, files: list[Path]) -> Source:
     joined = {base_path(config.source) / join.source for join in config.joins}
     frame = scan_files([path for path in files if path not in joined])
+    for (place, _), message in refused_columns(frame.collect_schema().names(), config.joins)[:1]:
+        raise DataError(f"dataset.joins[{place}]: {message}")
     for join in config.joins:
-        path = base_path(config.source) / join.source
-        parquet_schema(path, str(path))
-        other = pl.scan_parquet(path)
-        require_columns(other, (join.key, *join.columns), join.source)
         require_columns(frame, (join.key,), config.events)
-        frame = _joined_by(frame, other, join.key, join.columns)
+        frame = join_file(frame, base_path(config.source) / join.source, join.key, join.columns)
     extra = filter(None, (config.split.column, config.time))
     require_columns(frame, (config.label.column, *config.fields, *config.numeric, *extra), config.events)
+    frame = lists_as_text(frame, config.fields)
     splits = _splits(frame, config)
     ages = None if config.time is None else item_ages(frame, config.item, config.time, splits)
-    schema = frame.collect_schema()
-    lists = [name for name in config.fields if isinstance(schema[name], pl.List)]
-    frame = frame.with_columns(pl.col(name).list.sort().list.join("|") for name in lists)
     frame = frame.select(pl.col(config.label.column).alias(LABEL), *config.fields, *config.numeric)
     facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
-    return Source(frame, splits, config.fields, kinds, facts, tuple(files), config.label.at_least, ages=ages)
+    remedy, at_least = "correct it", config.label.at_least
+    if at_least is None:
+        remedy += ", or set dataset.label.at_least to the value that a positive reaches"
+    return Source(frame, splits, config.fields, kinds, facts, tuple(files), at_least, remedy, ages=ages)
 
 
 def _criteo(files: list[Path]) -> pl.LazyFrame:
@@ -259,22 +253,6 @@ def _criteo(files: list[Path]) -> pl.LazyFrame:
         schema = dict.fromkeys(names, pl.String)
         frame = pl.scan_csv(files, separator="\t", has_header=False, schema=schema, quote_char=None)
     return frame.select(pl.col("label").alias(LABEL), *CRITEO_NUMERIC, *CRITEO_FIELDS)
-
-
-def _libfm(path: Path, fields: tuple[str, ...]) -> pl.DataFrame:
-    labels, rows = [], []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            label, *tokens = line.split()
-            if len(tokens) != len(fields) or not all(token.endswith(":1") for token in tokens):
-                raise DataError(
-                    f"{path}, line {number}: required are a label and {len(fields)} features `index:1`, one for each of"
-                    f" the fields {', '.join(fields)}, got {line.strip()[:80]!r}"
-                )
-            labels.append("0" if label == "-1" else label)
-            rows.append([token[:-2] for token in tokens])
-    values = {LABEL: labels} | {name: [row[place] for row in rows] for place, name in enumerate(fields)}
-    return pl.DataFrame(values, schema={LABEL: pl.String} | dict.fromkeys(fields, pl.String))
 
 
 def _splits(frame: pl.LazyFrame, data: TableData | CriteoData) -> npt.NDArray[np.uint8]:

@@ -215,7 +215,7 @@ def criteo(tmp_path: Path, **changes: Any) -> RankingData:
     ("changes", "message"),
     [
         ({"I1": "many"}, "'I1' must have finite numbers, but row 3 has 'many'"),
-        ({"label": "500"}, "labels must be 0 or 1, but event 3 has '500'"),
+        ({"label": "500"}, "labels must be 0 or 1, but event 3 has '500'; write 1 for a click and 0 for none"),
         ({"C26": "7\t7"}, r"train\.txt, line 4: required are 40 columns separated by tabs, got 41: '1"),
         *(({"cut": cut}, rf"train\.txt, line 4: required are 40 columns .*, got {cut}: '1") for cut in (3, 20, 39)),
         ({"cut": 0}, "line 4: required are 40 columns separated by tabs, got 1: ''; correct the line, or fetch"),

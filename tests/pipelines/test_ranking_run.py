@@ -225,6 +225,25 @@ def test_a_mistake_is_told_once(config: Path) -> None:
     assert len(told.value.problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("dataset.item=user", "dataset.item", "is 'user', which is dataset.user too; name another field"),
+        (
+            "dataset.fields=[user, item, day, label]",
+            "dataset.fields.3",
+            "the column 'label' is the label, which a model would only copy; remove it",
+        ),
+        ("dataset.numeric={label: standardise}", "dataset.numeric.label", "the column 'label' is the label"),
+    ],
+)
+def test_one_column_has_one_role(config: Path, override: str, key: str, message: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load_experiment(str(config), ["variants=[full]", override])
+    (problem,) = told.value.problems
+    assert problem.key == key and message in problem.message
+
+
 def test_dims_of_unknown_fields_are_told(config: Path) -> None:
     from pipelines.ranking.runner import run_ranking
 
