@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from tiny_experiment import recsys
 
 from pipelines.cli import main
 from pipelines.config_loader import load_experiment
@@ -188,6 +189,21 @@ def test_validate_tells_the_plan(
 def test_mistakes_are_told_before_anything_runs(config: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment(str(config), [override])
+
+
+def test_a_training_that_diverges_ends_in_one_message(config: Path) -> None:
+    done = recsys(config.parent, "run", "tiny.yaml", "train.lr=1e38", "variants=[full]")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(r"error: .* is (nan|inf|-inf) .*; try a smaller train\.lr", done.stderr), done.stderr
+
+
+def test_an_error_of_the_program_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("pipelines.ranking.runner.prepare", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        recsys(config.parent, "run", "tiny.yaml")
 
 
 def test_batch_norm_of_single_events_is_refused(config: Path) -> None:
