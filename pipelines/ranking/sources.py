@@ -30,11 +30,11 @@ from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
 from pipelines.ranking.next_item import Columns, read_next_item
 from pipelines.ranking.numbers import as_numbers
+from pipelines.ranking.reserved import KEY, LABEL
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
-LABEL, _KEY = "__label", "__key"
 CRITEO_NUMERIC = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_FIELDS = tuple(f"C{i}" for i in range(1, 27))
 DataConfig = FrappeData | TableData | LibfmData | CriteoData | NextItemData
@@ -45,7 +45,7 @@ class Source:
     """Events as read.
 
     Attributes:
-        frame: columns ``__label``, the categorical fields and the numeric columns, in a fixed row order.
+        frame: columns ``LABEL``, the categorical fields and the numeric columns, in a fixed row order.
         splits: uint8 [E], index into ``SPLITS``.
         fields: categorical columns.
         numeric: numeric columns and how they are encoded.
@@ -193,10 +193,10 @@ def join_columns(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
 def _joined_by(rows: pl.LazyFrame, other: pl.LazyFrame, key: str, columns: Sequence[str]) -> pl.LazyFrame:
     """``rows`` with the ``columns`` of ``other`` by ``key``, which keeps in the rows the type that it has there."""
     kind = other.collect_schema()[key]
-    found = rows.with_columns(pl.col(key).cast(kind, strict=False).alias(_KEY)).join(
-        other.select(pl.col(key).alias(_KEY), *columns), on=_KEY, how="left", maintain_order="left"
+    found = rows.with_columns(pl.col(key).cast(kind, strict=False).alias(KEY)).join(
+        other.select(pl.col(key).alias(KEY), *columns), on=KEY, how="left", maintain_order="left"
     )
-    return found.drop(_KEY)
+    return found.drop(KEY)
 
 
 def _next_item(config: NextItemData, events: Path, catalogue: Path) -> Source:
@@ -291,13 +291,13 @@ def _splits(frame: pl.LazyFrame, data: TableData | CriteoData) -> npt.NDArray[np
         case "random":
             place = generator(config.seed, "event split").random(count)
         case "user_order":
-            columns = frame.select(user, str(config.column)).with_row_index("row").collect()
-            columns = columns.with_columns(_positions(columns[str(config.column)]))
-            ranked = columns.sort(user, str(config.column), "row")
-            shares = ranked.select(pl.int_range(pl.len()).over(user) / pl.len().over(user)).to_series()
+            at = _positions(frame.select(str(config.column)).collect().to_series())
+            columns = frame.select(user=pl.col(user)).with_row_index("row").collect().with_columns(at.alias("at"))
+            ranked = columns.sort("user", "at", "row")
+            shares = ranked.select(pl.int_range(pl.len()).over("user") / pl.len().over("user")).to_series()
             place = np.empty(count)
             place[ranked["row"].to_numpy()] = shares.to_numpy()
-            place[(columns[str(config.column)] < 0).to_numpy()] = 0.0
+            place[(at < 0).to_numpy()] = 0.0
         case _:
             assert_never(config.method)
     bounds = np.array([1 - config.valid - config.test, 1 - config.test])
