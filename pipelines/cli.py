@@ -346,12 +346,21 @@ def _command() -> str:
     return shlex.join(["recsys", *sys.argv[1:]])
 
 
+def _mendable(error: Exception) -> bool:
+    """Whether the user can mend it: of the errors at run time, only a training that diverged."""
+    if not isinstance(error, RuntimeError):
+        return True
+    from recsys.settings import TrainingDivergedError
+
+    return isinstance(error, TrainingDivergedError)
+
+
 def main() -> None:
     """Run the command line; an error that the user can mend is one message on stderr and exit code 2."""
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("RECSYS_DEBUG"):
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("RECSYS_DEBUG") or not _mendable(error):
             raise
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -66,6 +66,11 @@ class LoopSettings(Protocol):
         """Between checkpoints."""
         ...
 
+    @property
+    def remedy(self) -> str:
+        """What to try against a loss that is not finite: settings, by the names that a configuration has for them."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
         ...
@@ -219,7 +224,7 @@ class _Training:
                 if not math.isfinite(metrics[selection.metric]):
                     raise TrainingDivergedError(
                         f"validation {selection.metric} is {metrics[selection.metric]} after epoch {progress.epoch};"
-                        " try a smaller optimizer.lr, or select by another metric"
+                        f" try {self.settings.remedy}; or select by another metric"
                     )
                 if metrics[selection.metric] > progress.best_value:
                     progress.best_value, progress.best_epoch = metrics[selection.metric], progress.epoch
@@ -258,7 +263,7 @@ class _Training:
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
                     f"the loss is {loss} in epoch {progress.epoch + 1}, step {step + 1} ({progress.phase});"
-                    " try a smaller optimizer.lr, train.gradient_clip_norm, a higher loss.temperature, or float32"
+                    f" try {self.settings.remedy}"
                 )
             progress.loss_sum += loss * size
             progress.step = step + 1

@@ -54,6 +54,11 @@ class ReaderSettings:
     checkpoint_minutes: float = 1.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
+    @property
+    def remedy(self) -> str:
+        """What to try against a loss that is not finite."""
+        return "a smaller optimizer.lr, or train.gradient_clip_norm"
+
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "checkpoint_minutes"}

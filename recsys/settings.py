@@ -57,6 +57,11 @@ class FitSettings:
     checkpoint_minutes: float = 1.0
     lr_decay: float = 1.0
 
+    @property
+    def remedy(self) -> str:
+        """What to try against a loss that is not finite."""
+        return "a smaller optimizer.lr, train.gradient_clip_norm, a higher loss.temperature, or float32"
+
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "checkpoint_minutes"}

@@ -56,6 +56,11 @@ class TigerSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_minutes: float = 1.0
 
+    @property
+    def remedy(self) -> str:
+        """What to try against a loss that is not finite."""
+        return "a smaller optimizer.lr, train.gradient_clip_norm, or float32"
+
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "checkpoint_minutes"}

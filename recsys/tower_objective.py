@@ -73,6 +73,11 @@ class TowerSettings:
     selection: Selection = dataclasses.field(default_factory=Selection)
     checkpoint_minutes: float = 1.0
 
+    @property
+    def remedy(self) -> str:
+        """What to try against a loss that is not finite."""
+        return "a smaller optimizer.lr or dense_lr, or a higher loss.temperature"
+
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "checkpoint_minutes"}

@@ -88,6 +88,8 @@ class EventRun(abc.ABC, Generic[V, D]):
         with open_tracker(experiment.tracking, experiment.experiment, files.directory) as tracker:
             tracker.params(experiment.model_dump(mode="json", exclude={"variants"}))
             tracker.dataset(self.data.facts | {"content_hash": self.data.hash})
+            for variant in variants:
+                self._maps_of(variant)  # a budget that cannot be met is told before anything is trained
             found = [self._variant(tracker, variant, seed) for variant in variants for seed in experiment.seeds]
             tests = self.tests(found)
             corrected = holm([test["p"] for test in tests])
@@ -97,12 +99,17 @@ class EventRun(abc.ABC, Generic[V, D]):
             report_file = build_report(files.directory)
             tracker.artifacts([files.config_file, files.metrics_file, files.dataset_file, files.plots, report_file])
 
+    def _maps_of(self, variant: V) -> Maps:
+        """The id maps of a variant, made or found made."""
+        dim = variant.model.dim
+        if dim not in self._maps:
+            self._maps[dim] = FieldMaps(self.cache, self.data, self.experiment.budget, dim, self._codes)
+        return self.with_fields(variant, self._maps[dim].maps(variant.compressor, self.experiment.seeds[0]))
+
     def _variant(self, tracker: Tracker, variant: V, seed: int) -> tuple[VariantResult, EvaluatedRanker]:
-        name, dim = f"{variant.name}-s{seed}", variant.model.dim
+        name = f"{variant.name}-s{seed}"
         with tracker.variant(name, variant.model_dump(mode="json") | {"seed": seed}) as tracked:
-            if dim not in self._maps:
-                self._maps[dim] = FieldMaps(self.cache, self.data, self.experiment.budget, dim, self._codes)
-            maps = self.with_fields(variant, self._maps[dim].maps(variant.compressor, self.experiment.seeds[0]))
+            maps = self._maps_of(variant)
             follower = Follower(name, variant.train.epochs, self._context.report, tracked)
             trained = self.train(variant, maps, seed, follower)
             for record in trained.history:

@@ -29,6 +29,7 @@ from pipelines.config import Budget, Compressor
 from pipelines.config_multitask import TaskVariant
 from pipelines.config_ranking import RankingVariant
 from pipelines.config_semantic import SemanticRows
+from pipelines.errors import DataError
 from pipelines.events.data import PreparedEvents
 from pipelines.stages.training_facts import records, training_facts
 from pipelines.stages.versions import versions
@@ -86,10 +87,16 @@ class FieldMaps:
         self._clusterings: dict[str, CoClustering] = {}
 
     def maps(self, compressor: Compressor, seed: int) -> Maps:
-        """The maps of a compressor, made with a seed."""
+        """The maps of a compressor, made with a seed.
+
+        Raises:
+            DataError: Nothing can be compressed: a side has no id, or no pair of train has one on both sides.
+            ValueError: The budget is out of range.
+        """
         own = {name: _identity(size) for name, size in self._data.sizes.items()}
         if compressor.name == "full":
             return Maps(own, None)
+        self._require_ids()
         key = {
             "version": MAPS_VERSION,
             "data": self._data.hash,
@@ -108,10 +115,26 @@ class FieldMaps:
     def _sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
         return ("users", self._data.user), ("items", self._data.item)
 
+    def _require_ids(self) -> None:
+        for role, field in (("user", self._data.user), ("item", self._data.item)):
+            if not self._data.sizes[field]:
+                raise DataError(
+                    f"no value of {field!r}, which is dataset.{role}, has enough train events for an id of its own"
+                    f" (min_count {self._data.facts.get('min_count', 1)}, min_positives"
+                    f" {self._data.facts.get('min_positives', 0)}), so that there is nothing to compress; lower"
+                    " these, or use compressor full"
+                )
+
     def _build(self, compressor: Compressor, seed: int, directory: Path) -> None:
         if self._graph is None:
             self._graph = self._data.graph()
         graph = self._graph
+        if not graph.nnz:
+            raise DataError(
+                f"no positive train event has both a {self._data.user!r} and a {self._data.item!r} with an id, so that"
+                " there is no graph to compress by; lower dataset.min_count or dataset.min_positives, or use"
+                " compressor full"
+            )
         if compressor.algorithm not in self._clusterings:
             wanted = self._budget
             budget = resolve_budget(wanted.rows, wanted.table_mib, wanted.resolution, *graph.shape, 4 * self._dim)

@@ -23,6 +23,7 @@ def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
     except DataError as error:
         yield ("dataset", "source"), str(error)
     yield from check_names(experiment)
+    yield from _check_columns(experiment)
     tasks = [task.name for task in experiment.tasks]
     for index, name in enumerate(tasks):
         if name in tasks[:index]:
@@ -35,6 +36,17 @@ def check_multitask(experiment: MultiTaskExperiment) -> Iterator[Finding]:
     for index, variant in enumerate(experiment.variants):
         for key, message in _check_variant(variant, selections):
             yield ("variants", index, *key), message
+
+
+def _check_columns(experiment: MultiTaskExperiment) -> Iterator[Finding]:
+    """A column is one thing: the user, the item, or what tasks learn."""
+    user, item = experiment.dataset.user, experiment.dataset.item
+    if user == item:
+        yield ("dataset", "item"), f"{item!r} is dataset.user too; name the column of the items"
+    for index, task in enumerate(experiment.tasks):
+        if task.column is not None and task.column in (user, item):
+            role = "user" if task.column == user else "item"
+            yield ("tasks", index, "column"), f"{task.column!r} is dataset.{role}, whose ids are no label; name another"
 
 
 def _check_variant(variant: TaskVariant, selections: list[str]) -> Iterator[Finding]:

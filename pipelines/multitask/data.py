@@ -111,6 +111,9 @@ def _read(config: TaskData, tasks: Sequence[TaskLabel]) -> pl.DataFrame:
     require_columns(frame, columns, files[0].name)
     with readable(files):
         found = frame.select(columns).collect()
+    for task in tasks:
+        if task.column is not None:
+            _check_numbers(found[task.column], task)
     return _selected(found, config)
 
 
@@ -131,16 +134,27 @@ def _selected(frame: pl.DataFrame, config: TaskData) -> pl.DataFrame:
     return frame
 
 
+def _check_numbers(column: pl.Series, task: TaskLabel) -> None:
+    """Raise DataError for what is no number, and for a known value to be learned that float32 cannot hold."""
+    numbers = as_numbers(column)
+    bad, wanted = (numbers.is_null() & column.is_not_null()).arg_true(), "numbers"
+    if not len(bad) and task.label == "value":
+        far = numbers.abs() > float(np.finfo(np.float32).max)
+        known = numbers.is_not_nan() if task.known_from is None else numbers >= task.known_from
+        bad, wanted = (far & known).arg_true(), f"finite numbers up to {np.finfo(np.float32).max:.3g}"
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(
+            f"column {column.name!r} must hold {wanted}, but row {row} has {column[row]!r}; correct it, or leave it"
+            " empty"
+        )
+
+
 def _labels(frame: pl.DataFrame, task: TaskLabel) -> npt.NDArray[np.float32]:
     """Float32 [E] of interactions, NaN where unknown."""
     if task.column is None:
         return np.ones(len(frame), np.float32)
-    numbers = as_numbers(frame[task.column])
-    wrong = numbers.is_null() & frame[task.column].is_not_null()
-    if wrong.any():
-        value = frame[task.column].filter(wrong)[0]
-        raise DataError(f"column {task.column!r} must hold numbers, but has {value!r}; correct it, or leave it empty")
-    values = numbers.fill_null(float("nan")).to_numpy()
+    values = as_numbers(frame[task.column]).fill_null(float("nan")).to_numpy()
     known = ~np.isnan(values) if task.known_from is None else values >= task.known_from
     labels = values if task.at_least is None else (values >= task.at_least).astype(np.float64)
     return np.where(known, labels, np.nan).astype(np.float32)

@@ -71,13 +71,17 @@ class RankingData(PreparedEvents):
         return Encoding.load(self.path)
 
     def require_both_classes(self) -> None:
-        """Raise DataError where a split has one class only, whose AUC is undefined."""
+        """Raise DataError where a split has too few of a class.
+
+        AUC needs one event of each; test needs two, for DeLong's variance of what is compared there.
+        """
         for split, positives in self.facts["positives"].items():
             events = self.facts["counts"][split]
-            if not 0 < positives < events:
+            least = 2 if split == "test" else 1
+            if min(positives, events - positives) < least:
                 raise DataError(
-                    f"the {split} split of {self.facts['name']} has {events:,} events, all with label"
-                    f" {int(positives > 0)}; a ranker needs both labels in each split,"
+                    f"the {split} split of {self.facts['name']} has {positives:,} events with label 1 and"
+                    f" {events - positives:,} with label 0; a ranker needs {least} of each in {split},"
                     f" {_OTHER_LABELS[self.facts['format']]}"
                 )
 

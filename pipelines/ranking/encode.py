@@ -19,7 +19,8 @@ from pipelines.ranking.files import readable
 from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.moments import Moments
 from pipelines.ranking.numbers import as_numbers, finite_numbers
-from pipelines.ranking.sources import LABEL, SPLITS, DataConfig, Source, join_columns, numeric_kinds
+from pipelines.ranking.reserved import LABEL
+from pipelines.ranking.sources import SPLITS, DataConfig, Source, join_columns, numeric_kinds
 
 Kinds = Mapping[str, Numeric]
 BLOCK = 1 << 17

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipelines.ranking.reserved import LABEL
 from recsys.rng import generator
 
 FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
@@ -41,7 +42,7 @@ def read_frappe(directory: Path, per_positive: int, seed: int) -> tuple[pl.DataF
     labels = np.concatenate(
         [np.ones(len(positives)), np.zeros(len(negatives)), *(p["label"].to_numpy() for p in parts)]
     )
-    columns: dict[str, Any] = {"__label": labels.astype(np.int8)}
+    columns: dict[str, Any] = {LABEL: labels.astype(np.int8)}
     columns |= {name: codes[:, place] for place, name in enumerate(FIELDS)}
     facts = {
         "method": "given",

@@ -11,8 +11,7 @@ from pipelines.config_ranking import Join
 from pipelines.errors import DataError
 from pipelines.ingest.readers import parquet_schema
 from pipelines.ranking.files import require_columns
-
-_KEY, _ROW = "__key", "__row"
+from pipelines.ranking.reserved import KEY
 
 
 def join_file(rows: pl.LazyFrame, path: Path, key: str, columns: Sequence[str]) -> pl.LazyFrame:
@@ -25,15 +24,15 @@ def join_file(rows: pl.LazyFrame, path: Path, key: str, columns: Sequence[str]) 
     other = pl.scan_parquet(path, glob=False)
     require_columns(other, (key, *columns), str(path))
     _require_once(other, path, key)
-    found = rows.with_columns(pl.col(key).cast(schema[key], strict=False).alias(_KEY)).join(
-        other.select(pl.col(key).alias(_KEY), *columns), on=_KEY, how="left", maintain_order="left"
+    found = rows.with_columns(pl.col(key).cast(schema[key], strict=False).alias(KEY)).join(
+        other.select(pl.col(key).alias(KEY), *columns), on=KEY, how="left", maintain_order="left"
     )
-    return found.drop(_KEY)
+    return found.drop(KEY)
 
 
 def _require_once(other: pl.LazyFrame, path: Path, key: str) -> None:
-    keys = other.select(pl.col(key).alias(_KEY)).with_row_index(_ROW)
-    again = keys.filter(pl.col(_KEY).is_not_null() & ~pl.col(_KEY).is_first_distinct()).head(1).collect()
+    keys = other.select(pl.col(key).alias(KEY)).with_row_index()
+    again = keys.filter(pl.col(KEY).is_not_null() & ~pl.col(KEY).is_first_distinct()).head(1).collect()
     if len(again):
         row, value = again.row(0)
         raise DataError(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.errors import DataError, did_you_mean
+from pipelines.ranking.reserved import LABEL
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
@@ -70,7 +71,7 @@ def read_next_item(
         drawn = _negatives(users[copies[len(rows) :]], had, pool, len(catalogue), (seed, name))
         labels = np.repeat(np.array([1, 0], np.int8), [len(rows), len(drawn)])
         chosen = catalogue[np.concatenate([items[rows], drawn])]
-        parts.append(pl.DataFrame({"__label": labels, columns.user: frame[columns.user][copies], columns.item: chosen}))
+        parts.append(pl.DataFrame({LABEL: labels, columns.user: frame[columns.user][copies], columns.item: chosen}))
         stretches += [] if bounds is None else [bounds[copies]]
     histories = EventHistories(items.astype(np.int32), np.concatenate(stretches)) if stretches else None
     return NextItemEvents(pl.concat(parts), np.repeat(np.arange(3, dtype=np.uint8), list(map(len, parts))), histories)

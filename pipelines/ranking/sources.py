@@ -31,11 +31,11 @@ from pipelines.ranking.libfm import read_libfm
 from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.next_item import Columns, read_next_item
 from pipelines.ranking.numbers import as_numbers
+from pipelines.ranking.reserved import LABEL
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
 
 SPLITS = ("train", "valid", "test")
-LABEL = "__label"
 CRITEO_NUMERIC = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_FIELDS = tuple(f"C{i}" for i in range(1, 27))
 DataConfig = FrappeData | TableData | LibfmData | CriteoData | NextItemData
@@ -46,7 +46,7 @@ class Source:
     """Events as read.
 
     Attributes:
-        frame: columns ``__label``, the categorical fields and the numeric columns, in a fixed row order.
+        frame: columns ``LABEL``, the categorical fields and the numeric columns, in a fixed row order.
         splits: uint8 [E], index into ``SPLITS``.
         fields: categorical columns.
         numeric: numeric columns and how they are encoded.
@@ -269,13 +269,13 @@ def _splits(frame: pl.LazyFrame, data: TableData | CriteoData) -> npt.NDArray[np
         case "random":
             place = generator(config.seed, "event split").random(count)
         case "user_order":
-            columns = frame.select(user, str(config.column)).with_row_index("row").collect()
-            columns = columns.with_columns(_positions(columns[str(config.column)]))
-            ranked = columns.sort(user, str(config.column), "row")
-            shares = ranked.select(pl.int_range(pl.len()).over(user) / pl.len().over(user)).to_series()
+            at = _positions(frame.select(str(config.column)).collect().to_series())
+            columns = frame.select(user=pl.col(user)).with_row_index("row").collect().with_columns(at.alias("at"))
+            ranked = columns.sort("user", "at", "row")
+            shares = ranked.select(pl.int_range(pl.len()).over("user") / pl.len().over("user")).to_series()
             place = np.empty(count)
             place[ranked["row"].to_numpy()] = shares.to_numpy()
-            place[(columns[str(config.column)] < 0).to_numpy()] = 0.0
+            place[(at < 0).to_numpy()] = 0.0
         case _:
             assert_never(config.method)
     bounds = np.array([1 - config.valid - config.test, 1 - config.test])

@@ -16,6 +16,8 @@ from pipelines.sweep.study import Trial
 COLOUR = "s0"
 TOP_SHARE = 0.1
 """The best so many trials are drawn in colour."""
+TOP_TRIALS = 5
+"""Trials among the best that importances are to be trusted from, as Optuna advises."""
 
 
 def history(name: str, metric: str, trials: list[Trial]) -> Panel:
@@ -41,8 +43,8 @@ def history(name: str, metric: str, trials: list[Trial]) -> Panel:
     return Panel(f"history-{name}", "Trials", figure.render(), caption, ("trial", metric, "status"), rows)
 
 
-def importance(name: str, importances: dict[str, float]) -> Panel:
-    """Share of each setting in reaching the best trials."""
+def importance(name: str, importances: dict[str, float], complete: int) -> Panel:
+    """Share of each setting in reaching the best of so many ``complete`` trials."""
     ordered = sorted(importances.items(), key=lambda pair: -pair[1])
     height = 60 + 30 * len(ordered)
     figure = Figure(f"Importance for {name}", "; ".join(f"{p} {v:.2f}" for p, v in ordered), 620, height)
@@ -53,6 +55,9 @@ def importance(name: str, importances: dict[str, float]) -> Panel:
         figure.bar(x.start, top, (max(1.0, x(share) - x.start), 20), COLOUR, f"{path}: {share:.3f}")
         figure.text(x(share) + 6, top + 15, f"{share:.2f}")
     caption = "How much a setting decides whether a trial is among the best tenth (PED-ANOVA, Watanabe et al. 2023)."
+    best = math.ceil(TOP_SHARE * complete)
+    caption += f" It rests on {complete} complete trials, of which that is {best}"
+    caption += "." if best >= TOP_TRIALS else f": with fewer than {TOP_TRIALS} such trials take it for a hint."
     rows: list[list[Cell]] = [[path, share] for path, share in ordered]
     return Panel(f"importance-{name}", "Importance", figure.render(), caption, ("setting", "importance"), rows)
 

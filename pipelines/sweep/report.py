@@ -70,7 +70,7 @@ def _section(
         "best": None if best is None else words.metric(best.value),
         "settings": [] if best is None else [(path, setting(value)) for path, value in best.values.items()],
         "panels": panels,
-        "importance": figures.importance(name, importances) if importances else None,
+        "importance": figures.importance(name, importances, counts["complete"]) if importances else None,
         "columns": ("Trial", "Status", f"Valid {metric}", "Epochs", "Time", *space),
         "rows": [_row(trial, space) for trial in order],
         "errors": [(trial.name, trial.error) for trial in trials if trial.error],

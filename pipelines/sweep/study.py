@@ -30,8 +30,8 @@ from pipelines.sweep.space import Space
 from recsys.rng import generator
 
 JOURNAL = "trials.jsonl"
-IMPORTANCE_TRIALS = 10
-"""Complete trials without which importances are not told."""
+IMPORTANCE_TRIALS = 4
+"""Complete trials without which importances are not told; how many they rest on is told with them."""
 MAX_STARTS = 3
 """Processes that may die in a trial without an epoch between them: one that exhausts memory must not end the sweep."""
 _STARTS = "starts"

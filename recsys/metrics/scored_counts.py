@@ -113,15 +113,18 @@ class ScoredCounts:
         return float((precision * self.positives[::-1]).sum() / self.num_positives)
 
     def log_loss(self) -> float:
-        """Mean of ``-ln p(label)`` in nats, the scores being log-odds.
+        """Mean of ``-ln p(label)`` in nats, the scores being log-odds; infinite ones cost 0 where right, else infinity.
 
         Raises:
             ValueError: There is no event.
         """
         if not len(self.scores):
             raise ValueError("log-loss needs an event, got none")
-        losses = self.positives * np.logaddexp(0, -self.scores) + self.negatives * np.logaddexp(0, self.scores)
-        return math.fsum(losses) / (self.num_positives + self.num_negatives)
+        losses = np.zeros((2, len(self.scores)))
+        sides = ((self.positives, -self.scores), (self.negatives, self.scores))
+        for out, (events, against) in zip(losses, sides, strict=True):
+            np.multiply(events, np.logaddexp(0, against), out=out, where=events > 0)  # of no event not even infinity
+        return math.fsum(losses.sum(axis=0)) / (self.num_positives + self.num_negatives)
 
     def normalised_entropy(self) -> float:
         """Log-loss over that of the constant rate of positives (He et al. 2014, eq. 3); below 1 is better than it.
@@ -137,13 +140,14 @@ class ScoredCounts:
         """Slope and intercept of the labels' logistic regression on the log-odds (Cox 1958); (1, 0) is calibrated.
 
         A slope below 1 says that the scores are too extreme. Newton's method, to machine
-        precision; a step that overshoots is halved.
+        precision; a step that overshoots is halved. NaN where there is no such regression: a threshold splits the
+        classes, all scores are equal, or one is infinite.
 
         Raises:
             ValueError: One class is missing.
         """
         self._needs_both("calibration")
-        if len(self.scores) < 2 or self._separates():
+        if len(self.scores) < 2 or not np.isfinite(self.scores).all() or self._separates():
             return math.nan, math.nan
         totals = self.positives + self.negatives
         centre = float(np.average(self.scores, weights=totals))

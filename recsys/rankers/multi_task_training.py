@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +137,9 @@ def validation_metrics(ranker: MultiTaskRanker, events: TaskEvents) -> dict[str,
         loss = float(losses[place])
         if task.kind == "binary":
             known = events.known(task.name)
-            found[f"{task.name}/auc"] = roc_auc(events.labels[known, place], predictions[known, place])
+            scores = predictions[known, place]
+            finite = bool(np.isfinite(scores).all())
+            found[f"{task.name}/auc"] = roc_auc(events.labels[known, place], scores) if finite else math.nan
             found[f"{task.name}/log_loss"] = loss
         else:
             found[f"{task.name}/rmse"] = loss**0.5 * task.deviation

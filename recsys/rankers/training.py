@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,12 @@ class RankingSettings:
         for field, share in self.id_dropout.items():
             if not 0 <= share < 1:
                 raise ValueError(f"id_dropout of {field} must lie in [0, 1), got {share}")
+
+    @property
+    def remedy(self) -> str:
+        """What to try against a loss that is not finite."""
+        rates = "a smaller train.lr, or a smaller optimizer.lr of the model"
+        return rates if self.precision == "float32" else f"{rates}, or train.precision float32"
 
     def facts(self) -> dict[str, Any]:
         """Everything that the result depends on, JSON-able."""
@@ -149,6 +156,8 @@ class _Ranking:
         logits = self.model.scores(self._valid)
         labels = torch.from_numpy(self._valid.labels.astype(np.float64))
         loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(logits).double(), labels)
+        if not np.isfinite(logits).all():
+            return {"auc": math.nan, "neg_log_loss": math.nan}
         found = {"auc": roc_auc(self._valid.labels, logits), "neg_log_loss": -float(loss)}
         self._steps.schedule(found[self._settings.selection.metric])
         return found

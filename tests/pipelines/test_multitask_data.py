@@ -145,7 +145,7 @@ def test_mistakes_are_told(source: Path) -> None:
     with pytest.raises(DataError, match="has 5 interactions; a split needs at least 10"):
         prepared(source, events="few.parquet")
     frame.with_columns(rating=pl.lit("good")).write_parquet(source / "words.parquet")
-    with pytest.raises(DataError, match="column 'rating' must hold numbers, but has 'good'; correct it, or leave it"):
+    with pytest.raises(DataError, match="'rating' must hold numbers, but row 0 has 'good'; correct it, or leave it"):
         prepared(source, events="words.parquet")
     frame.with_columns(item_id=pl.when(pl.col("rating") > 9).then(None).otherwise("item_id")).write_parquet(
         source / "holes.parquet"
@@ -153,3 +153,21 @@ def test_mistakes_are_told(source: Path) -> None:
     row = int((frame["rating"] > 9).arg_true()[0])
     with pytest.raises(DataError, match=rf"column 'item_id' has no value in row {row}; every interaction needs a user"):
         prepared(source, events="holes.parquet")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e300, -3.5e38])
+def test_a_label_that_float32_cannot_hold_is_told_with_its_row(source: Path, suffix: str, value: float) -> None:
+    frame = pl.read_parquet(source / "interactions.parquet").cast({"rating": pl.Float64})
+    frame[17, "rating"] = value
+    path = source / f"far{suffix}"
+    frame.write_parquet(path) if suffix == ".parquet" else frame.write_csv(path)
+    every = TaskLabel(name="rating", label="value", column="rating")
+    with pytest.raises(
+        DataError, match=r"'rating' must hold finite numbers up to 3.4e\+38, but row 17 has '?-?(inf|1|3)"
+    ):
+        prepared(source, every, events=path.name)
+    liked = np.concatenate([prepared(source, LIKED, events=path.name).events(split).labels for split in SPLITS])
+    assert np.nansum(liked) == (frame["rating"] >= 7).sum(), "a threshold is reached, or the label is unknown"
+    if value < 0:
+        assert prepared(source, VALUE, events=path.name).facts["labels"]["rating"]["mean"] > 0, "below known_from"

@@ -152,6 +152,15 @@ def test_validate_tells_the_plan(
         ("tasks=[{name: a, label: value}]", "labels value and at_least read `column`"),
         ("tasks=[{name: a, label: seen, known_from: 1}]", "label seen has neither column nor known_from"),
         ("tasks=[{name: a, label: seen}, {name: a, label: seen}]", "'a' is the name of two tasks"),
+        ("dataset.item=user_id", "dataset.item: 'user_id' is dataset.user too; name the column of the items"),
+        (
+            "tasks=[{name: a, label: value, column: item_id}]",
+            r"tasks.0.column: 'item_id' is dataset.item, whose ids are no label; name another",
+        ),
+        (
+            "tasks=[{name: b, label: seen}, {name: a, label: at_least, at_least: 3, column: user_id}]",
+            r"tasks.1.column: 'user_id' is dataset.user, whose ids",
+        ),
         ("seeds=[1, 1]", "a seed occurs twice"),
         ("reference=comet", "there is no variant 'comet'; did you mean comet-plus"),
         ("variants.small.name=hash", "'hash' is the name of two variants"),

@@ -24,6 +24,7 @@ from pipelines.errors import DataError
 from pipelines.ranking import encode as encoding
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.frappe import FIELDS, USERS, read_frappe
+from pipelines.ranking.reserved import LABEL
 from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC
 
 
@@ -242,7 +243,7 @@ def test_frappe_negatives_are_apps_that_the_user_has_not_in_train(tmp_path: Path
     assert not frames[0].equals(frames[2])
     assert splits.tolist() == [0] * 120 + [1] * 2 + [2] * 2
     known = set(map(tuple, positives[:, :2].tolist()))
-    negatives = frames[0].filter(pl.Series(splits == 0) & (pl.col("__label") == 0)).select(FIELDS).to_numpy()
+    negatives = frames[0].filter(pl.Series(splits == 0) & (pl.col(LABEL) == 0)).select(FIELDS).to_numpy()
     assert len(negatives) == 80
     assert not known & set(map(tuple, negatives[:, :2].tolist()))
     assert np.array_equal(negatives[:, 2:], np.repeat(positives[:, 2:], 2, 0))

@@ -271,3 +271,40 @@ def test_columns_of_every_format_are_checked_by_the_schemas(tmp_path: Path) -> N
         "is one file; give the directory that has interactions.parquet, items.parquet"
         in dict(check_columns(one))[("source",)]
     )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("name", ["__label", "__key", "row", "at", "user", "value", "id", "label", "key"])
+def test_a_column_may_have_any_name(tmp_path: Path, suffix: str, name: str) -> None:
+    """As the user, as a field, as a number, and in order of time: the events are those of other names."""
+    plain = events().rename({"user": "who", "price": "cost", "at": "when", "label": "good"})
+    split = EventSplit(method="user_order", column="when", valid=0.2, test=0.2)
+    shared: dict[str, Any] = {"label": Label(column="good"), "fields": ("who", "item"), "user": "who", "split": split}
+    shared |= {"numeric": {"cost": "standardise"}}
+    changes: dict[str, dict[str, Any]] = {
+        "who": {"fields": (name, "item"), "user": name},
+        "cost": {"numeric": {name: "standardise"}},
+        "when": {"split": split.model_copy(update={"column": name})},
+        "good": {"label": Label(column=name)},
+    }
+    wanted = prepared(tmp_path, plain, suffix, **shared)
+    for column, change in changes.items():
+        found = prepared(tmp_path, plain.rename({column: name}), suffix, **shared | change)
+        for part in ("train", "valid", "test"):
+            ours, theirs = found.events(part), wanted.events(part)  # type: ignore[arg-type]
+            for array in ("ids", "dense", "labels"):
+                assert (getattr(ours, array) == getattr(theirs, array)).all()
+
+
+def test_users_may_be_what_orders_their_events(tmp_path: Path) -> None:
+    split = EventSplit(method="user_order", column="user", valid=0.2, test=0.2)
+    assert sum(prepared(tmp_path, events(), split=split).facts["counts"].values()) == ROWS
+
+
+def test_rows_are_joined_by_a_key_of_any_name(tmp_path: Path) -> None:
+    events().rename({"item": "__key"}).write_parquet(tmp_path / "interactions.parquet")
+    pl.DataFrame({"__key": range(4), "__label": list("abcd")}).write_parquet(tmp_path / "items.parquet")
+    join = Join(source="items.parquet", key="__key", columns=("__label",))
+    fields = ("user", "__key", "__label")
+    config = TableData(name="t", source=str(tmp_path), item="__key", fields=fields, joins=(join,))
+    assert prepare(Cache(tmp_path / "cache"), config).vocabulary("__label")["value"].to_list() == list("abcd")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from tiny_experiment import recsys
 
 from pipelines.cli import main
 from pipelines.config_loader import load_experiment
@@ -188,6 +189,61 @@ def test_validate_tells_the_plan(
 def test_mistakes_are_told_before_anything_runs(config: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_experiment(str(config), [override])
+
+
+def test_a_training_that_diverges_ends_in_one_message(config: Path) -> None:
+    done = recsys(config.parent, "run", "tiny.yaml", "train.lr=1e38", "variants=[full]")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(r"error: .* is (nan|inf|-inf) .*; try a smaller train\.lr", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "dataset.min_count=3000",
+            r"no value of 'user', which is dataset\.user, has enough .* \(min_count 3000, min_pos",
+        ),
+        (
+            "dataset.min_positives=60",
+            r"no value of 'user', .* \(min_count 1, min_positives 60\), .*; lower these, or use",
+        ),
+        ("budget.rows=1000", r"budget\.rows=1000 \(1,000 rows\) is out of range: 40 users and 30 items"),
+    ],
+)
+def test_what_cannot_be_compressed_is_told_before_the_first_training(config: Path, override: str, message: str) -> None:
+    done = recsys(config.parent, "run", "tiny.yaml", override, "variants=[full, graphhash]")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(rf"error: {message}", done.stderr), done.stderr
+    assert "epoch 1" not in "".join(path.read_text() for path in config.parent.glob("runs/*/log.txt"))
+
+
+def test_pairs_without_ids_are_no_graph_to_compress_by(config: Path) -> None:
+    """Each user has one positive item and each item one positive user, none of whom has an id."""
+    frame = pl.DataFrame(
+        {
+            "user": [0, 0, 0, *range(1, 31)] * 3,
+            "item": [*range(1, 4), *[0] * 30] * 3,
+            "day": ["mon"] * 99,
+            "price": [1.0] * 99,
+            "label": [0, 0, 0, *[0, 1] * 15] * 3,
+            "split": ["train"] * 33 + ["valid"] * 33 + ["test"] * 33,
+        }
+    )
+    frame.write_parquet(config.parent / "interactions.parquet")
+    given = ["dataset.split={method: given, column: split}", "dataset.min_count=3", "dataset.fields=[user, item]"]
+    done = recsys(config.parent, "run", "tiny.yaml", *given, "variants=[graphhash]")
+    assert done.returncode == 2
+    assert "error: no positive train event has both a 'user' and a 'item' with an id, so that there" in done.stderr
+
+
+def test_an_error_of_the_program_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("pipelines.ranking.runner.prepare", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        recsys(config.parent, "run", "tiny.yaml")
 
 
 def test_batch_norm_of_single_events_is_refused(config: Path) -> None:

@@ -213,18 +213,34 @@ def test_files_that_are_not_there_are_told(run: Path, tmp_path: Path) -> None:
         Encoding.load(tmp_path)
 
 
-@pytest.mark.parametrize(("stars", "label"), [(5, 1), (1, 0)])
-def test_labels_of_one_class_are_told_before_training(run: Path, tmp_path: Path, stars: int, label: int) -> None:
+@pytest.mark.parametrize(
+    ("split", "rows", "positives", "refused"),
+    [
+        *((split, rows, n, True) for split, rows in (("test", 100), ("valid", 99)) for n in (0, rows)),
+        *(("test", 100, n, n in {1, 99}) for n in (1, 2, 98, 99)),
+        *(("valid", 99, n, False) for n in (1, 98)),
+    ],
+)
+def test_too_few_labels_of_a_class_are_told_before_training(
+    run: Path, tmp_path: Path, split: str, rows: int, positives: int, *, refused: bool
+) -> None:
     events = pl.read_parquet(run.parents[1] / "interactions.parquet")
-    late = events[400:].with_columns(stars=pl.lit(stars, dtype=pl.Int64))
-    events = pl.concat([events[:400], late])
-    events.write_parquet(tmp_path / "interactions.parquet")
+    end = len(events) if split == "test" else len(events) - 100
+    stars = events["stars"].to_numpy().copy()
+    stars[end - rows : end] = [5] * positives + [1] * (rows - positives)
+    events.with_columns(stars=stars).write_parquet(tmp_path / "interactions.parquet")
     pl.read_parquet(run.parents[1] / "items.parquet").write_parquet(tmp_path / "items.parquet")
     (tmp_path / "config.yaml").write_text(CONFIG.format(source=tmp_path))
     experiment = load_experiment(str(tmp_path / "config.yaml"))
     assert isinstance(experiment, RankingExperiment)
     data = prepare(Cache(tmp_path / "cache"), experiment.dataset)
-    message = f"the test split of scored has 100 events, all with label {label}; a ranker needs both labels"
+    if not refused:
+        data.require_both_classes()
+        return
+    message = (
+        f"the {split} split of scored has {positives} events with label 1 and {rows - positives} with label 0; a ranker"
+        f" needs {2 if split == 'test' else 1} of each in {split}, change dataset.split or"
+    )
     with pytest.raises(DataError, match=message):
         data.require_both_classes()
 

@@ -144,6 +144,10 @@ def test_a_trial_below_the_median_is_pruned_and_a_value_that_is_no_number_fails(
 
 def test_importance_tells_the_setting_that_decides(tmp_path: Path) -> None:
     studies = Studies(tmp_path, {"a": SPACE}, SEARCH)
+    work(studies, 3)
+    assert studies.importances("a") == {}
+    work(studies, 4)
+    assert sum(studies.importances("a").values()) == pytest.approx(1)
     work(studies, 30)
     found = studies.importances("a")
     assert found["x"] > 0.8

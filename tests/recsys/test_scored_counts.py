@@ -138,3 +138,21 @@ def test_degenerate_input() -> None:
     assert separated.auc() == 1.0
     assert all(math.isnan(value) for value in separated.calibration())
     assert ScoredCounts.of([0, 1], [0.0, -0.0]).auc() == 0.5
+
+
+def test_infinite_log_odds_are_certain() -> None:
+    labels, scores = data(200)
+    certain = np.where(labels == 1, np.inf, -np.inf)
+    some = np.arange(200) % 3 == 0
+    right = ScoredCounts.of(labels, np.where(some, certain, scores))
+    finite = ScoredCounts.of(labels[~some], scores[~some])
+    assert right.log_loss() == pytest.approx(finite.log_loss() * (~some).mean(), abs=1e-12)
+    assert ScoredCounts.of(labels, certain).log_loss() == 0.0
+    for wrong in (0, 1):
+        place = int(np.flatnonzero(labels == wrong)[0])
+        told = ScoredCounts.of(labels, np.where(np.arange(200) == place, -certain, scores))
+        assert told.log_loss() == told.normalised_entropy() == math.inf
+        assert all(map(math.isnan, told.calibration()))
+        assert told.auc() == roc_auc(labels, np.where(np.arange(200) == place, -certain, scores))
+        assert 0 < told.reliability().error < 1
+    assert all(map(math.isnan, right.calibration()))

@@ -16,7 +16,7 @@ from recsys.event_batch import Events, join
 from recsys.rankers.build import RankerSpec, build_ranker
 from recsys.rankers.ranker import Ranker, Tower
 from recsys.rankers.training import RankingSettings, fit_ranker
-from recsys.settings import EpochRecord, Selection
+from recsys.settings import EpochRecord, Selection, TrainingDivergedError
 
 
 def checkerboard(count: int, seed: int) -> Events:
@@ -173,3 +173,15 @@ def test_a_single_class_in_train_is_learned_as_a_constant() -> None:
     ranker = model()
     fit_ranker(ranker, ones, None, settings(epochs=60), seed=0)
     assert (ranker.scores(good) > 2).all()
+
+
+@pytest.mark.parametrize("batch_size", [64, 400])
+def test_divergence_names_the_settings_of_rankers(batch_size: int) -> None:
+    """Of many steps a later one tells; of a single one the validation."""
+    train, valid = checkerboard(400, 0), checkerboard(60, 1)
+    wild = settings(lr=1e37, table_lr=1e37, batch_size=batch_size)
+    remedy = "a smaller train.lr, or a smaller optimizer.lr of the model"
+    with pytest.raises(TrainingDivergedError, match=rf"(loss|auc) is (nan|inf) .*; try {remedy}") as error:
+        fit_ranker(model(), train, valid, wild, seed=0)
+    assert "temperature" not in str(error.value) and "clip" not in str(error.value)
+    assert settings(precision="bfloat16").remedy == f"{remedy}, or train.precision float32"
