@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data at {path}; set RECSYS_DATA")
     return path
+
+
+@pytest.fixture
+def empty_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for each real dataset that a packaged configuration names, so that it loads where there is no data."""
+    for config in (ROOT / "configs").rglob("*.yaml"):
+        for name in re.findall(r"data:(\w+)", config.read_text("utf-8")):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")

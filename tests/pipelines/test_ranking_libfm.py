@@ -49,5 +49,5 @@ def test_a_mistake_is_told_with_its_file_and_line(tmp_path: Path, content: bytes
 
 def test_a_split_of_one_label_names_what_libfm_has(tmp_path: Path) -> None:
     data = libfm(tmp_path, GOOD, b"1 0:1 5:1\n")
-    with pytest.raises(DataError, match=r"needs both labels in each split, give other files as dataset\.train"):
+    with pytest.raises(DataError, match=r"needs 1 of each in valid, give other files as dataset\.train"):
         data.require_both_classes()
