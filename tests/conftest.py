@@ -31,10 +31,11 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def empty_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder for each real dataset that a packaged configuration names, so that it loads where there is no data."""
+    """An empty file for each real dataset of the packaged configurations, so that they load where there is no data."""
     for config in (ROOT / "configs").rglob("*.yaml"):
         for name in re.findall(r"data:(\w+)", config.read_text("utf-8")):
             (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / name / "interactions.parquet").touch()
     monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "data"))
 
 
