@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -27,16 +26,6 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data at {path}; set RECSYS_DATA")
     return path
-
-
-@pytest.fixture
-def empty_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty file for each real dataset of the packaged configurations, so that they load where there is no data."""
-    for config in (ROOT / "configs").rglob("*.yaml"):
-        for name in re.findall(r"data:(\w+)", config.read_text("utf-8")):
-            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
-            (tmp_path / "data" / name / "interactions.parquet").touch()
-    monkeypatch.setenv("RECSYS_DATA", str(tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,7 @@ def test_names_mean_packaged_files_and_unknown_ones_get_a_suggestion() -> None:
         find_config("elsewhere/quickstart.yaml")
 
 
-@pytest.mark.usefixtures("empty_data")
+@pytest.mark.usefixtures("shared_data")
 @pytest.mark.parametrize("path", list_configs(), ids=lambda path: path.stem)
 def test_packaged_experiments_load_and_say_what_they_need(path: Path) -> None:
     load_experiment(str(path))

@@ -120,7 +120,7 @@ def test_codes_have_the_levels_of_their_tokeniser(tokeniser: Tokeniser, widths: 
     assert code_widths(SemanticIds(tokeniser=tokeniser, collisions="digit"), 40_000) == (*widths, 256)
 
 
-@pytest.mark.usefixtures("empty_data")
+@pytest.mark.usefixtures("shared_data")
 def test_the_estimate_of_an_experiment_follows_its_codes() -> None:
     size = Size(200_000, 22_000, 12_000, exact=True)
     long, short = (
