@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from recsys.bipartite import BipartiteGraph
 from recsys.checkpoint_backbones import Backbone, backbone_contents, load_backbone
 from recsys.generative_checkpoint import rpg_contents, rpg_model, tiger_contents, tiger_model
 from recsys.models.ease import Ease
-from recsys.models.ensemble import Ensemble
+from recsys.models.ensemble import StandardisedEnsemble, VectorEnsemble
 from recsys.models.graph_filter import GraphFilter
 from recsys.models.graph_model import GraphModel
 from recsys.models.ials import Ials
@@ -38,7 +39,7 @@ from recsys.models.simplex import SimpleX
 from recsys.models.slim import Slim
 from recsys.models.tiger import Tiger
 from recsys.models.two_tower import TwoTower
-from recsys.retriever import VectorRetriever
+from recsys.retriever import Retriever, VectorRetriever
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
 from recsys.table_tensors import read_sparse_table, table_tensors
@@ -48,7 +49,8 @@ Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
 """Models that are their ``state()``."""
 Reader = SequenceModel | Tiger | Rpg
 """Models that read the order of histories."""
-Model = MatrixFactorization | Backbone | TwoTower | Reader | Closed | Ensemble
+Sum = StandardisedEnsemble | VectorEnsemble
+Model = MatrixFactorization | Backbone | TwoTower | Reader | Closed | Sum
 
 CLOSED: dict[str, type[Closed]] = {
     "popularity": Popularity,
@@ -87,7 +89,7 @@ def save_model(model: Model, directory: Path) -> None:
                 table.id_map.save(temporary / f"{name}.map.safetensors")
         if isinstance(model, SequenceModel) and isinstance(model.items, Table):
             model.items.id_map.save(temporary / "item_map.safetensors")
-        if isinstance(model, Ensemble):
+        if isinstance(model, Sum):
             for part, member in zip(PARTS, model.members, strict=True):
                 save_model(cast("Model", member), temporary / part)
         atomic.write_bytes(temporary / "model.safetensors", safetensors.torch.save(whole))
@@ -112,8 +114,8 @@ def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind o
             case "sequence" | "tiger" | "rpg":
                 return _reader(directory, facts, tensors)
             case "ensemble":
-                first, second = (load_vectors(directory / part) for part in PARTS)
-                return Ensemble(first, second, facts["weight"])
+                parts = [directory / part for part in PARTS]
+                return load_ensemble(parts, facts["weight"], standardised=facts.get("standardised", False))
             case "lightgcn" | "ngcf":
                 return _graph_model(facts, tensors, _tables(directory, tensors))
             case "kgat" | "simplex" | "neumf":
@@ -140,6 +142,19 @@ def load_vectors(directory: Path) -> VectorRetriever:
     return model
 
 
+def load_ensemble(parts: Sequence[Path], weight: float, *, standardised: bool) -> Sum:
+    """Two saved models as one; without vectors of its own a member can only be standardised.
+
+    Raises:
+        CheckpointError: As :func:`load_vectors`.
+    """
+    if standardised:
+        first, second = (cast("Retriever", load_model(part)) for part in parts)
+        return StandardisedEnsemble(first, second, weight)
+    one, other = (load_vectors(part) for part in parts)
+    return VectorEnsemble(one, other, weight)
+
+
 def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:  # noqa: PLR0911 - likewise
     match model:
         case LightGcn() | Ngcf():
@@ -149,8 +164,9 @@ def _contents(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:  # noqa
             return backbone_contents(model)
         case SequenceModel() | Tiger() | Rpg():
             return _reader_contents(model)
-        case Ensemble():
-            return {"model": "ensemble", "weight": model.weight}, {}
+        case StandardisedEnsemble() | VectorEnsemble():
+            standardised = isinstance(model, StandardisedEnsemble)
+            return {"model": "ensemble", "weight": model.weight, "standardised": standardised}, {}
         case MatrixFactorization():
             return {"model": "mf", "similarity": model.similarity}, _table_tensors(model)
         case TwoTower():

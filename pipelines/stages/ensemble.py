@@ -9,19 +9,19 @@ from typing import Any
 from scipy.sparse import csr_array
 
 from pipelines.config import Train
-from pipelines.config_ensemble import Ensemble as EnsembleConfig
+from pipelines.config_ensemble import Ensemble
 from pipelines.dataset import Dataset
 from pipelines.stages.sequence import sequence_data
-from recsys.checkpoint import load_vectors
+from recsys.checkpoint import load_ensemble
 from recsys.evaluator import quick_metrics
-from recsys.models.ensemble import Ensemble
+from recsys.models.ensemble import StandardisedEnsemble, VectorEnsemble
 from recsys.models.sequence_model import SequenceModel
 
 
 def combine(
-    config: EnsembleConfig, settings: Train, members: Sequence[tuple[Path, dict[str, Any]]], dataset: Dataset,
+    config: Ensemble, settings: Train, members: Sequence[tuple[Path, dict[str, Any]]], dataset: Dataset,
     selects: tuple[csr_array, csr_array],
-) -> tuple[Ensemble, dict[str, Any]]:  # fmt: skip
+) -> tuple[StandardisedEnsemble | VectorEnsemble, dict[str, Any]]:  # fmt: skip
     """Load two trained models and weigh them.
 
     Args:
@@ -34,23 +34,25 @@ def combine(
     Returns:
         The model, and facts for the report: the members' sizes and what the search found.
     """
-    first, second = (load_vectors(path) for path, _ in members)
+    combined = load_ensemble([path for path, _ in members], config.weight, standardised=config.standardise)
     sizes = ("table_rows", "table_bytes", "optimizer_bytes", "layer_bytes", "layer_optimizer_bytes")
     facts: dict[str, Any] = {name: sum(own.get(name, 0) for _, own in members) for name in sizes}
     if not config.grid:
-        return Ensemble(first, second, config.weight), facts
-    readers = [model for model in (first, second) if isinstance(model, SequenceModel)]
+        return combined, facts
+    readers = [model for model in combined.members if isinstance(model, SequenceModel)]
     data = sequence_data(dataset, settings) if readers else None
     for reader in readers:
         assert data is not None
         reader.histories = data.train
     tried: list[dict[str, Any]] = []
     for point in config.points():
-        found = quick_metrics(Ensemble(first, second, point.weight), selects[1], selects[0], [settings.selection])
+        combined.weight = point.weight
+        found = quick_metrics(combined, selects[1], selects[0], [settings.selection])
         tried.append({"parameters": {"weight": point.weight}, **found})
     for reader in readers:
         assert data is not None
         reader.histories = data.known
     best = max(tried, key=lambda found: found[settings.selection])
     facts["chosen"] = {"metric": settings.selection, "on": settings.selected_on, **best, "tried": tried}
-    return Ensemble(first, second, best["parameters"]["weight"]), facts
+    combined.weight = best["parameters"]["weight"]
+    return combined, facts

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from recsys.retriever import VectorRetriever
+from recsys.retriever import Retriever, VectorRetriever
+
+Member = TypeVar("Member", bound=Retriever)
 
 
-class Ensemble:
-    """``(1 - w) s_first + w s_second``; a sum of inner products is one, of the vectors side by side.
+class Ensemble(Generic[Member]):
+    """What the sums have in common.
 
     Args:
         first: a trained model.
         second: another, of the same users and items.
-        weight: w, in [0, 1].
+        weight: of the second, in [0, 1]; the rest is the first's.
 
     Raises:
         ValueError: The members have different users or items, or the weight is out of range.
     """
 
-    def __init__(self, first: VectorRetriever, second: VectorRetriever, weight: float = 0.5) -> None:
+    def __init__(self, first: Member, second: Member, weight: float = 0.5) -> None:
         shapes = [(member.num_users, member.num_items) for member in (first, second)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"the members must have the same (users, items), got {shapes[0]} and {shapes[1]}")
@@ -41,6 +45,10 @@ class Ensemble:
         """Items of the members."""
         return self.members[0].num_items
 
+
+class VectorEnsemble(Ensemble[VectorRetriever]):
+    """``(1 - w) s_first + w s_second``; a sum of inner products is one, of the vectors side by side."""
+
     def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Float32 [len(users), D_first + D_second], weighted."""
         first, second = (member.user_vectors(users) for member in self.members)
@@ -53,3 +61,21 @@ class Ensemble:
     def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Float32 [len(users), num_items]."""
         return self.user_vectors(users) @ self.item_vectors(range(self.num_items)).T
+
+
+class StandardisedEnsemble(Ensemble[Retriever]):
+    """``(1 - w) z_first + w z_second``, where z is a user's scores over their deviation across the catalogue.
+
+    For members of unlike scales, as a graph filter and a model of embeddings. One whose scores of a user are all equal
+    says nothing about that user.
+    """
+
+    def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
+        """Float32 [len(users), num_items]."""
+        weights = (1 - self.weight, self.weight)
+        return torch.stack([_scaled(own.scores(users), w) for own, w in zip(self.members, weights, strict=True)]).sum(0)
+
+
+def _scaled(scores: Tensor, weight: float) -> Tensor:
+    deviation = (scores - scores.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt()
+    return scores * torch.where(deviation > 0, weight / deviation, 0.0)

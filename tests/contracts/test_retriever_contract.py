@@ -24,7 +24,7 @@ from recsys.models.cheby_cf import fit_cheby_cf
 from recsys.models.content_items import ContentItems
 from recsys.models.dense_head import DenseHead, DenseSettings
 from recsys.models.ease import Ease
-from recsys.models.ensemble import Ensemble
+from recsys.models.ensemble import StandardisedEnsemble, VectorEnsemble
 from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.graph_model import GraphModel
 from recsys.models.hstu import HstuEncoder
@@ -289,7 +289,10 @@ RETRIEVERS: dict[str, Callable[[], Model]] = {
     "liger": lambda: tiger(candidates=20),
     "rpg": rpg,
     "sasrec-content": lambda: sequence_model(SasRecEncoder, content=True),
-    "ensemble": lambda: Ensemble(sequence_model(SasRecEncoder), mf("sampled_softmax", "cosine"), 0.3),
+    "ensemble": lambda: VectorEnsemble(sequence_model(SasRecEncoder), mf("sampled_softmax", "cosine"), 0.3),
+    "ensemble-standardised": lambda: StandardisedEnsemble(
+        fit_gf_cf(checkerboard()[0], rank=4), mf("sampled_softmax", "cosine"), 0.3
+    ),
     "mf-compressed": lambda: mf("sampled_softmax", "cosine", paired_map),
     "mf-sparse": lambda: mf("sampled_softmax", "cosine", sparsity=Sparsity(0.75, Schedule(5, 400))),
     "lightgcn-sparse": lambda: graph_model("bpr", "cosine", sparsity=Sparsity(0.5, Schedule(5, 200))),
@@ -349,6 +352,7 @@ WITHOUT_VECTORS = {
     "tiger",
     "liger",
     "rpg",
+    "ensemble-standardised",
 }
 
 

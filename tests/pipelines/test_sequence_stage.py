@@ -17,7 +17,7 @@ from pipelines.ingest import ingest
 from pipelines.runner import run_experiment
 from pipelines.stages import sequence
 from recsys.checkpoint import load_model
-from recsys.models.ensemble import Ensemble
+from recsys.models.ensemble import VectorEnsemble
 from recsys.models.sequence_model import SequenceModel
 from recsys.sequence_trainer import SequenceData
 
@@ -99,7 +99,7 @@ def test_an_ensemble_is_weighed_on_validation_and_serves_the_members_with_all_th
     tried = json.loads((checkpoint / "selection.json").read_bytes())["tried"]
     assert [one["parameters"]["weight"] for one in tried] == [0.0, 0.5, 1.0]
     model, parts = load_model(checkpoint), [load_model(checkpoint / part) for part in ("first", "second")]
-    assert isinstance(model, Ensemble) and all(isinstance(part, SequenceModel) for part in parts)
+    assert isinstance(model, VectorEnsemble) and all(isinstance(part, SequenceModel) for part in parts)
     users = np.arange(USERS)
     expected = (1 - model.weight) * parts[0].scores(users) + model.weight * parts[1].scores(users)
     assert np.allclose(model.scores(users), expected, atol=1e-5)
@@ -114,7 +114,8 @@ UNLIKE = "{name: sum, model: {name: ensemble, members: [sasrec, sasrec]}, train:
     ("variant", "message"),
     [
         (SUM % "sasrec, gru", "'gru' is no variant above this one (there are: popularity, sasrec)"),
-        (SUM % "sasrec, popularity", "'popularity' is popularity, must be a model of embeddings, as sasrec or mf"),
+        (SUM % "sasrec, popularity", "'popularity' is popularity, must be a model of embeddings, as sasrec or mf; "),
+        (SUM.replace("weight", "standardise") % "sasrec, sasrec", "the grid of an ensemble is of its weight alone"),
         (SUM % "sasrec, sasrec", "the member 'sasrec' is refitted on validation, which the grid chooses by"),
         (UNLIKE, "refit and selected_on must be those of the member 'sasrec'"),
     ],

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from recsys.checkpoint import load_vectors, save_model
-from recsys.models.ensemble import Ensemble
+from recsys.checkpoint import load_model, load_vectors, save_model
+from recsys.models.ensemble import StandardisedEnsemble, VectorEnsemble
+from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.item_knn import ItemKnn
 from recsys.models.sequence_model import SequenceModel
 from recsys.training_state import CheckpointError
@@ -24,18 +25,50 @@ def test_scores_are_the_weighted_sum_of_the_members(weight: float) -> None:
     first, second = members()
     users = np.array([4, 0, 7, 4])
     expected = (1 - weight) * first.scores(users) + weight * second.scores(users)
-    assert torch.allclose(Ensemble(first, second, weight).scores(users), expected, atol=1e-5)
+    assert torch.allclose(VectorEnsemble(first, second, weight).scores(users), expected, atol=1e-5)
 
 
 def test_members_of_other_catalogues_and_foreign_weights_are_refused() -> None:
     first, second = members()
     with pytest.raises(ValueError, match=r"the same \(users, items\), got \(12, 25\) and \(12, 24\)"):
-        Ensemble(first, toy(sasrec(), items=24))
+        VectorEnsemble(first, toy(sasrec(), items=24))
     with pytest.raises(ValueError, match=r"weight is that of the second member and must lie in \[0, 1\], got 1.5"):
-        Ensemble(first, second, 1.5)
+        VectorEnsemble(first, second, 1.5)
 
 
 def test_a_model_without_vectors_is_no_member(tmp_path: Path) -> None:
     save_model(ItemKnn.fit(csr_array(np.ones((3, 3), np.float32))), tmp_path / "model")
     with pytest.raises(CheckpointError, match="must be a model with vectors, got ItemKnn; name another one"):
         load_vectors(tmp_path / "model")
+
+
+def unlike() -> tuple[ItemKnn, SequenceModel]:
+    """Sparse similarities, and inner products; user 3 has no history."""
+    history = (np.random.default_rng(0).random((12, 25)) < 0.3).astype(np.float32)
+    history[3] = 0
+    return ItemKnn.fit(csr_array(history)), toy(sasrec())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_standardised_scores_are_those_of_the_members_over_their_deviation(weight: float) -> None:
+    users = np.array([5, 1, 8, 5])
+    parts = [member.scores(users).numpy().astype(np.float64) for member in unlike()]
+    first, second = (scores / scores.std(1, keepdims=True) for scores in parts)
+    found = StandardisedEnsemble(*unlike(), weight).scores(users)
+    assert np.allclose(found, (1 - weight) * first + weight * second, atol=1e-5)
+
+
+def test_a_member_that_knows_nothing_of_a_user_leaves_the_other_one_to_rank() -> None:
+    first, second = unlike()
+    users = np.array([3])
+    assert not first.scores(users).any()
+    found, alone = StandardisedEnsemble(first, second, 0.3).scores(users), second.scores(users)
+    assert torch.allclose(found, 0.3 * alone / alone.std(correction=0), atol=1e-6)
+
+
+def test_a_standardised_sum_is_saved_with_members_of_any_kind(tmp_path: Path) -> None:
+    model = StandardisedEnsemble(fit_gf_cf(csr_array(np.eye(12, 25, dtype=np.float32)), rank=2), toy(sasrec()), 0.8)
+    save_model(model, tmp_path / "model")
+    found, users = load_model(tmp_path / "model"), np.arange(12)
+    assert isinstance(found, StandardisedEnsemble) and found.weight == 0.8
+    assert torch.equal(found.scores(users), model.scores(users))
