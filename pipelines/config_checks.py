@@ -144,6 +144,11 @@ def _check_negatives(experiment: Experiment) -> Iterator[Finding]:
             given = ", ".join(f"{k}: {v}" for k, v in model.negatives.model_dump().items() if v != plain[k])
             message = f"loss {model.loss.name} draws none, so that {given} would be ignored; remove it"
             yield ("variants", index, "model", "negatives"), message
+        if model.negatives.group is not None:
+            alone = not model.negatives.shared or model.loss.name == "ultragcn" or isinstance(model, (NeuMf, Sasrec))
+            if alone:
+                message = f"{model.name} with {model.loss.name} and shared: {str(model.negatives.shared).lower()}"
+                yield ("variants", index, "model", "negatives", "group"), f"{message} has no groups; remove it"
 
 
 def _check_selection(experiment: Experiment) -> Iterator[Finding]:

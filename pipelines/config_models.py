@@ -99,6 +99,7 @@ class Negatives(Section):
     name: Literal["uniform", "popularity"] = "uniform"
     count: int = Field(default=256, ge=1)
     shared: bool = Field(default=True, description="one draw per batch instead of one per positive")
+    group: int | None = Field(default=None, ge=1, description="positives that share a draw; null: the whole batch")
     reject_positives: bool = False
 
 

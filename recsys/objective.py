@@ -13,7 +13,7 @@ from recsys.adaptive_temperature import AdaptiveTemperature
 from recsys.losses import Negatives
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
-from recsys.samplers import IntArray, NegativeSampler, epoch_order, log_popularity
+from recsys.samplers import Draw, IntArray, NegativeSampler, epoch_order, log_popularity
 from recsys.settings import FitSettings
 
 
@@ -76,33 +76,19 @@ class Objective:
             yield step, len(chosen), self._step(self._users[chosen], self._items[chosen], phase, epoch, step)
 
     def _step(self, users: IntArray, positives: IntArray, *counters: str | int) -> float:
-        model, loss = self._model, self._settings.loss
-        draw = None if self._sampler is None else self._sampler.draw(users, *counters)
-        ids = positives if draw is None else np.concatenate([positives, draw.items.reshape(-1)])
+        model, parts = self._model, self._parts(users, *counters)
+        ids = np.concatenate([positives, *(draw.items.reshape(-1) for _, draw in parts if draw is not None)])
         found = model.look_up(users, ids, self._seed, *counters)
         looked_up = [found.users, found.items, *found.extras]
         # The loss sees leaves: its gradient is whole, and may be clipped, before a table fuses it into its update.
         leaves = [vectors.detach().requires_grad_() for vectors in looked_up]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
             user, item = model.represent(self._drop(leaves[0], *counters)), model.represent(leaves[1])
-            negatives = None
-            if draw is not None:
-                negatives = Negatives(
-                    item[len(positives) :].reshape(*draw.items.shape, -1),
-                    torch.from_numpy(draw.log_q),
-                    None if draw.hits is None else (torch.from_numpy(draw.hits[0]), torch.from_numpy(draw.hits[1])),
-                )
-            value: Tensor = loss(
-                user,
-                item[: len(positives)],
-                torch.from_numpy(positives),
-                negatives,
-                self._log_q[torch.from_numpy(positives)],
-                users_B=torch.from_numpy(users),
-                temperatures=None if self._temperature is None else self._temperature.of(users),
-            )
-            if self._temperature is not None and negatives is not None:
-                self._temperature.observe(users, user, item[: len(positives)], negatives)
+            value, first = torch.zeros(()), len(positives)
+            for group, draw in parts:
+                last = first + (0 if draw is None else draw.items.size)
+                mean = self._loss(users[group], positives[group], user[group], item[group], draw, item[first:last])
+                value, first = value + mean * ((group.stop - group.start) / len(positives)), last
         if found.extra_loss is not None:
             value = value + found.extra_loss(leaves[2:])
         value.backward()  # type: ignore[no-untyped-call]
@@ -111,6 +97,34 @@ class Objective:
         torch.autograd.backward(looked_up, [leaf.grad for leaf in leaves])
         model.step()
         return float(value.detach())
+
+    def _parts(self, users: IntArray, *counters: str | int) -> list[tuple[slice, Draw | None]]:
+        """The groups of a batch with their negatives; the first draws as an undivided batch does."""
+        if self._sampler is None:
+            return [(slice(0, len(users)), None)]
+        groups = self._settings.negatives.groups(len(users))
+        names = [counters, *((*counters, number) for number in range(1, len(groups)))]
+        return [(group, self._sampler.draw(users[group], *name)) for group, name in zip(groups, names, strict=True)]
+
+    def _loss(
+        self, users: IntArray, positives: IntArray, user: Tensor, item: Tensor, draw: Draw | None, drawn: Tensor
+    ) -> Tensor:
+        """Mean loss of positives that share a draw."""
+        negatives = None
+        if draw is not None:
+            hits = None if draw.hits is None else (torch.from_numpy(draw.hits[0]), torch.from_numpy(draw.hits[1]))
+            negatives = Negatives(drawn.reshape(*draw.items.shape, -1), torch.from_numpy(draw.log_q), hits)
+        if self._temperature is not None and negatives is not None:
+            self._temperature.observe(users, user, item, negatives)
+        return self._settings.loss(
+            user,
+            item,
+            torch.from_numpy(positives),
+            negatives,
+            self._log_q[torch.from_numpy(positives)],
+            users_B=torch.from_numpy(users),
+            temperatures=None if self._temperature is None else self._temperature.of(users),
+        )
 
     def _drop(self, user: Tensor, *counters: str | int) -> Tensor:
         """The users' raw vectors with a share of their numbers at 0 and the others scaled up (inverted dropout)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,9 @@ class NegativeSampling:
 
     Attributes:
         alpha: items are proposed in proportion to (training interactions) ** alpha; 0 is uniform over the catalogue.
-        count: negatives per positive, or per batch when shared.
-        shared: one draw for the whole batch.
+        count: negatives per positive, or per draw when shared.
+        shared: one draw for the whole batch, or for each group of it.
+        group: positives that share a draw, about; None is the whole batch.
         reject_positives: never use a known positive of the user: redrawn, or masked when shared.
     """
 
@@ -31,6 +33,13 @@ class NegativeSampling:
     count: int = 256
     shared: bool = True
     reject_positives: bool = False
+    group: int | None = None
+
+    def groups(self, positives: int) -> list[slice]:
+        """Near-equal parts of a batch, each with a draw of its own."""
+        parts = 1 if self.group is None else max(1, -(-positives // self.group))
+        bounds = [positives * part // parts for part in range(parts + 1)]
+        return [slice(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,6 +109,7 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
             alpha=0.0 if negatives.name == "uniform" else 1.0,
             count=negatives.count,
             shared=negatives.shared,
+            group=negatives.group,
             reject_positives=negatives.reject_positives,
         ),
         batch_size=train.batch_size,

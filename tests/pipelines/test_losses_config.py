@@ -87,6 +87,19 @@ def test_negatives_that_no_loss_reads_are_refused(tmp_path: Path, loss: str) -> 
     load_experiment(str(config), [override, "variants=[mf-full]"])  # still the file's, for the others
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{name: mf, negatives: {shared: false, group: 4}}", "mf with sampled_softmax and shared: false"),
+        ("{similarity: dot, loss: {name: ultragcn}, negatives: {group: 4}}", "mf with ultragcn and shared: true"),
+        ("{name: neumf, negatives: {group: 4}}", "neumf with log_loss and shared: true"),
+    ],
+)
+def test_groups_are_of_shared_negatives(tmp_path: Path, model: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"negatives.group: {message} has no groups; remove it"):
+        load_experiment(str(write_tiny(tmp_path)), [f"variants.mf-full.model={model}"])
+
+
 def test_the_losses_without_negatives_are_those_of_the_library() -> None:
     names = [*get_args(LossName), *get_args(SequenceLossName)]
     drawn = {n: (Loss(n) if n in get_args(LossName) else SequenceLoss(n)).needs_negatives for n in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from embeddings.tables import OptimizerSpec, build_table
 from recsys.evaluator import quick_metrics
 from recsys.losses import Loss
 from recsys.models.mf import MatrixFactorization
+from recsys.objective import Objective
 from recsys.rng import generator
-from recsys.samplers import NegativeSampling
+from recsys.samplers import NegativeSampler, NegativeSampling, epoch_order
 from recsys.settings import EpochRecord, FitResult, FitSettings, Selection, TrainingDivergedError
 from recsys.trainer import fit, negatives_file
 
@@ -94,6 +96,11 @@ VARIANTS = {
         "adagrad",
         "cosine",
         dataclasses.replace(SETTINGS, negatives=NegativeSampling(1.0, 16, shared=True, reject_positives=True)),
+    ),
+    "grouped negatives": (
+        "adam",
+        "cosine",
+        dataclasses.replace(SETTINGS, negatives=NegativeSampling(1.0, 16, reject_positives=True, group=10)),
     ),
     "learn-bpr": ("adagrad", "dot", dataclasses.replace(LEARN_BPR, epochs=40)),
     "keep best": ("sgd", "cosine", with_selection(refit=False)),
@@ -234,6 +241,36 @@ def test_learn_bpr_lists_all_that_it_cannot_do() -> None:
     for part in ("similarity: cosine", "gradient_clip_norm", "bfloat16", "count 4", "shared", "optimizer adam"):
         assert part in str(error.value)
     assert "set a larger train.batch_size" in str(error.value)
+
+
+def test_groups_of_a_batch_each_have_their_negatives() -> None:
+    """A step of plain autograd: the mean loss over the positives, each against what its group has drawn."""
+    train, _ = planted()
+    settings = dataclasses.replace(
+        SETTINGS, negatives=NegativeSampling(count=5, group=7), batch_size=20, loss=Loss("sampled_softmax", 0.5)
+    )
+    model, lr = make_model("sgd", 0.7, "dot"), 0.7
+    before = weights(model)
+    objective = Objective(model, train, settings, seed=3)
+    _, size, value = next(iter(objective.steps("select", 0, 0)))
+    bounds = [size * part // 3 for part in range(4)]  # groups of at most 7
+    assert max(np.diff(bounds)) <= 7
+    tables = {name: before[name].double().requires_grad_() for name in ("users.embedding", "items.embedding")}
+    chosen = epoch_order(int(train.nnz), seed=3, phase="select", epoch=0)[:size]
+    users = np.repeat(np.arange(USERS), np.diff(train.indptr))[chosen]
+    losses, sampler = [], NegativeSampler(train, settings.negatives, seed=3)
+    for number, (low, high) in enumerate(itertools.pairwise(bounds)):
+        drawn = sampler.draw(users[low:high], "select", 0, 0, *([number] if number else [])).items
+        for place in range(low, high):
+            items = tables["items.embedding"][np.append(train.indices[chosen[place]], drawn)]
+            scores = items @ tables["users.embedding"][users[place]] / 0.5
+            losses.append(scores.logsumexp(0) - scores[0])
+    expected = torch.stack(losses).mean()
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    for name, table in tables.items():
+        assert table.grad is not None
+        assert torch.allclose(model.state_dict()[name].double(), before[name] - lr * table.grad, atol=1e-5), name
 
 
 @pytest.mark.parametrize("base", [LEARN_BPR, SETTINGS], ids=["LearnBPR", "batches"])
