@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,29 @@ def test_a_joined_file_may_have_keys_of_another_type(tmp_path: Path) -> None:
     data = prepare(Cache(tmp_path / "cache"), config)
     assert data.vocabulary("item")["value"].to_list() == ["1", "2", "x", None]
     assert data.vocabulary("kind")["value"].to_list() == ["a", "b", None]
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "suffix"),
+    [
+        ("user,item,label,item", 1, ".csv"),
+        ("\ufeffuser,item,label,item", 1, ".csv"),
+        ('\n\nuser,"item",label,item', 3, ".csv"),
+        ("user\titem\tlabel\titem", 1, ".tsv"),
+    ],
+)
+def test_a_column_that_a_header_names_twice_is_told(tmp_path: Path, head: str, line: int, suffix: str) -> None:
+    rows = ["1,1,0,1".replace(",", "\t" if suffix == ".tsv" else ",")] * ROWS
+    good = events().select("user", "item", "label", pl.lit(1).alias("more"))
+    good.write_csv(tmp_path / f"events-0{suffix}", separator="\t" if suffix == ".tsv" else ",")
+    (tmp_path / f"events-1{suffix}").write_text("\n".join([head, *rows]))
+    config = TableData(name="t", source=str(tmp_path), events=f"events-*{suffix}", fields=("user", "item"))
+    told = rf"events-1\{suffix}, line {line}: column 'item' occurs twice \(places 2 and 4\); rename one"
+    with pytest.raises(DataError, match=told):
+        prepare(Cache(tmp_path / "cache"), config)
+    ((place, message),) = check_columns(config)
+    assert place == ("source",)
+    assert re.search(told, message)
 
 
 def criteo(tmp_path: Path, **changes: Any) -> RankingData:
