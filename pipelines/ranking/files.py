@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -123,3 +124,15 @@ def check_lines(path: Path, columns: int) -> None:
                     f"{path}, line {number}: required are {columns} columns separated by tabs, got {found}: {shown!r};"
                     " correct the line, or fetch the file again if it was cut off"
                 )
+
+
+def line_of(files: Sequence[Path], number: int) -> str:
+    """The line, in words, with an event of files that have an event in every line, numbered through from 0."""
+    path, line = next(itertools.islice(_lines(files), number, None))
+    return f"line {line} of {path}"
+
+
+def _lines(files: Sequence[Path]) -> Iterator[tuple[Path, int]]:
+    for path in files:
+        with path.open("rb") as lines:
+            yield from ((path, number) for number, _ in enumerate(lines, 1))
