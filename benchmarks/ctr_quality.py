@@ -30,6 +30,7 @@ from benchmarks.ctr_job import FUXICTR, OURS_ONLY, PEER, Job, write_splits
 from benchmarks.harness import RESULTS, SMOKE_RESULTS, Peer, peer_python, set_threads, write_json
 from recsys.event_batch import Events
 from recsys.metrics.delong import auc_difference, auc_interval
+from recsys.metrics.scored_counts import ScoredCounts
 from recsys.rankers.training import fit_ranker
 
 EPOCHS = 100
@@ -124,7 +125,7 @@ def fit(job: Job, splits: Mapping[str, Events], sizes: Mapping[str, int], epochs
     ranker = job.ranker(sizes)
     fitted = fit_ranker(ranker, splits["train"], splits["valid"], job.settings(epochs), seed=job.seed)
     scores = ranker.scores(splits["test"])
-    found = auc_interval(splits["test"].labels, scores)
+    found = auc_interval(ScoredCounts.of(splits["test"].labels, scores))
     return {
         "valid/auc": max(record.metrics["auc"] for record in fitted.history),
         "test/auc": found.value,

@@ -52,8 +52,8 @@ class EventRun(abc.ABC, Generic[V, D]):
         codes: SemanticCodes | None = None,
     ) -> None:
         self.files, self.cache, self._context = context.files, context.cache, context
-        self.experiment, self.data, self.headline, self._codes = experiment, data, headline, codes
-        self._maps: dict[int, FieldMaps] = {}
+        self.experiment, self.data, self.headline = experiment, data, headline
+        self._maps = FieldMaps(self.cache, data, experiment.budget, codes)
 
     @abc.abstractmethod
     def train(self, variant: V, maps: Maps, seed: int, follower: Follower) -> TrainedRanker:
@@ -101,10 +101,8 @@ class EventRun(abc.ABC, Generic[V, D]):
 
     def _maps_of(self, variant: V) -> Maps:
         """The id maps of a variant, made or found made."""
-        dim = variant.model.dim
-        if dim not in self._maps:
-            self._maps[dim] = FieldMaps(self.cache, self.data, self.experiment.budget, dim, self._codes)
-        return self.with_fields(variant, self._maps[dim].maps(variant.compressor, self.experiment.seeds[0]))
+        maps = self._maps.maps(variant.compressor, variant.model.dim, self.experiment.seeds[0])
+        return self.with_fields(variant, maps)
 
     def _variant(self, tracker: Tracker, variant: V, seed: int) -> tuple[VariantResult, EvaluatedRanker]:
         name = f"{variant.name}-s{seed}"

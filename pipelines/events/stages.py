@@ -13,6 +13,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 from scipy.sparse import csr_array
 
+from embeddings.budget import Budget as ResolvedBudget
 from embeddings.budget import cluster_to_budget, resolve_budget
 from embeddings.clustering import CoClustering
 from embeddings.compress import compress
@@ -75,19 +76,16 @@ class FieldMaps:
         cache: of the stages.
         data: the events.
         budget: rows of the two compressed tables together.
-        dim: of their tables, which a budget in MiB needs.
         codes: of the items, for the semantic compressors; None for codes made from the graph.
     """
 
-    def __init__(
-        self, cache: Cache, data: PreparedEvents, budget: Budget, dim: int, codes: SemanticCodes | None = None
-    ) -> None:
-        self._cache, self._data, self._budget, self._dim, self._codes = cache, data, budget, dim, codes
+    def __init__(self, cache: Cache, data: PreparedEvents, budget: Budget, codes: SemanticCodes | None = None) -> None:
+        self._cache, self._data, self._budget, self._codes = cache, data, budget, codes
         self._graph: csr_array | None = None
-        self._clusterings: dict[str, CoClustering] = {}
+        self._clusterings: dict[tuple[str, ResolvedBudget], CoClustering] = {}
 
-    def maps(self, compressor: Compressor, seed: int) -> Maps:
-        """The maps of a compressor, made with a seed.
+    def maps(self, compressor: Compressor, dim: int, seed: int) -> Maps:
+        """The maps of a compressor, made with a seed; ``dim`` is that of the tables, which a budget in MiB needs.
 
         Raises:
             DataError: Nothing can be compressed: a side has no id, or no pair of train has one on both sides.
@@ -102,13 +100,13 @@ class FieldMaps:
             "data": self._data.hash,
             "compressor": compressor.model_dump(mode="json"),
             "budget": self._budget.model_dump(mode="json"),
-            "dim": self._dim if self._budget.table_mib else 0,
+            "dim": dim if self._budget.table_mib else 0,
             "seed": seed,
             "libraries": versions(["numpy", "scipy", "numba"]),
         }
         if compressor.name in SEMANTIC:
             key["item codes"] = self._codes and self._codes.version
-        entry = self._cache.stage("field-maps", key, lambda directory: self._build(compressor, seed, directory))
+        entry = self._cache.stage("field-maps", key, lambda directory: self._build(compressor, dim, seed, directory))
         own |= {name: IdMap.load(entry / f"{side}.safetensors") for side, name in self._sides()}
         return Maps(own, entry)
 
@@ -125,7 +123,7 @@ class FieldMaps:
                     " these, or use compressor full"
                 )
 
-    def _build(self, compressor: Compressor, seed: int, directory: Path) -> None:
+    def _build(self, compressor: Compressor, dim: int, seed: int, directory: Path) -> None:
         if self._graph is None:
             self._graph = self._data.graph()
         graph = self._graph
@@ -135,11 +133,12 @@ class FieldMaps:
                 " there is no graph to compress by; lower dataset.min_count or dataset.min_positives, or use"
                 " compressor full"
             )
-        if compressor.algorithm not in self._clusterings:
-            wanted = self._budget
-            budget = resolve_budget(wanted.rows, wanted.table_mib, wanted.resolution, *graph.shape, 4 * self._dim)
-            self._clusterings[compressor.algorithm] = cluster_to_budget(graph, budget, compressor.algorithm)
-        clustering = self._clusterings[compressor.algorithm]
+        wanted = self._budget
+        budget = resolve_budget(wanted.rows, wanted.table_mib, wanted.resolution, *graph.shape, 4 * dim)
+        place = compressor.algorithm, budget
+        if place not in self._clusterings:
+            self._clusterings[place] = cluster_to_budget(graph, budget, compressor.algorithm)
+        clustering = self._clusterings[place]
         rows = clustering.num_user_clusters, clustering.num_item_clusters
         maps = compress_graph(compressor, graph, rows, clustering, seed, self._codes)
         sides = dict(zip(("users", "items"), zip(maps, degrees(graph), strict=True), strict=True))

@@ -89,12 +89,7 @@ class TextFile:
             self.types = dict(self._atomic(name) for name in names)
             names = [name.rpartition(":")[0] for name in names]
         self.columns = [name.strip() for name in names]
-        for position, name in enumerate(self.columns):
-            if name in self.columns[:position]:
-                raise DataError(
-                    f"{self.name}, line 1: column {name!r} occurs twice (places {self.columns.index(name) + 1} and"
-                    f" {position + 1}); rename one"
-                )
+        check_header(self.name, 1, self.columns)
 
     @property
     def _quoting(self) -> Literal[0, 3]:
@@ -289,6 +284,16 @@ class TextFile:
         good, wrong = exact(frame, plan, self.name)
         bad.add(wrong)
         return good, frame.height
+
+
+def check_header(file: str, line: int, columns: Sequence[str]) -> None:
+    """Raise DataError if the header of a file, in a line of it, names a column twice."""
+    for position, name in enumerate(columns):
+        if name in columns[:position]:
+            raise DataError(
+                f"{file}, line {line}: column {name!r} occurs twice (places {columns.index(name) + 1} and"
+                f" {position + 1}); rename one"
+            )
 
 
 def _stray_quotes(chunk: bytes, separator: str) -> bool:

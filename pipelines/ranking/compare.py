@@ -14,6 +14,7 @@ from pipelines.compared_variants import Candidates, best_variant, matched
 from pipelines.errors import DataError, did_you_mean
 from pipelines.run_files import RunFiles
 from recsys.metrics.delong import auc_difference
+from recsys.metrics.grouped_counts import GroupedCounts
 from recsys.rankers.intervals import METRICS, PairedDifference, bootstrap_difference, resampled_metrics
 from recsys.significance import holm
 
@@ -90,7 +91,7 @@ def _difference(
     if metric == "auc":
         found = auc_difference(labels, a, b)
         return PairedDifference(found.low, found.high, found.p)
-    mine, theirs = (resampled_metrics(labels, scores, users)[metric] for scores in (a, b))
+    mine, theirs = (resampled_metrics(GroupedCounts.of(labels, scores, users))[metric] for scores in (a, b))
     return bootstrap_difference(mine, theirs)
 
 

@@ -291,6 +291,7 @@ def _labels(frame: pl.DataFrame, first: int, source: Source) -> npt.NDArray[np.u
     bad = (~known).fill_null(value=True).arg_true()
     if len(bad):
         row, wanted = int(bad[0]), "0 or 1" if at_least is None else "numbers"
-        raise DataError(f"labels must be {wanted}, but event {first + row} has {frame[LABEL][row]!r}; {source.remedy}")
+        told = source.told(first + row)
+        raise DataError(f"labels must be {wanted}, but {told} has {frame[LABEL][row]!r}; {source.remedy}")
     positive = labels if at_least is None else labels >= at_least
     return positive.cast(pl.UInt8).to_numpy()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import polars as pl
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ingest.readers import DAMAGED, parquet_schema
 from pipelines.ingest.source import base_path
+from pipelines.ingest.text import check_header
 
 PARQUET = (".parquet", ".pq")
 TEXT = {".csv": ",", ".tsv": "\t"}
@@ -55,7 +58,7 @@ def scan_files(files: list[Path]) -> pl.LazyFrame:
     the text that they are. The whole file decides, not its first rows.
 
     Raises:
-        DataError: They are of another format, or cannot be read.
+        DataError: They are of another format, name a column twice, or cannot be read.
     """
     frame = _scan(files)
     if files[0].suffix in PARQUET:
@@ -73,15 +76,30 @@ def _scan(files: list[Path]) -> pl.LazyFrame:
             parquet_schema(path, str(path))
         return pl.scan_parquet(files)
     if suffix in TEXT:
-        return pl.scan_csv(files, separator=TEXT[suffix], infer_schema=False)
+        return scan_text(files)
     raise DataError(f"{files[0]}: events must be .parquet, .csv or .tsv, got {suffix!r}")
+
+
+def scan_text(files: list[Path]) -> pl.LazyFrame:
+    """CSV or TSV files of one layout, one after the other; every column is the text that it is.
+
+    Raises:
+        DataError: A header names a column twice, of which polars would rename one.
+    """
+    separator = TEXT[files[0].suffix]
+    for path in files:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+            reader = csv.reader(lines, delimiter=separator)
+            header = next((cells for cells in reader if cells), [])
+            check_header(str(path), reader.line_num, header)
+    return pl.scan_csv(files, separator=separator, infer_schema=False)
 
 
 def columns_of(path: Path) -> list[str]:
     """Names of the columns of a Parquet, CSV or TSV file.
 
     Raises:
-        DataError: It is of another format, or cannot be read.
+        DataError: It is of another format, names a column twice, or cannot be read.
     """
     with readable([path]):
         return _scan([path]).collect_schema().names()
@@ -106,3 +124,15 @@ def check_lines(path: Path, columns: int) -> None:
                     f"{path}, line {number}: required are {columns} columns separated by tabs, got {found}: {shown!r};"
                     " correct the line, or fetch the file again if it was cut off"
                 )
+
+
+def line_of(files: Sequence[Path], number: int) -> str:
+    """The line, in words, with an event of files that have an event in every line, numbered through from 0."""
+    path, line = next(itertools.islice(_lines(files), number, None))
+    return f"line {line} of {path}"
+
+
+def _lines(files: Sequence[Path]) -> Iterator[tuple[Path, int]]:
+    for path in files:
+        with path.open("rb") as lines:
+            yield from ((path, number) for number, _ in enumerate(lines, 1))

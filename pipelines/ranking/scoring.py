@@ -13,7 +13,7 @@ import yaml
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError, did_you_mean
 from pipelines.ranking.encode import BLOCK, Encoding, encode_rows
-from pipelines.ranking.files import readable
+from pipelines.ranking.files import TEXT, readable, scan_text
 from pipelines.ranking.sources import joined, numeric_kinds
 from pipelines.run_directory import default_variant, find_run
 from pipelines.run_files import RunFiles, VariantResult
@@ -24,8 +24,7 @@ from recsys.rankers.ranker import Ranker
 PROBABILITY, LOG_ODDS = "probability", "log_odds"
 DIN = "din"
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
-    ".tsv": lambda path: pl.read_csv(path, infer_schema=False, separator="\t"),
+    **dict.fromkeys(TEXT, lambda path: scan_text([path]).collect()),
     ".parquet": lambda path: pl.read_parquet(path, glob=False),
     ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
 }

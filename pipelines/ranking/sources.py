@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -22,7 +24,7 @@ from pipelines.config_ranking import (
 )
 from pipelines.errors import DataError
 from pipelines.ingest.source import base_path
-from pipelines.ranking.files import PARQUET, check_lines, find_files, readable, require_columns, scan_files
+from pipelines.ranking.files import PARQUET, check_lines, find_files, line_of, readable, require_columns, scan_files
 from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
@@ -54,6 +56,7 @@ class Source:
         files: that the frame will be read from; none where it was read.
         at_least: value that the label of a positive reaches; None where labels are 0 and 1.
         remedy: what helps where a label is neither 0 nor 1.
+        told: an event by its number, in words for messages.
         catalogue: every item, train's or not, by the sorted column of the item field; None where train's items are all.
         histories: what users had before the events, in indices of the catalogue.
         ages: float64 [E], see :func:`pipelines.ranking.item_age.item_ages`, and their unit; None without a time.
@@ -67,6 +70,7 @@ class Source:
     files: tuple[Path, ...] = ()
     at_least: float | None = None
     remedy: str = "correct it"
+    told: Callable[[int], str] = "event {}".format
     catalogue: pl.DataFrame | None = None
     histories: EventHistories | None = None
     ages: tuple[npt.NDArray[np.float64], str] | None = None
@@ -122,7 +126,9 @@ def _read(config: DataConfig, files: list[Path]) -> Source:
             splits = _splits(frame, config)
             facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
             remedy = "write 1 for a click and 0 for none, criteo has no at_least"
-            return Source(frame, splits, CRITEO_FIELDS, kinds, facts, tuple(files), remedy=remedy)
+            found = Source(frame, splits, CRITEO_FIELDS, kinds, facts, tuple(files), remedy=remedy)
+            text = files[0].suffix not in PARQUET
+            return dataclasses.replace(found, told=functools.partial(line_of, files)) if text else found
         case NextItemData():
             return _next_item(config, *files)
         case _:

@@ -7,31 +7,12 @@ is the probability that a positive outranks a negative (Hanley and McNeil 1982).
 
 from __future__ import annotations
 
-import dataclasses
-
 import numba
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 ScoreArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class GroupAuc:
-    """AUC by group.
-
-    Attributes:
-        value: mean of the groups' AUCs weighted by impressions.
-        groups: groups with both classes.
-        skipped: groups with one class, which have no AUC.
-        impressions: rows in ``groups``.
-    """
-
-    value: float
-    groups: int
-    skipped: int
-    impressions: int
 
 
 def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
@@ -57,43 +38,6 @@ def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike
     up.sort()
     down.sort()
     return int(_wins(up, down)) / (2 * len(up) * len(down))
-
-
-def group_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike) -> GroupAuc:
-    """Exact AUC within each group, weighted by impressions (Zhu et al. 2017, "Optimized cost per click", eq. 8).
-
-    Args:
-        labels: [n], 0 or 1 (or bool).
-        scores: float32 or float64 [n].
-        groups: int [n], for example user ids.
-
-    Raises:
-        ValueError: As :func:`roc_auc`, or no group has both classes.
-    """
-    aucs, sizes = group_aucs(labels, scores, groups)
-    valid = ~np.isnan(aucs)
-    if not valid.any():
-        raise ValueError(f"grouped AUC needs a group with both classes, but all {len(aucs):,} groups have one")
-    value = float((aucs[valid] * sizes[valid]).sum() / sizes[valid].sum())
-    return GroupAuc(value, int(valid.sum()), int((~valid).sum()), int(sizes[valid].sum()))
-
-
-def group_aucs(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, groups: npt.ArrayLike
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Exact AUC of every group, float64 [G] by ascending id, NaN for one class; and its impressions, int64 [G].
-
-    Raises:
-        ValueError: As :func:`roc_auc`, but one class may be missing.
-    """
-    positive, values = checked(labels, scores)
-    ids = np.asarray(groups)
-    if ids.shape != positive.shape:
-        raise ValueError(f"groups must have one id per label, got {list(ids.shape)} for {list(positive.shape)} labels")
-    order = np.lexsort((values, ids))
-    starts = np.flatnonzero(np.diff(ids[order], prepend=ids[order[:1]] - 1))
-    bounds = np.append(starts, len(order))
-    return _auc_of_runs(positive[order], values[order], bounds), np.diff(bounds)
 
 
 def checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], ScoreArray]:
@@ -124,26 +68,6 @@ def _wins(up: ScoreArray, down: ScoreArray) -> int:
             reached += 1
         wins += below + reached
     return wins
-
-
-@numba.njit(nogil=True, cache=True)
-def _auc_of_runs(positive: npt.NDArray[np.bool_], values: ScoreArray, bounds: npt.NDArray[np.int64]) -> FloatArray:
-    """AUC of every run ``[bounds[g], bounds[g + 1])`` of ascending values, NaN for one class."""
-    out = np.full(len(bounds) - 1, np.nan)
-    for group in range(len(out)):
-        wins, ups, downs, j = 0, 0, 0, bounds[group]
-        while j < bounds[group + 1]:
-            tied_up, tied_down, score = 0, 0, values[j]
-            while j < bounds[group + 1] and values[j] == score:
-                tied_up += positive[j]
-                tied_down += not positive[j]
-                j += 1
-            wins += tied_up * (2 * downs + tied_down)
-            ups += tied_up
-            downs += tied_down
-        if ups and downs:
-            out[group] = wins / (2.0 * ups * downs)
-    return out
 
 
 def _weighted(positive: npt.NDArray[np.bool_], values: ScoreArray, weights: FloatArray) -> float:

@@ -120,11 +120,8 @@ class ScoredCounts:
         """
         if not len(self.scores):
             raise ValueError("log-loss needs an event, got none")
-        losses = np.zeros((2, len(self.scores)))
-        sides = ((self.positives, -self.scores), (self.negatives, self.scores))
-        for out, (events, against) in zip(losses, sides, strict=True):
-            np.multiply(events, np.logaddexp(0, against), out=out, where=events > 0)  # of no event not even infinity
-        return math.fsum(losses.sum(axis=0)) / (self.num_positives + self.num_negatives)
+        losses = log_losses(self.scores, self.positives, self.negatives)
+        return math.fsum(losses) / (self.num_positives + self.num_negatives)
 
     def normalised_entropy(self) -> float:
         """Log-loss over that of the constant rate of positives (He et al. 2014, eq. 3); below 1 is better than it.
@@ -203,14 +200,36 @@ class ScoredCounts:
         return bool(up.min() >= down.max() or down.min() >= up.max())
 
 
+def log_losses(log_odds: FloatArray, positives: IntArray, negatives: IntArray) -> FloatArray:
+    """Sum of ``-ln p(label)`` of the events at each score, float64 [K]."""
+    losses = np.zeros((2, len(log_odds)))
+    for out, events, against in zip(losses, (positives, negatives), (-log_odds, log_odds), strict=True):
+        np.multiply(events, np.logaddexp(0, against), out=out, where=events > 0)  # of no event not even infinity
+    total: FloatArray = losses.sum(axis=0)
+    return total
+
+
 def _padded(counts: IntArray, before: int, after: int) -> IntArray:
     return np.pad(counts.astype(np.int64), (before, after))
 
 
 def _merged(scores: FloatArray, positives: IntArray, negatives: IntArray) -> ScoredCounts:
-    scores = scores + 0.0  # -0.0 is 0.0
-    order = np.argsort(scores, kind="stable")
-    scores = scores[order]
-    starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]])) if len(scores) else np.empty(0, int)
-    sums: list[Any] = [np.add.reduceat(side[order], starts) if len(starts) else side for side in (positives, negatives)]
-    return ScoredCounts(scores[starts], *sums)
+    return ScoredCounts(*summed((scores + 0.0,), positives, negatives))  # -0.0 is 0.0
+
+
+def summed(
+    keys: tuple[npt.NDArray[Any], ...], positives: IntArray, negatives: IntArray
+) -> tuple[npt.NDArray[Any], ...]:
+    """The distinct rows of the keys [n], ascending, the first key first, and their sums of the counts [n]: all [K]."""
+    order = np.lexsort(keys[::-1])
+    keys = tuple(key[order] for key in keys)
+    first = np.arange(len(order)) == 0
+    for key in keys:
+        first[1:] |= key[1:] != key[:-1]
+    starts = np.flatnonzero(first)
+    return *(key[starts] for key in keys), *(sums_of_runs(side[order], starts) for side in (positives, negatives))
+
+
+def sums_of_runs(values: npt.NDArray[Any], starts: IntArray) -> npt.NDArray[Any]:
+    """Sum of each run of the values, the first of which starts at 0; without a run, empty."""
+    return np.add.reduceat(values, starts) if len(starts) else values[:0]

@@ -22,7 +22,7 @@ class Dlrm(Ranker):
         bottom: hidden widths of the bottom tower.
 
     Raises:
-        ValueError: The fields have different dimensions.
+        ValueError: The fields have different dimensions, or one field without numbers has no pair.
     """
 
     def __init__(self, tables: TableCollection, num_dense: int, tower: Tower, bottom: tuple[int, ...] = (64,)) -> None:
@@ -30,6 +30,10 @@ class Dlrm(Ranker):
         dim = self.equal_dims()
         self.bottom = perceptron(num_dense, Tower(bottom), self.noise, out=dim) if num_dense else None
         count = len(tables.fields) + bool(num_dense)
+        if count < 2:
+            raise ValueError(
+                f"Dlrm multiplies pairs of fields, got {tables.fields[0].name} alone; add a field or a number"
+            )
         first, second = torch.triu_indices(count, count, offset=1)
         self.register_buffer("pairs", first * count + second, persistent=False)
         self.top = perceptron(len(first) + (dim if num_dense else 0), tower, self.noise, out=1)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.event_batch import Events
-from recsys.metrics.auc import group_auc
 from recsys.metrics.delong import auc_interval
+from recsys.metrics.grouped_counts import GroupedCounts
 from recsys.metrics.scored_counts import ScoredCounts
 from recsys.rankers.intervals import bootstrap_intervals
 
@@ -86,7 +86,32 @@ def evaluate_ranker(
         ages: of the items at the events; gives slices by fifths of the ages.
         users: int32 [E], whose event each is, for GAUC and the bootstrap; None where every user has an id in ``user``.
     """
-    counts = ScoredCounts.of(events.labels, scores)
+    users = events.column(user) if users is None else users
+    parts = {f"{field} value": _values(events, field) for field in by}
+    positive = train.labels == 1
+    for field in (user, item):
+        ids, known, size = events.column(field), train.column(field), (sizes or {}).get(field)
+        parts[f"train events of the {field}"] = _activity(ids, known, size)
+        parts[f"train positives of the {field}"] = _activity(ids, known[positive], size)
+    if ages is not None:
+        parts["age of the item"] = _by_age(ages)
+    slices = {
+        name: [(label, ScoredCounts.of(events.labels[rows], scores[rows])) for label, rows in found]
+        for name, found in parts.items()
+    }
+    return evaluate_counts(GroupedCounts.of(events.labels, scores, users), slices)
+
+
+def evaluate_counts(
+    by_user: GroupedCounts, slices: Mapping[str, Sequence[tuple[str, ScoredCounts]]]
+) -> RankingEvaluation:
+    """Evaluate counted events, which workers may have counted apart and merged.
+
+    Args:
+        by_user: events by user and log-odds, at least one.
+        slices: by name, the label and the events of each; one without events is left out.
+    """
+    counts = by_user.ungrouped()
     metrics = {"log_loss": counts.log_loss(), "ece": counts.reliability().error}
     ci95: dict[str, tuple[float, float]] = {}
     curves: dict[str, dict[str, list[float]]] = {"scores": _histogram(counts), "reliability": _reliability(counts)}
@@ -101,22 +126,13 @@ def evaluate_ranker(
         }
         curves["roc"] = _roc(counts)
         if min(counts.num_positives, counts.num_negatives) > 1:
-            found = auc_interval(events.labels, scores)
+            found = auc_interval(counts)
             ci95["auc"] = (found.low, found.high)
-        users = events.column(user) if users is None else users
-        ci95 |= bootstrap_intervals(events.labels, scores, users)
-        both = np.intersect1d(users[events.labels == 1], users[events.labels == 0])
-        if len(both):
-            metrics["gauc"] = group_auc(events.labels, scores, users).value
-    slices = {f"{field} value": _slices(events, scores, _values(events, field)) for field in by}
-    positive = train.labels == 1
-    for field in (user, item):
-        ids, known, size = events.column(field), train.column(field), (sizes or {}).get(field)
-        slices[f"train events of the {field}"] = _slices(events, scores, _activity(ids, known, size))
-        slices[f"train positives of the {field}"] = _slices(events, scores, _activity(ids, known[positive], size))
-    if ages is not None:
-        slices["age of the item"] = _slices(events, scores, _by_age(ages))
-    return RankingEvaluation(len(events), metrics, ci95, curves, slices)
+        ci95 |= bootstrap_intervals(by_user)
+        if not np.isnan(by_user.group_aucs()[0]).all():
+            metrics["gauc"] = by_user.auc().value
+    rows = {name: [_slice(label, part) for label, part in parts if len(part.scores)] for name, parts in slices.items()}
+    return RankingEvaluation(counts.num_positives + counts.num_negatives, metrics, ci95, curves, rows)
 
 
 def _activity(
@@ -153,20 +169,13 @@ def _values(events: Events, field: str) -> list[tuple[str, npt.NDArray[np.bool_]
     return [(str(value), ids == value) for value in np.unique(ids)]
 
 
-def _slices(
-    events: Events, scores: npt.NDArray[np.float32], parts: list[tuple[str, npt.NDArray[np.bool_]]]
-) -> list[dict[str, Any]]:
-    found = []
-    for label, rows in parts:
-        labels = events.labels[rows]
-        positives = int(labels.sum())
-        row: dict[str, Any] = {"label": label, "events": len(labels), "positives": positives}
-        if min(positives, len(labels) - positives) > 1:
-            interval = auc_interval(labels, scores[rows])
-            row |= {"auc": interval.value, "low": interval.low, "high": interval.high}
-        if len(labels):
-            found.append(row)
-    return found
+def _slice(label: str, counts: ScoredCounts) -> dict[str, Any]:
+    positives, negatives = counts.num_positives, counts.num_negatives
+    row: dict[str, Any] = {"label": label, "events": positives + negatives, "positives": positives}
+    if min(positives, negatives) > 1:
+        interval = auc_interval(counts)
+        row |= {"auc": interval.value, "low": interval.low, "high": interval.high}
+    return row
 
 
 def _roc(counts: ScoredCounts) -> dict[str, list[float]]:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.intervals import resampled_counts
-from recsys.metrics.auc import checked, group_aucs
+from recsys.metrics.grouped_counts import GroupedCounts
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 METRICS = ("log_loss", "gauc", "pr_auc")
 RESAMPLES = 1000
 
@@ -26,14 +27,12 @@ class PairedDifference:
 
 
 def bootstrap_intervals(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
+    counts: GroupedCounts, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of 95 % (Efron 1979) of log-loss, GAUC and PR-AUC.
 
     Args:
-        labels: [E], 0 or 1.
-        scores: float [E], log-odds.
-        users: int [E], at least 0.
+        counts: events by user and log-odds.
         resamples: how often the users are drawn.
         seed: of the draws.
 
@@ -41,7 +40,7 @@ def bootstrap_intervals(
         By metric; one that is undefined in half of the resamples or more, for want of a class, is absent.
     """
     found = {}
-    for name, values in resampled_metrics(labels, scores, users, resamples=resamples, seed=seed).items():
+    for name, values in resampled_metrics(counts, resamples=resamples, seed=seed).items():
         known = values[~np.isnan(values)]
         if 2 * len(known) > resamples:
             low, high = np.quantile(known, [0.025, 0.975])
@@ -60,55 +59,59 @@ def bootstrap_difference(a: FloatArray, b: FloatArray) -> PairedDifference:
     return PairedDifference(float(low), float(high), min(1.0, 2 * (side + 1) / (len(differences) + 1)))
 
 
-def resampled_metrics(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, users: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, FloatArray]:
+def resampled_metrics(counts: GroupedCounts, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, FloatArray]:
     """Log-loss, GAUC and PR-AUC of resampled users, float64 [R] each, NaN where a resample lacks a class.
 
     Arguments are those of :func:`bootstrap_intervals`. Scores of the same events with the same seed share resamples.
 
     Raises:
-        ValueError: As :func:`recsys.metrics.auc.roc_auc`, but one class may be missing, or there is no event.
+        ValueError: There is no event.
     """
-    positive, values = checked(labels, scores)
-    if not len(positive):
+    if not len(counts.scores):
         raise ValueError("a bootstrap needs an event, got none")
-    _, user = np.unique(np.asarray(users), return_inverse=True)
-    losses = np.bincount(user, np.logaddexp(0.0, np.where(positive, -values, values).astype(np.float64)))
-    aucs, events = group_aucs(positive, values, user)
-    graded = np.where(np.isnan(aucs), 0.0, events)
-    sums = np.stack([losses, events.astype(np.float64), np.nan_to_num(aucs) * graded, graded], axis=1)
-    order = np.argsort(-values, kind="stable")
-    last = np.append(values[order][1:] != values[order][:-1], True)
+    aucs, events = counts.group_aucs()
+    graded = np.where(np.isnan(aucs), 0, events)
+    sums = np.stack([counts.group_log_losses(), events, np.nan_to_num(aucs) * graded, graded], axis=1)
+    falling = _falling(counts)
     out = {name: np.empty(resamples) for name in METRICS}
     first = 0
-    for counts in resampled_counts(len(events), resamples, seed):
-        rows = slice(first, first + len(counts))
-        totals = counts.astype(np.float64) @ sums
+    for drawn in resampled_counts(len(events), resamples, seed):
+        rows = slice(first, first + len(drawn))
+        totals = drawn.astype(np.float64) @ sums
         with np.errstate(invalid="ignore"):
             out["log_loss"][rows] = totals[:, 0] / totals[:, 1]
             out["gauc"][rows] = totals[:, 2] / totals[:, 3]
-        out["pr_auc"][rows] = _average_precisions(counts, user[order], positive[order], last)
-        first += len(counts)
+        out["pr_auc"][rows] = _average_precisions(drawn, *falling)
+        first += len(drawn)
     return out
+
+
+def _falling(counts: GroupedCounts) -> tuple[IntArray, IntArray, IntArray, npt.NDArray[np.bool_]]:
+    """By falling score: the place of the user among the users, positives, all events, and whether the score ends."""
+    order = np.argsort(-counts.scores, kind="stable")
+    starts, scores = counts.starts, counts.scores[order]
+    users = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
+    totals = counts.positives + counts.negatives
+    return users[order], counts.positives[order], totals[order], np.append(scores[1:] != scores[:-1], True)
 
 
 @numba.njit(nogil=True, cache=True)
 def _average_precisions(
-    counts: npt.NDArray[np.uint8],
-    users: npt.NDArray[np.int64],
-    positive: npt.NDArray[np.bool_],
+    drawn: npt.NDArray[np.uint8],
+    users: IntArray,
+    positives: IntArray,
+    totals: IntArray,
     last: npt.NDArray[np.bool_],
 ) -> FloatArray:
-    """Average precision, each event as often as its user was drawn; events by falling score, ``last`` ends a tie."""
-    out = np.full(len(counts), np.nan)
-    for row in range(len(counts)):
+    """Average precision of each row of ``drawn``, how often each user is; the rest is from :func:`_falling`."""
+    out = np.full(len(drawn), np.nan)
+    for row in range(len(drawn)):
         hits, seen, tied, area = 0, 0, 0, 0.0
-        for event in range(len(users)):
-            count = counts[row, users[event]]
-            seen += count
-            tied += count * positive[event]
-            if last[event] and tied:
+        for place in range(len(users)):
+            times = drawn[row, users[place]]
+            seen += times * totals[place]
+            tied += times * positives[place]
+            if last[place] and tied:
                 hits += tied
                 area += tied * (hits / seen)
                 tied = 0

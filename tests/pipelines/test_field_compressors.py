@@ -98,7 +98,7 @@ def prepared(config: Path) -> RankingData:
 
 def added(config: Path, seed: int = 0, **compressors: FieldCompressor) -> Maps:
     cache, data = Cache(config.parent / "cache"), prepared(config)
-    full = FieldMaps(cache, data, Budget(rows="50%"), DIM).maps(Compressor(), seed)
+    full = FieldMaps(cache, data, Budget(rows="50%")).maps(Compressor(), DIM, seed)
     return OtherFields(cache, data).add(full, compressors, seed)
 
 

@@ -101,8 +101,8 @@ def test_semantic_codes_give_an_item_without_train_events_the_rows_of_its_like(t
         gates={"max_colliding": 1.0, "max_prefix_share": 1.0},  # type: ignore[arg-type]
     )
     codes = semantic_stage(cache, EventCatalogue(data), settings, 0).codes
-    maps = FieldMaps(cache, data, Budget(rows="40%"), 4, codes)
-    made = maps.maps(Compressor(name="semantic_ngram", semantic=SemanticRows(users="frequency")), 0)
+    maps = FieldMaps(cache, data, Budget(rows="40%"), codes)
+    made = maps.maps(Compressor(name="semantic_ngram", semantic=SemanticRows(users="frequency")), 4, 0)
     semantic, entry = made.fields, made.entry
     items = semantic["item_id"]
     weights = items.lookup_weights(np.arange(ITEMS))
@@ -113,7 +113,7 @@ def test_semantic_codes_give_an_item_without_train_events_the_rows_of_its_like(t
     assert len({tuple(rows) for rows in summed[:3]}) == 3
     assert semantic["user_id"].compressor == "frequency" and semantic["brand"].compressor == "full"
     assert entry is not None and (entry / "maps.json").is_file()
-    hashed = maps.maps(Compressor(name="double_hash"), 0).fields["item_id"]
+    hashed = maps.maps(Compressor(name="double_hash"), 4, 0).fields["item_id"]
     assert (hashed.rows[:3] == hashed.unseen_row).all() and hashed.num_rows == items.num_rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,29 @@ def test_a_joined_file_may_have_keys_of_another_type(tmp_path: Path) -> None:
     assert data.vocabulary("kind")["value"].to_list() == ["a", "b", None]
 
 
+@pytest.mark.parametrize(
+    ("head", "line", "suffix"),
+    [
+        ("user,item,label,item", 1, ".csv"),
+        ("\ufeffuser,item,label,item", 1, ".csv"),
+        ('\n\nuser,"item",label,item', 3, ".csv"),
+        ("user\titem\tlabel\titem", 1, ".tsv"),
+    ],
+)
+def test_a_column_that_a_header_names_twice_is_told(tmp_path: Path, head: str, line: int, suffix: str) -> None:
+    rows = ["1,1,0,1".replace(",", "\t" if suffix == ".tsv" else ",")] * ROWS
+    good = events().select("user", "item", "label", pl.lit(1).alias("more"))
+    good.write_csv(tmp_path / f"events-0{suffix}", separator="\t" if suffix == ".tsv" else ",")
+    (tmp_path / f"events-1{suffix}").write_text("\n".join([head, *rows]))
+    config = TableData(name="t", source=str(tmp_path), events=f"events-*{suffix}", fields=("user", "item"))
+    told = rf"events-1\{suffix}, line {line}: column 'item' occurs twice \(places 2 and 4\); rename one"
+    with pytest.raises(DataError, match=told):
+        prepare(Cache(tmp_path / "cache"), config)
+    ((place, message),) = check_columns(config)
+    assert place == ("source",)
+    assert re.search(told, message)
+
+
 def criteo(tmp_path: Path, **changes: Any) -> RankingData:
     """20 good lines, of which the fourth is changed: columns by name, or ``cut`` of them kept."""
     names = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
@@ -215,16 +239,30 @@ def criteo(tmp_path: Path, **changes: Any) -> RankingData:
     ("changes", "message"),
     [
         ({"I1": "many"}, "'I1' must have finite numbers, but row 3 has 'many'"),
-        ({"label": "500"}, "labels must be 0 or 1, but event 3 has '500'; write 1 for a click and 0 for none"),
+        ({"label": "500"}, r"0 or 1, but line 4 of .*train\.txt has '500'; write 1 for a click and 0 for none"),
         ({"C26": "7\t7"}, r"train\.txt, line 4: required are 40 columns separated by tabs, got 41: '1"),
         *(({"cut": cut}, rf"train\.txt, line 4: required are 40 columns .*, got {cut}: '1") for cut in (3, 20, 39)),
         ({"cut": 0}, "line 4: required are 40 columns separated by tabs, got 1: ''; correct the line, or fetch"),
-        ({"label": ""}, "labels must be 0 or 1, but event 3 has None"),
+        ({"label": ""}, r"labels must be 0 or 1, but line 4 of .*train\.txt has None"),
     ],
 )
 def test_a_mistake_in_criteo_text_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         criteo(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(("day", "line"), [(0, 1), (0, 4), (1, 1), (2, 4)])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_criteo_label_is_told_by_file_and_line(tmp_path: Path, day: int, line: int, end: str) -> None:
+    """The last line of a file may lack its end; the files after it begin with line 1."""
+    for place in range(3):
+        labels = [str(row % 2) for row in range(4 + place)]
+        if place == day:
+            labels[line - 1] = "2"
+        (tmp_path / f"day_{place}.txt").write_text(end.join("\t".join([label] + ["7"] * 39) for label in labels))
+    with pytest.raises(DataError, match=rf"must be 0 or 1, but line {line} of .*/day_{day}\.txt has '2'; write 1"):
+        config = CriteoData(name="c", source=str(tmp_path), events="day_*.txt", min_count=1)
+        prepare(Cache(tmp_path / "cache"), config)
 
 
 def test_criteo_with_commas_is_told_at_its_first_line(tmp_path: Path) -> None:

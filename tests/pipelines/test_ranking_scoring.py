@@ -194,6 +194,11 @@ def test_a_damaged_file_of_rows_is_told(run: Path, tmp_path: Path) -> None:
         ),
         ("user,item,shop,price,clicks,fixed\n", ("--variant", "smal"), "has no variant 'smal'; did you mean small"),
         ("user,item\n1,i1,2,3\n", (), "wrong.csv: cannot be read (found more fields than defined"),
+        (
+            "user,item,shop,item\n1,i1,s,i1\n",
+            (),
+            "wrong.csv, line 1: column 'item' occurs twice (places 2 and 4); rename",
+        ),
         ("user\n", ("--out", "x.txt"), r"scored rows are written as .csv or .parquet, got 'x.txt'"),
     ],
 )

@@ -73,6 +73,14 @@ def swept(place: Path) -> Path:
     return place / done.stdout.splitlines()[-1]
 
 
+def write_ctr(directory: Path) -> None:
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 30, 1500), rng.integers(0, 20, 1500)
+    labels = ((users % 3 == items % 3) ^ (rng.random(1500) < 0.05)).astype(np.int64)
+    pl.DataFrame({"user": users, "item": items, "label": labels}).write_parquet(directory / "interactions.parquet")
+    (directory / "ctr.yaml").write_text(CTR.format(source=directory))
+
+
 def trials(directory: Path) -> list[dict]:
     return json.loads((directory / "trials.json").read_bytes())
 
@@ -165,12 +173,8 @@ def test_rankers_are_searched_and_each_trial_is_a_child_run(
     tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    users, items = rng.integers(0, 30, 1500), rng.integers(0, 20, 1500)
-    labels = ((users % 3 == items % 3) ^ (rng.random(1500) < 0.05)).astype(np.int64)
-    pl.DataFrame({"user": users, "item": items, "label": labels}).write_parquet(tmp_path / "interactions.parquet")
+    write_ctr(tmp_path)
     shutil.copy(migrated, tmp_path / "mlflow.db")
-    (tmp_path / "ctr.yaml").write_text(CTR.format(source=tmp_path))
     experiment = load_experiment(str(tmp_path / "ctr.yaml"), [f"output={tmp_path}/runs"])
     assert isinstance(experiment, RankingExperiment)
     best = run_sweep(experiment, trials=2, quiet=True)
@@ -193,6 +197,18 @@ def test_rankers_are_searched_and_each_trial_is_a_child_run(
     assert not any("test" in name for run in known for name in run.data.metrics)
     run_sweep(experiment, trials=2, quiet=True)
     assert len(client.search_runs([parent.info.experiment_id])) == 5
+
+
+def test_a_budget_that_cannot_be_met_is_told_before_the_first_trial(tmp_path: Path, place: Path) -> None:
+    write_ctr(tmp_path)
+    for directory, arguments in (
+        (tmp_path, ("ctr.yaml", "tracking.enabled=false")),
+        (place, ("tiny.yaml", "variants=[item-knn, mf-full, mf-graphhash]")),
+    ):
+        done = recsys(directory, "sweep", *arguments, "budget.rows=90000", "--trials", "1")
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert "error: budget.rows=90000 (90,000 rows) is out of range" in done.stderr
+        assert "-t0: " not in done.stderr
 
 
 def test_every_kind_of_retriever_is_searched(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import roc_auc_score
 
 from recsys.catalogue_auc import catalogue_auc
-from recsys.metrics.auc import group_auc, roc_auc
+from recsys.metrics.auc import roc_auc
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -38,19 +38,6 @@ def test_scores_that_bins_would_merge() -> None:
     assert roc_auc(np.arange(1000) >= 500, scores) == 1
 
 
-def test_groups_equal_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    groups, labels = rng.integers(0, 40, 1000), rng.random(1000) < 0.1
-    scores = rng.integers(0, 20, 1000).astype(np.float32)
-    both = [g for g in range(40) if 0 < labels[groups == g].mean() < 1]
-    sizes = [(groups == g).sum() for g in both]
-    aucs = [roc_auc_score(labels[groups == g], scores[groups == g]) for g in both]
-    result = group_auc(labels, scores, groups)
-    assert result.value == pytest.approx(np.average(aucs, weights=sizes), abs=1e-12)
-    assert (result.groups, result.skipped, result.impressions) == (len(both), 40 - len(both), sum(sizes))
-    assert result.skipped > 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,13 +53,6 @@ def test_groups_equal_a_loop() -> None:
 def test_errors(arguments: tuple[list[float], ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         roc_auc(*arguments)
-
-
-def test_group_errors() -> None:
-    with pytest.raises(ValueError, match="all 2 groups have one"):
-        group_auc([0, 1], [0.0, 1.0], [3, 4])
-    with pytest.raises(ValueError, match=r"one id per label, got \[1\] for \[2\] labels"):
-        group_auc([0, 1], [0.0, 1.0], [3])
 
 
 class Table:

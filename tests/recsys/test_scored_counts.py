@@ -101,7 +101,7 @@ def test_delong_is_its_definition() -> None:
     labels, a = data(300, ties=3)
     b = a + np.random.default_rng(9).normal(0, 1, 300).round(1)
     aucs, covariance = delong_oracle(labels, a, b)
-    found = auc_interval(labels, a)
+    found = auc_interval(ScoredCounts.of(labels, a))
     assert (found.value, found.error) == pytest.approx((aucs[0], covariance[0, 0] ** 0.5), abs=1e-12)
     assert found.value == pytest.approx(roc_auc(labels, a), abs=1e-14)
     assert found.high - found.value == pytest.approx(1.96 * found.error, rel=1e-4)
@@ -118,6 +118,16 @@ def test_a_system_against_itself_has_no_difference() -> None:
     assert (pair.difference, pair.low, pair.high, pair.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_a_difference_whose_variance_is_not_known_is_not_certain() -> None:
+    """Perfect scores against constant ones move every event alike: DeLong's variance is 0 at any number of events."""
+    labels = np.repeat([0, 1], 3)
+    pair = auc_difference(labels, labels, np.zeros(6))
+    assert (pair.difference, pair.low, pair.high, pair.p) == (0.5, -1.0, 1.0, 1.0)
+    shifted = auc_difference(labels, [0, 1, 2, 0, 1, 2], [1, 3, 5, 0, 2, 4])
+    assert shifted.difference == pytest.approx(1 / 6)
+    assert (shifted.low, shifted.high, shifted.p) == (-1.0, 1.0, 1.0)
+
+
 def test_degenerate_input() -> None:
     ones = ScoredCounts.of([1, 1], [0.1, 0.2])
     for compute in (ones.auc, ones.normalised_entropy, ones.calibration, ones.roc):
@@ -130,7 +140,9 @@ def test_degenerate_input() -> None:
     with pytest.raises(ValueError, match=r"labels must be 0 or 1, but labels\[1\] is 2"):
         ScoredCounts.of([0, 2], [0.1, 0.2])
     with pytest.raises(ValueError, match="two events of each class, got 1 and 2"):
-        auc_interval([1, 0, 0], [0.3, 0.1, 0.2])
+        auc_interval(ScoredCounts.of([1, 0, 0], [0.3, 0.1, 0.2]))
+    with pytest.raises(ValueError, match="two events of each class, got 2 and 1"):
+        auc_difference([1, 0, 1], [0.3, 0.1, 0.2], [0.3, 0.1, 0.2])
     constant = ScoredCounts.of([0, 1, 1], [0.5, 0.5, 0.5])
     assert constant.auc() == 0.5
     assert all(math.isnan(value) for value in constant.calibration())

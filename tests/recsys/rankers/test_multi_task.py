@@ -1,39 +1,26 @@
-"""Experts and the multi-task ranker: the dense sum without what is not routed, learning, resume, files, mistakes."""
+"""Experts and the multi-task ranker: the dense sum without what is not routed, levels, losses, mistakes."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from embeddings.id_map import IdMap
-from embeddings.tables import OptimizerSpec
-from embeddings.tables.collection import Field, build_collection
 from recsys.rankers.experts import Experts
-from recsys.rankers.gates.build import GateName, GateSpec
+from recsys.rankers.gates.build import GateSpec
 from recsys.rankers.gates.dense_to_sparse import Annealing
-from recsys.rankers.gates.permuted import PermutationSearch
-from recsys.rankers.multi_task import MultiTaskRanker, MultiTaskSpec, Task, build_multi_task
+from recsys.rankers.multi_task import MultiTaskRanker
 from recsys.rankers.multi_task_checkpoint import load_multi_task, save_multi_task
 from recsys.rankers.multi_task_training import fit_multi_task, validation_metrics
 from recsys.rankers.ranker import Tower
-from recsys.rankers.training import RankingSettings
-from recsys.settings import EpochRecord, Selection, TrainingDivergedError
+from recsys.settings import Selection, TrainingDivergedError
 from recsys.task_events import TaskEvents, join_task_events
 from recsys.training_state import CheckpointError
-
-WATCH, RATING = Task("watch", "binary", 0.3), Task("rating", "regression", 0.7, mean=3.0, deviation=2.0)
-SPEC = MultiTaskSpec((WATCH, RATING), GateSpec("comet", gamma=0.5), 4, 0, Tower((8,)), Tower((8,)))
-NAMES: tuple[GateName, ...] = ("softmax", "top_k", "hash", "dselect_k", "comet", "dense_to_sparse")
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.recsys.multi_task_fixture import SPEC, WATCH, events, gated, generator, model, settings
 
 
 def experts(hidden: tuple[int, ...] = (7, 4), dropout: float = 0.0) -> Experts:
@@ -124,68 +111,6 @@ def test_diversified_experts_are_masked_copies_of_the_first() -> None:
     assert (made.biases[0] == made.biases[0][0]).all()
 
 
-def events(count: int, seed: int) -> TaskEvents:
-    """Watched where user and item have the same parity; the rating, known for the watched, is 1 or 5 by the user."""
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(0, 8, (count, 2)).astype(np.int32)
-    watched = ids.sum(1) % 2 == 0
-    labels = np.stack([watched, np.where(watched, 1.0 + 4.0 * (ids[:, 0] >= 4), np.nan)], axis=1)
-    return TaskEvents(ids, labels.astype(np.float32), ("user", "item"), ("watch", "rating"))
-
-
-def model(spec: MultiTaskSpec = SPEC, seed: int = 0) -> MultiTaskRanker:
-    fields = [Field(name, IdMap(np.arange(8)[:, None], 9, 8, "full"), 4) for name in ("user", "item")]
-    optimizer = OptimizerSpec("adam", lr=0.01)
-    tables = build_collection(fields, optimizer=optimizer, init_std=0.3, generator=np.random.default_rng(seed))
-    return build_multi_task(spec, tables, seed=seed)
-
-
-def gated(name: GateName, **changes: Any) -> MultiTaskSpec:
-    return dataclasses.replace(SPEC, gate=GateSpec(name, gamma=0.5, annealing=Annealing(1.0, 2.0)), **changes)
-
-
-def settings(**changes: Any) -> RankingSettings:
-    chosen = {"batch_size": 64, "epochs": 8, "lr": 0.01, "table_lr": 0.01, "checkpoint_minutes": 0.0}
-    return RankingSettings(**chosen | {"selection": Selection("neg_loss", 1, 8, refit=False)} | changes)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_gate_learns_both_tasks(name: GateName) -> None:
-    ranker = model(gated(name))
-    chosen = settings(epochs=12, lr=0.02, table_lr=0.02)
-    fit_multi_task(ranker, events(1000, 0), events(300, 1), chosen, seed=0)
-    found = validation_metrics(ranker, events(400, 2))
-    assert found["watch/auc"] > (0.8 if name == "dense_to_sparse" else 0.95), "EvoMoE's experts start late"
-    assert found["rating/rmse"] < 0.6, "a constant has 2"
-    if name in ("top_k", "hash", "dense_to_sparse"):
-        assert found["watch/experts"] == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize("refit", [False, True])
-def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, refit: bool) -> None:
-    """With everything that draws or has a clock: dropout, Gumbel noise, diversified copies, a permutation search."""
-    gate = GateSpec("dense_to_sparse", k=1, annealing=Annealing(1.5, 2.0), search=PermutationSearch(epochs=2.0))
-    spec = dataclasses.replace(SPEC, gate=gate, expert=Tower((8,), 0.3), head=Tower((8,), 0.2))
-    data = events(300, 0), events(200, 1)
-    chosen = settings(epochs=4, plateau_factor=0.5, selection=Selection("watch/auc", 1, 4, refit=refit))
-    whole, resumed = model(spec), model(spec)
-    expected = fit_multi_task(whole, *data, chosen, seed=4)
-
-    class Killed(Exception):  # noqa: N818 - a kill, not an error
-        pass
-
-    def kill(record: EpochRecord) -> None:
-        if record.epoch == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        fit_multi_task(model(spec), *data, chosen, seed=4, checkpoint_dir=tmp_path, on_epoch=kill)
-    result = fit_multi_task(resumed, *data, chosen, seed=4, checkpoint_dir=tmp_path)
-    assert [r.metrics for r in result.history] == [r.metrics for r in expected.history]
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
-
-
 def test_experts_diverge_when_evomoe_s_gate_opens() -> None:
     ranker = model(dataclasses.replace(SPEC, gate=GateSpec("dense_to_sparse", annealing=Annealing(1.0, 2.0))))
     mixture = ranker.levels[0].mixture
@@ -256,16 +181,6 @@ def test_levels_are_progressive_layered_extraction(levels: int, private: int) ->
     np.testing.assert_allclose(ranker(ids).values.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_levels_learn_and_are_saved(tmp_path: Path) -> None:
-    ranker = model(gated("softmax", private=2, levels=2))
-    fit_multi_task(ranker, events(1000, 0), events(300, 1), settings(epochs=12, lr=0.02, table_lr=0.02), seed=0)
-    assert validation_metrics(ranker, events(400, 2))["watch/auc"] > 0.95
-    assert all(part.grad is not None and part.grad.any() for part in ranker.levels.parameters())
-    save_multi_task(ranker, tmp_path / "saved")
-    loaded = load_multi_task(tmp_path / "saved")
-    np.testing.assert_array_equal(loaded.predict(events(50, 0))[0], ranker.predict(events(50, 0))[0])
-
-
 def test_the_loss_is_over_known_labels() -> None:
     ranker = model()
     values = torch.tensor([[2.0, 0.5], [-1.0, 7.0], [0.0, 1.0]])
@@ -290,19 +205,6 @@ def test_metrics_are_those_of_the_predictions() -> None:
     assert found["neg_loss"] == pytest.approx(-expected, rel=1e-5)
     np.testing.assert_allclose(usage[0].sum(1), 1.0, rtol=1e-5)
     assert found["watch/experts"] == pytest.approx(usage[1, 0].sum())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_saved_ranker_predicts_the_same_bits(tmp_path: Path, name: GateName) -> None:
-    spec = dataclasses.replace(gated(name), gate=GateSpec(name, search=PermutationSearch()), private=1)
-    ranker = model(spec, seed=3)
-    ranker.advance(2.5)
-    save_multi_task(ranker, tmp_path / "saved")
-    loaded = load_multi_task(tmp_path / "saved")
-    assert loaded.spec == spec
-    data = events(50, 0)
-    for ours, theirs in zip(loaded.predict(data), ranker.predict(data), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

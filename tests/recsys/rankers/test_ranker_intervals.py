@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from recsys.intervals import resampled_counts
+from recsys.metrics.grouped_counts import GroupedCounts
 from recsys.rankers.intervals import bootstrap_difference, bootstrap_intervals, resampled_metrics
 
 
@@ -20,7 +21,7 @@ def data(events: int = 600, users: int = 40, seed: int = 0) -> tuple[np.ndarray,
 
 def test_each_resample_has_the_metrics_of_its_events() -> None:
     labels, scores, users = data()
-    found = resampled_metrics(labels, scores, users, resamples=70, seed=5)
+    found = resampled_metrics(GroupedCounts.of(labels, scores, users), resamples=70, seed=5)
     known, place = np.unique(users, return_inverse=True)
     counts = np.concatenate(list(resampled_counts(len(known), 70, 5)))
     assert counts.shape == (70, len(known))
@@ -41,26 +42,27 @@ def test_each_resample_has_the_metrics_of_its_events() -> None:
 
 def test_intervals_hold_the_value_and_repeat() -> None:
     labels, scores, users = data()
-    found = bootstrap_intervals(labels, scores, users)
+    counts = GroupedCounts.of(labels, scores, users)
+    found = bootstrap_intervals(counts)
     low, high = found["pr_auc"]
     assert low < average_precision_score(labels, scores) < high
     assert set(found) == {"log_loss", "gauc", "pr_auc"}
-    assert bootstrap_intervals(labels, scores, users) == found
-    assert bootstrap_intervals(labels, scores, users, seed=1) != found
+    assert bootstrap_intervals(counts) == found
+    assert bootstrap_intervals(counts, seed=1) != found
 
 
 def test_events_of_a_user_are_drawn_together() -> None:
     """Copies of a user's events say nothing new: the interval stays, where one over events would shrink."""
     labels, scores, users = data()
-    once = bootstrap_intervals(labels, scores, users)
-    often = bootstrap_intervals(*(np.repeat(array, 9) for array in (labels, scores, users)))
+    once = bootstrap_intervals(GroupedCounts.of(labels, scores, users))
+    often = bootstrap_intervals(GroupedCounts.of(*(np.repeat(array, 9) for array in (labels, scores, users))))
     assert often["log_loss"] == pytest.approx(once["log_loss"])
 
 
 def test_a_difference_is_seen_and_none_is_not() -> None:
     labels, scores, users = data(3000, 200)
     worse = scores + np.random.default_rng(1).normal(size=len(scores)).astype(np.float32) * 2
-    a, b = (resampled_metrics(labels, values, users)["log_loss"] for values in (scores, worse))
+    a, b = (resampled_metrics(GroupedCounts.of(labels, values, users))["log_loss"] for values in (scores, worse))
     found = bootstrap_difference(a, b)
     assert found.high < 0
     assert found.p == pytest.approx(2 / 1001)
@@ -70,7 +72,7 @@ def test_a_difference_is_seen_and_none_is_not() -> None:
 
 def test_what_one_class_leaves_undefined_is_absent() -> None:
     scores, users = np.arange(6, dtype=np.float32), np.arange(6)
-    assert set(bootstrap_intervals(np.zeros(6), scores, users)) == {"log_loss"}
-    assert set(bootstrap_intervals([0, 1] * 3, scores, users)) == {"log_loss", "pr_auc"}
+    assert set(bootstrap_intervals(GroupedCounts.of(np.zeros(6), scores, users))) == {"log_loss"}
+    assert set(bootstrap_intervals(GroupedCounts.of([0, 1] * 3, scores, users))) == {"log_loss", "pr_auc"}
     with pytest.raises(ValueError, match="a bootstrap needs an event, got none"):
-        bootstrap_intervals([], [], [])
+        bootstrap_intervals(GroupedCounts.of([], [], []))

@@ -26,9 +26,10 @@ Array = np.ndarray[Any, Any]
 
 
 def ranker(spec: RankerSpec, dims: tuple[int, ...] = (DIM,) * 3, num_dense: int = NUM_DENSE) -> Ranker:
+    """Of the first fields, as many as have a dimension."""
     fields = [
         Field(name, IdMap(np.arange(size)[:, None], size + 1, size, "full"), dim)
-        for (name, size), dim in zip(SIZES.items(), dims, strict=True)
+        for (name, size), dim in zip(SIZES.items(), dims, strict=False)
     ]
     tables = build_collection(
         fields, optimizer=OptimizerSpec("adagrad"), init_std=0.7, generator=np.random.default_rng(1)
@@ -127,6 +128,17 @@ def test_dlrm_multiplies_all_pairs_of_fields(num_dense: int) -> None:
     products = [(parts[i] * parts[j]).sum(1) for i in range(len(parts)) for j in range(i + 1, len(parts))]
     expected = mlp(model.top, np.concatenate([*numbers, np.stack(products, 1)], 1))[:, 0]
     np.testing.assert_allclose(model.scores(data), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dlrm_of_one_field_multiplies_it_by_the_numbers() -> None:
+    model, data = ranker(RankerSpec("dlrm", TOWER, bottom=(6,)), dims=(DIM,)), events()
+    assert isinstance(model, Dlrm) and model.bottom is not None
+    data = Events(data.ids[:, :1], data.dense, data.labels, data.fields[:1])
+    numbers, user = mlp(model.bottom, data.dense), model.tables.weight("user").numpy()[data.ids[:, 0]]
+    expected = mlp(model.top, np.concatenate([numbers, (numbers * user).sum(1, keepdims=True)], 1))[:, 0]
+    np.testing.assert_allclose(model.scores(data), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="Dlrm multiplies pairs of fields, got user alone; add a field or a number"):
+        ranker(RankerSpec("dlrm"), dims=(DIM,), num_dense=0)
 
 
 @pytest.mark.parametrize("gates", [None, ((), ("item", "place"))])
