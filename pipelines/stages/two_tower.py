@@ -17,8 +17,9 @@ from embeddings.tables.spec import TableBytes
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Train
-from pipelines.config_two_tower import TwoTower
+from pipelines.config_two_tower import TowerInputs, TwoTower
 from pipelines.dataset import Dataset, SplitName
+from pipelines.errors import DataError
 from pipelines.features import FeatureEncoder, default_encodings
 from pipelines.stages.build_towers import build_two_tower
 from pipelines.stages.compress import Maps
@@ -27,7 +28,7 @@ from pipelines.stages.training_facts import training_facts
 from recsys.features import Features
 from recsys.histories import Context, Histories
 from recsys.item_ssl import ItemSsl
-from recsys.models.tower import id_column
+from recsys.models.tower import ID, id_column
 from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.mutual_information import normalised_mutual_information
 from recsys.rng import generator
@@ -59,30 +60,48 @@ def encode(dataset: Dataset, config: TwoTower) -> dict[str, Encoded]:
     """The features of "users" and "items", learned from those that have a training interaction.
 
     Raises:
-        DataError: A column is missing or cannot be encoded, or an entity has no feature where the tower has no id.
+        DataError: A column is missing, has a name that is taken, or cannot be encoded; a tower is left without input,
+            or an entity has no feature where the tower has no id.
     """
     train = dataset.matrix("train")
     seen = {"users": np.diff(train.indptr) > 0, "items": np.bincount(train.indices, minlength=dataset.num_items) > 0}
-    sides = (("users", dataset.users, config.user), ("items", dataset.items, config.item))
     found = {}
-    for side, frame, inputs in sides:
-        kinds = dataset.manifest.entities.get(side, {}).get("features", {})
-        encodings = default_encodings(_shared(frame, kinds)) if inputs.features is None else inputs.features
-        encoder = FeatureEncoder.fit(frame, encodings, seen[side])
+    for side, frame, inputs in (("users", dataset.users, config.user), ("items", dataset.items, config.item)):
+        facts = dataset.manifest.entities.get(side, {})
         alone = side == "items" or config.history is None
-        features = encoder.encode(frame, allow_empty=inputs.id or not alone)
-        ids = (id_column(features.num_rows),) if inputs.id else ()
-        found[side] = Encoded(encoder, Features(features.num_rows, (*ids, *features.columns)))
+        try:
+            found[side] = _encode_side(frame, inputs, facts.get("features", {}), seen[side], alone=alone)
+        except DataError as error:
+            raise DataError(f"{side} ({facts.get('file', 'no file')}): {error}") from error
     return found
+
+
+def _encode_side(
+    frame: pl.DataFrame, inputs: TowerInputs, kinds: dict[str, str], seen: npt.NDArray[np.bool_], *, alone: bool
+) -> Encoded:
+    """One side; ``alone``: nothing but its features and its id goes into the tower."""
+    shared = _shared(frame, kinds)
+    encodings = default_encodings(shared) if inputs.features is None else inputs.features
+    if ID in encodings:
+        raise DataError(f"feature {ID!r} has the name of the tower's own column of ids; rename the column in the file")
+    if not encodings and not inputs.id and alone:
+        dropped = ", ".join(name for name in kinds if name not in shared)
+        lost = f" but {dropped}, whose values all differ as ids do" if dropped else ""
+        raise DataError(f"no features{lost}, and the tower has no id; name features that rows share, or set id: true")
+    encoder = FeatureEncoder.fit(frame, encodings, seen)
+    features = encoder.encode(frame, allow_empty=inputs.id or not alone)
+    ids = (id_column(features.num_rows),) if inputs.id else ()
+    return Encoded(encoder, Features(features.num_rows, (*ids, *features.columns)))
 
 
 def _shared(frame: pl.DataFrame, kinds: dict[str, str]) -> dict[str, str]:
     """The features without the categories of which every entity has its own: those are ids, and tell nothing of it."""
-    return {
-        name: kind
-        for name, kind in kinds.items()
-        if kind != "categorical" or frame[name].drop_nulls().n_unique() < frame.height - frame[name].null_count()
-    }
+    return {name: kind for name, kind in kinds.items() if kind != "categorical" or not _all_differ(frame[name])}
+
+
+def _all_differ(values: pl.Series) -> bool:
+    known = values.drop_nulls()
+    return 0 < len(known) == known.n_unique()
 
 
 def affinity_stage(cache: Cache, items: Encoded) -> npt.NDArray[np.float64]:

@@ -57,7 +57,7 @@ COLD = ITEMS
 def write(directory: Path) -> Path:
     """Users like the items of their group; the last event of some users is the cold item."""
     data = directory / "data"
-    data.mkdir()
+    data.mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
     for user in range(USERS):
@@ -75,7 +75,9 @@ def write(directory: Path) -> Path:
             "tags": [[f"g{item % 4}", f"t{item % 7}"] for item in items],
             "size": [float(item % 4) if item % 5 else None for item in items],
             "blurb": [f"a thing of group{item % 4}" for item in items],
-        }
+            "nothing": [None for _ in items],
+        },
+        schema_overrides={"nothing": pl.String},
     ).write_parquet(data / "items.parquet")
     users = {"user": [f"u{user}" for user in range(USERS)], "club": [f"c{user % 4}" for user in range(USERS)]}
     pl.DataFrame(users).write_parquet(data / "users.parquet")
@@ -202,11 +204,24 @@ def test_histories_follow_the_order_of_the_data(tmp_path: Path) -> None:
 
 def test_wrong_features_are_named(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path)
-    with pytest.raises(DataError, match="there is no feature 'grup'; did you mean group"):
+    with pytest.raises(DataError, match=r"items \(items.parquet\): there is no feature 'grup'; did you mean group"):
         encode(dataset, TwoTower.model_validate({"item": {"features": {"grup": {"kind": "categorical"}}}}))
+    with pytest.raises(DataError, match="'id' has the name of the tower's own column of ids; rename the column"):
+        encode(dataset, TwoTower.model_validate({"item": {"features": {"id": {"kind": "categorical"}}}}))
     found = encode(dataset, TwoTower(user=TowerInputs(features={})))
     assert [column.name for column in found["items"].features.columns] == ["id", "group"]
     assert [column.name for column in found["users"].features.columns] == ["id"]
+
+
+def test_columns_that_tell_nothing_are_named(tmp_path: Path) -> None:
+    items = {"source": "items.parquet", "id": "item"}
+    dataset = dataset_of(tmp_path / "one", items={**items, "features": {"nothing": "categorical"}})
+    with pytest.raises(DataError, match=r"items \(items.parquet\): feature 'nothing' has no value in the 40 rows"):
+        encode(dataset, TwoTower())
+    dataset = dataset_of(tmp_path / "two", items={**items, "features": {"code": "categorical"}})
+    assert len(encode(dataset, TwoTower())["items"].features.columns) == 1
+    with pytest.raises(DataError, match=r"items \(items.parquet\): no features but code, whose values all differ as"):
+        encode(dataset, TwoTower(item=TowerInputs(id=False), history=None))
 
 
 @pytest.mark.parametrize(
