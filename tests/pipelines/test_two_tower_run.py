@@ -244,6 +244,24 @@ def test_columns_that_tell_nothing_are_named(tmp_path: Path) -> None:
         ("model.loss.count=0", "greater than or equal to 1"),
         ("model.loss={name: sampled, hardness: 0.5}", "loss sampled does not take it, got 0.5; set it to 0"),
         ("model.ssl={name: spread_out, projection: separate}", "spread_out has one view and no second network"),
+        (
+            "model={name: two_tower, user: {id: false}, item: {id: false}, history: null, sparse: {density: 0.5}}",
+            "is for id tables, and neither tower has one; remove it, or set model.item.id",
+        ),
+        (
+            "model.loss={name: in_batch, count: 3}",
+            "loss in_batch draws no items, so that count: 3 would be ignored; re",
+        ),
+        ("model.loss={name: sampled, logq: exact}", "draws every item equally often, so that logq: exact would be"),
+        ("model.ssl={name: spread_out, dropout: 0.5}", "ssl spread_out drops nothing, so that dropout: 0.5 would be"),
+        (
+            "model.item.features.group={kind: categorical, on_overflow: error}",
+            "item.features.group.on_overflow: without max_size nothing overflows, so that on_overflow: error would be",
+        ),
+        (
+            "model.item.features.size={kind: numeric, transform: log, buckets: 4}",
+            "transform log has none, so that buckets: 4 would be ignored; remove it",
+        ),
     ],
 )
 def test_what_the_configuration_refuses(override: str, message: str, tmp_path: Path) -> None:
