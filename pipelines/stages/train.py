@@ -105,8 +105,8 @@ def train_stage(
     key = _key(dataset, variant, maps, seed, codes)
     key |= {"members": [member.key for member in members]} if members else {}
     encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
-    if encoded:
-        key["features"] = {side: part.digest for side, part in encoded.items()}
+    if isinstance(variant.model, TwoTower):
+        key |= two_tower.training_key(variant.model, encoded)
 
     def build(directory: Path) -> None:
         train, valid = _matrices(dataset, variant.train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ from recsys.histories import Context, Histories
 from recsys.item_ssl import ItemSsl
 from recsys.models.tower import ID, id_column
 from recsys.models.two_tower import TwoTower as TwoTowerModel
-from recsys.mutual_information import normalised_mutual_information
+from recsys.mutual_information import adjusted_mutual_information
 from recsys.rng import generator
 from recsys.settings import EpochRecord, FitResult, Selection
 from recsys.tower_objective import Candidates, TowerSettings
 from recsys.tower_training import TowerData, fit_two_tower
 
-AFFINITY_VERSION = 1
+AFFINITY_VERSION = 2
 _ORDERS = ("timestamp", "position")
 
 
@@ -104,11 +104,21 @@ def _all_differ(values: pl.Series) -> bool:
     return 0 < len(known) == known.n_unique()
 
 
+def training_key(config: TwoTower, encoded: dict[str, Encoded]) -> dict[str, Any]:
+    """What a training depends on beside the configuration and the data."""
+    ssl, loss = config.ssl, config.loss
+    return {
+        "features": {side: part.digest for side, part in encoded.items()},
+        **({"affinity": AFFINITY_VERSION} if ssl is not None and ssl.name == "cfm" else {}),
+        **({"offered": "once"} if loss.name == "mixed" and loss.logq != "none" else {}),
+    }
+
+
 def affinity_stage(cache: Cache, items: Encoded) -> npt.NDArray[np.float64]:
     """Mutual information between the item features, float64 [k, k], made once for a dataset and its encodings."""
 
     def build(directory: Path) -> None:
-        found = normalised_mutual_information(items.features)
+        found = adjusted_mutual_information(items.features)
         names = [column.name for column in items.features.columns]
         write_json(directory / "affinity.json", {"features": names, "information": found.tolist()})
 
@@ -131,6 +141,27 @@ def histories(dataset: Dataset, *splits: SplitName) -> Histories:
         shuffled = generator(0, "history order").permutation(len(users))
         users, items = users[shuffled], items[shuffled]
     return Histories.of_events(users, items, num_users=dataset.num_users, num_items=dataset.num_items)
+
+
+def context_of(config: TwoTower, columns: Sequence[str]) -> Context:
+    """Which of a user's items an event is predicted from.
+
+    Args:
+        config: of the model.
+        columns: of the interactions, beside user and item.
+
+    Raises:
+        DataError: It is to be those before the event, and the data have no order.
+    """
+    asked = "auto" if config.history is None else config.history.context
+    if any(name in columns for name in _ORDERS):
+        return "before" if asked == "auto" else asked
+    if asked == "before":
+        raise DataError(
+            "history.context before needs the order of events, and the data have neither timestamp nor position; name"
+            " one in dataset.columns, or use others"
+        )
+    return "others"
 
 
 def tower_settings(config: TwoTower, train: Train, context: Context) -> TowerSettings:
@@ -178,9 +209,7 @@ def fit(
     on_test = train.selected_on == "test"
     first = histories(dataset, "train", "valid") if on_test else histories(dataset, "train")
     union = histories(dataset, "train", "valid") if train.refits else None
-    ordered = any(name in dataset.manifest.columns for name in _ORDERS)
-    asked = "auto" if config.history is None else config.history.context
-    context: Context = ("before" if ordered else "others") if asked == "auto" else asked
+    context = context_of(config, dataset.manifest.columns)
     affinity = affinity_stage(cache, encoded["items"]) if config.ssl is not None and config.ssl.name == "cfm" else None
     steps = train.epochs * -(-len(first.items) // train.batch_size)
     features = {side: part.features for side, part in encoded.items()}

@@ -19,7 +19,7 @@ from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.features import FeatureEncoder
 from pipelines.ingest import ingest
-from pipelines.stages.two_tower import encode, histories
+from pipelines.stages.two_tower import context_of, encode, histories
 from recsys.checkpoint import load_model
 from recsys.models.tower import ID
 from recsys.models.two_tower import TwoTower as TwoTowerModel
@@ -200,6 +200,17 @@ def test_histories_follow_the_order_of_the_data(tmp_path: Path) -> None:
     assert found.items.tolist() == frame["item"].to_list()
     train = histories(dataset, "train")
     assert (train.matrix() != dataset.matrix("train")).nnz == 0
+
+
+@pytest.mark.parametrize(("asked", "ordered"), [("auto", "before"), ("before", "before"), ("others", "others")])
+def test_the_context_needs_an_order_where_it_is_what_was_before(asked: str, ordered: str) -> None:
+    config = TwoTower.model_validate({"history": {"context": asked}})
+    assert context_of(config, ["rating", "timestamp"]) == ordered
+    if asked != "before":
+        assert context_of(config, ["rating"]) == "others"
+        return
+    with pytest.raises(DataError, match="before needs the order of events, and the data have neither timestamp nor"):
+        context_of(config, ["rating"])
 
 
 def test_wrong_features_are_named(tmp_path: Path) -> None:
