@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -12,7 +12,7 @@ from embeddings.mixed_dims import SoftSelection, frequency_blocks, row_counts
 from embeddings.row_groups import cluster_groups
 from embeddings.sparsity import RowGroups, Schedule, Sparsity, entries, erk_densities
 from embeddings.tables import OptimizerSpec, Table, build_table
-from embeddings.tables.sparse_table import prune
+from embeddings.tables.sparse_table import SparseTable, prune
 from embeddings.tables.sparse_weights import prune_layers
 from pipelines.config_models import Mf
 from pipelines.config_section import TableModel
@@ -117,8 +117,8 @@ def _sparsities(sparse: SparseEntries, shapes: Shapes, steps: int) -> list[Spars
         return [Sparsity(density) for density in _densities(sparse, shapes)]
     schedule = Schedule(sparse.every_steps, steps, sparse.start, sparse.end, sparse.stop)
     if schedule.to_update(0) is None:
-        moving = f"{int(sparse.stop * steps):,} of the {steps:,} steps of training"
-        raise DataError(f"every_steps is {sparse.every_steps:,}, but entries move in {moving} only; lower it")
+        first = f"the first {int(sparse.stop * steps):,} of {steps:,} steps"
+        raise DataError(f"every_steps is {sparse.every_steps:,}, but entries move in {first} only; lower it")
     return [
         Sparsity(density, schedule, sparse.growth, sparse.window_steps, sparse.momentum)
         for density in _densities(sparse, shapes)
@@ -132,6 +132,11 @@ def _densities(sparse: SparseEntries, shapes: Shapes) -> list[float]:
 def dim_search(config: MixedDims) -> DimSearch:
     """The plain arguments of a search."""
     return DimSearch(config.density, config.epochs, config.warmup_epochs, config.held_out)
+
+
+def window_bytes(tables: Iterable[Table]) -> int:
+    """Of the gradients that tables kept for updates of their masks, the most there ever were."""
+    return sum(int(table.window_peak) for table in tables if isinstance(table, SparseTable))
 
 
 def prune_tables(model: TwoTables | TwoTowerModel, density: float) -> None:

@@ -23,7 +23,7 @@ from pipelines.errors import DataError
 from pipelines.features import FeatureEncoder, default_encodings
 from pipelines.stages.build_towers import build_two_tower
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import prune_networks, prune_tables
+from pipelines.stages.sparse import prune_networks, prune_tables, window_bytes
 from pipelines.stages.training_facts import training_facts
 from recsys.features import Features
 from recsys.histories import Context, Histories
@@ -230,4 +230,5 @@ def facts(fitted: Fitted) -> dict[str, Any]:
     tables = fitted.model.tables()
     rows, weights = sum(table.num_rows for table in tables), sum(table.bytes().weights for table in tables)
     layers = TableBytes(fitted.model.layer_bytes().weights, fitted.layer_optimizer_bytes)
-    return training_facts(fitted.result, rows=rows, tables=TableBytes(weights, fitted.optimizer_bytes), layers=layers)
+    sizes = TableBytes(weights, fitted.optimizer_bytes)
+    return training_facts(fitted.result, rows=rows, tables=sizes, layers=layers, window=window_bytes(tables))

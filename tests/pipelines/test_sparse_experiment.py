@@ -37,7 +37,9 @@ variants:
   - {name: neumf-pruned, model: {name: neumf, dim: 8, sparse: {density: 0.25, method: prune}}}
   - {name: layers, model: {name: neumf, dim: 8, widths: [16, 8], sparse_layers: {density: 0.25, every_steps: 5}}}
   - {name: layers-pruned, model: {name: neumf, dim: 8, widths: [16, 8], sparse_layers: {density: 0.25, method: prune}}}
-  - {name: shared, compressor: {name: modulo}, model: {name: lightgcn, sparse: {density: 0.5, growth: momentum}}}
+  - name: shared
+    compressor: {name: modulo}
+    model: {name: lightgcn, sparse: {density: 0.5, growth: momentum, every_steps: 5}}
 """
 
 
@@ -56,6 +58,8 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
         assert variants[name]["optimizer_bytes"] == entries * 8
     for name in ("neumf", "neumf-pruned"):
         assert variants[name]["table_bytes"] == 2 * entries * 4 + mask_bytes, "a row has the vectors of both parts"
+    assert variants["dynamic"]["window_bytes"] % (8 * 4 + 4) == 0 < variants["dynamic"]["window_bytes"]
+    assert variants["erk"]["window_bytes"] == variants["static"]["window_bytes"] == 0
     assert variants["pruned"]["table_bytes"] == entries * 4 + mask_bytes
     assert variants["pruned"]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
     weights, others = 16 * 16 + 16 * 8, 16 + 16 + 8 + 1  # h, and a bias for each output
@@ -99,7 +103,7 @@ def test_the_schedule_runs_over_the_whole_training() -> None:
 
 def test_a_schedule_without_any_update_is_refused() -> None:
     config = Mf(sparse=Sparse(density=0.2, every_steps=7, stop=0.5))
-    with pytest.raises(DataError, match="every_steps is 7, but entries move in 6 of the 13 steps of training only"):
+    with pytest.raises(DataError, match="every_steps is 7, but entries move in the first 6 of 13 steps only"):
         sparsities(config, maps(50, 9), 13)
     assert sparsities(config, maps(50, 9), 14)
 
