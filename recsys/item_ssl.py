@@ -108,7 +108,7 @@ class ItemSslTerm(nn.Module):
         if ssl.name in ("rfm", "cfm") and len(names) < 2:
             raise ValueError(
                 f"ssl {ssl.name} shares the features out between two views and needs at least 2 of them, got"
-                f" {', '.join(names) or 'none'}; give the item tower more, or use dropout or spread_out"
+                f" {', '.join(names) or 'none'}; give the item tower more, or use spread_out"
             )
         lists = any(isinstance(column, MultiCategorical) for column in tower.features.columns)
         if ssl.name == "dropout" and len(names) < 2 and not lists:
