@@ -16,7 +16,7 @@ from embeddings.tables.sparse_table import SparseTable, prune
 from embeddings.tables.sparse_weights import prune_layers
 from pipelines.config_models import Mf
 from pipelines.config_section import TableModel
-from pipelines.config_sparse import MixedDims, SparseEntries
+from pipelines.config_sparse import MixedDims, Sparse, SparseEntries
 from pipelines.config_two_tower import TwoTower
 from pipelines.errors import DataError
 from pipelines.stages.compress import Maps
@@ -118,7 +118,8 @@ def _sparsities(sparse: SparseEntries, shapes: Shapes, steps: int) -> list[Spars
     schedule = Schedule(sparse.every_steps, steps, sparse.start, sparse.end, sparse.stop)
     if schedule.to_update(0) is None:
         first = f"the first {int(sparse.stop * steps):,} of {steps:,} steps"
-        raise DataError(f"every_steps is {sparse.every_steps:,}, but entries move in {first} only; lower it")
+        key = "sparse" if isinstance(sparse, Sparse) else "sparse_layers"
+        raise DataError(f"{key}.every_steps is {sparse.every_steps:,}, but entries move in {first} only; lower it")
     return [
         Sparsity(density, schedule, sparse.growth, sparse.window_steps, sparse.momentum)
         for density in _densities(sparse, shapes)

@@ -103,7 +103,7 @@ def test_the_schedule_runs_over_the_whole_training() -> None:
 
 def test_a_schedule_without_any_update_is_refused() -> None:
     config = Mf(sparse=Sparse(density=0.2, every_steps=7, stop=0.5))
-    with pytest.raises(DataError, match="every_steps is 7, but entries move in the first 6 of 13 steps only"):
+    with pytest.raises(DataError, match=r"sparse\.every_steps is 7, but entries move in the first 6 of 13 steps only"):
         sparsities(config, maps(50, 9), 13)
     assert sparsities(config, maps(50, 9), 14)
 
