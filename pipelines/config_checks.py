@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_budgets import budget_of, group_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
+from pipelines.config_ignored import check_ignored
 from pipelines.config_models import Kgat, LightGcn, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_multitask import ExpertMixture
-from pipelines.config_problems import Finding, did_you_mean
+from pipelines.config_problems import IGNORED, Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
 from pipelines.config_rpg import Rpg, check_reader, check_rpg
 from pipelines.config_section import EpochModel, TableModel
@@ -39,6 +40,9 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from _check_widths(experiment)
     yield from check_names(experiment)
     yield from _check_negatives(experiment)
+    yield from check_ignored(
+        [(i, v.model) for i, v in enumerate(experiment.variants) if isinstance(v.model, Mf | TwoTower)]
+    )
     yield from check_source(experiment.dataset)
     yield from check_search(experiment)
     split = experiment.dataset.split
@@ -142,7 +146,7 @@ def _check_negatives(experiment: Experiment) -> Iterator[Finding]:
         if model.loss.name in WITHOUT_NEGATIVES and model.negatives not in {Negatives(), *used}:
             plain = Negatives().model_dump()
             given = ", ".join(f"{k}: {v}" for k, v in model.negatives.model_dump().items() if v != plain[k])
-            message = f"loss {model.loss.name} draws none, so that {given} would be ignored; remove it"
+            message = f"loss {model.loss.name} draws none, so that {given} {IGNORED}"
             yield ("variants", index, "model", "negatives"), message
         if model.negatives.group is not None:
             alone = not model.negatives.shared or model.loss.name == "ultragcn" or isinstance(model, (NeuMf, Sasrec))
@@ -171,6 +175,8 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
         yield from _check_tables(model)
         if isinstance(model, TwoTower):
             yield from _check_two_tower(variant)
+        if isinstance(model, Mf):
+            yield from _check_one_by_one(model, variant.train)
         if isinstance(model, NeuMf):
             yield from _check_plain_training(model.name, variant.train)
         if isinstance(model, Sasrec):
@@ -214,10 +220,8 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
         yield ("model", "norm_exponent"), f"is for similarity cosine, got {model.similarity}; remove it, or set that"
     if model.loss.name == "ultragcn" and model.name != "mf":
         yield ("model", "loss", "name"), f"ultragcn stands for propagation and needs model mf, got {model.name}"
-    if model.mixed_dims and model.backend != "torch":
-        yield ("model", "backend"), f"got {model.backend!r}, but mixed dimensions need the torch back end"
-    if model.mixed_dims and model.loss.name in ("adap_tau", "ultragcn"):
-        yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
+    if model.mixed_dims:
+        yield from _check_mixed_dims(model)
     yield from _check_tables_kind(model)
 
 
@@ -260,6 +264,24 @@ def _check_sparse(model: Mf | TwoTower) -> Iterator[Finding]:
         yield ("model", "sparse", "distribution"), "prune keeps the same share of each table; set it to uniform"
 
 
+def _check_mixed_dims(model: Mf) -> Iterator[Finding]:
+    if model.backend != "torch":
+        yield ("model", "backend"), f"got {model.backend!r}, but mixed dimensions need the torch back end"
+    if model.loss.name in ("adap_tau", "ultragcn"):
+        yield ("model", "loss", "name"), f"mixed_dims does not take {model.loss.name}, whose steps have a memory"
+    if model.optimizer.name == "lazy_adam":
+        message = "mixed_dims ends in sparse tables, which have no lazy_adam; use adam or an Adagrad"
+        yield ("model", "optimizer", "name"), message
+
+
+def _check_one_by_one(model: Mf, train: Train) -> Iterator[Finding]:
+    """What a batch of one, which is LearnBPR under bpr, does not go with."""
+    sparse = model.sparse is not None and model.sparse.method != "prune" and model.loss.name == "bpr"
+    if train.batch_size == 1 and (model.mixed_dims or sparse):
+        what = "mixed_dims takes no batches of one" if model.mixed_dims else "sparse tables are not for LearnBPR"
+        yield ("train", "batch_size"), f"got 1, but {what}; use more"
+
+
 def _check_tables_kind(model: Mf) -> Iterator[Finding]:
     given = {"sparse": model.sparse, "mixed_dims": model.mixed_dims, "init": model.init == "spectral"}
     asked = [key for key, value in given.items() if value]
@@ -276,6 +298,8 @@ def _check_two_tower(variant: Variant) -> Iterator[Finding]:
     for side, inputs in (("user", model.user), ("item", model.item)):
         if not inputs.id and inputs.features == {} and (side == "item" or model.history is None):
             yield ("model", side), f"the {side} tower has neither the id nor a feature; give it one"
+    if model.sparse is not None and not (model.user.id or model.item.id):
+        yield ("model", "sparse"), "is for id tables, and neither tower has one; remove it, or set model.item.id"
     if model.history is not None and not model.item.id:
         yield ("model", "history"), "a history is pooled from the items' id table; set model.item.id or history: null"
     if model.loss.name == "sampled" and model.loss.hardness:

@@ -17,7 +17,7 @@ from pipelines.config import Dataset, Experiment
 from pipelines.config_budgets import crossed
 from pipelines.config_checks import check, check_source
 from pipelines.config_multitask import MultiTaskExperiment
-from pipelines.config_problems import ConfigError, Finding, Problem, did_you_mean, explain, section_at
+from pipelines.config_problems import IGNORED, ConfigError, Finding, Problem, did_you_mean, explain, section_at
 from pipelines.config_problems import Path as KeyPath
 from pipelines.config_ranking import RankingExperiment
 from pipelines.sweep.space import AnyExperiment
@@ -99,7 +99,7 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
         experiment = Experiment.model_validate(merged)
         findings = list(check(experiment))
         if any(override.partition("=")[0] == "variants" for override in overrides):
-            findings = [finding for finding in findings if not _for_others(finding[0], origins)]
+            findings = [finding for finding in findings if not _for_others(finding, origins)]
     except ValidationError as invalid:
         errors = [e for e in invalid.errors() if e["type"] != "too_short" or not e["input"]]
         problems += [_located(error, values, origins, path) for error in errors]
@@ -113,9 +113,10 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
     return crossed(experiment)
 
 
-def _for_others(key: KeyPath, origins: dict[KeyPath, str]) -> bool:
-    """Whether negatives that a chosen variant does not read are the file's, for variants that were not chosen."""
-    return key[-1:] == ("negatives",) and not any(path[: len(key)] == key for path in origins)
+def _for_others(finding: Finding, origins: dict[KeyPath, str]) -> bool:
+    """Whether what a chosen variant does not read is the file's, for variants that were not chosen."""
+    key, message = finding
+    return message.endswith(IGNORED) and not any(path[: len(key)] == key for path in origins)
 
 
 def _checked(
@@ -247,6 +248,9 @@ def _select_variants(
         hints = (f"no variant {name!r}{did_you_mean(name, known)} (there are {', '.join(known)})" for name in unknown)
         return [Problem("command line", "variants", hint) for hint in hints]
     lines = dict(origins)
+    for path in lines:
+        if path[0:1] == ("variants",) and len(path) > 1:
+            del origins[path]
     for new, name in enumerate(names):
         for path, where in lines.items():
             if path[:2] == ("variants", known[name]):

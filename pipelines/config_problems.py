@@ -14,6 +14,8 @@ from pydantic_core import ErrorDetails
 Path = tuple[str | int, ...]
 Finding = tuple[Path, str]
 """The key of a mistake and its message."""
+IGNORED = "would be ignored; remove it"
+"""The end of the message of a setting that a variant does not read, but others of its file may."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -20,6 +20,11 @@ from recsys.features import Categorical, Column, Features, MultiCategorical, Num
 
 Mask = npt.NDArray[np.bool_]
 _WORDS = r"\w+"
+_SQUARE = 1e150
+"""Numbers beyond it have squares, and so a deviation, beyond float64."""
+_ROUNDING = 1e-12
+"""A deviation below this share of the mean is the rounding of equal numbers."""
+_TOO_LARGE = "too large to be scaled; use transform: log or quantiles"
 
 
 class Vocabulary(Section):
@@ -75,10 +80,11 @@ class FeatureEncoder(Section):
             seen: bool [N]; only these rows, the entities with a training interaction, are learned from.
 
         Raises:
-            DataError: A column is missing, of the wrong type, without any value in the seen rows, has NaN, or has more
-                values than its vocabulary may hold.
+            DataError: A column is missing, of the wrong type, without any value in the seen rows, has numbers that are
+                not finite or too large, or has more values than its vocabulary may hold.
         """
-        return cls(columns=tuple(_fit(frame, name, encoding, seen) for name, encoding in encodings.items()))
+        rows = frame.filter(pl.Series(seen))
+        return cls(columns=tuple(_fit(rows, name, encoding) for name, encoding in encodings.items()))
 
     def encode(self, frame: pl.DataFrame, *, allow_empty: bool = True) -> Features:
         """The features of any rows, new ones too.
@@ -88,16 +94,16 @@ class FeatureEncoder(Section):
             allow_empty: whether a row may have no known feature; a tower without ids cannot tell such rows apart.
 
         Raises:
-            DataError: A column is missing or has NaN, or a row is empty and must not be; the message names the row.
+            DataError: A column is missing or has a number that is not finite or too large, or a row is empty and must
+                not be; the message names the row.
         """
         features = Features(frame.height, tuple(_encode(frame, fitted) for fitted in self.columns))
         if allow_empty or not features.columns:
             return features
         empty = np.flatnonzero(np.logical_and.reduce([column.missing for column in features.columns]))
         if empty.size:
-            name = f"{frame['raw_id'][int(empty[0])]!r}" if "raw_id" in frame.columns else str(empty[0])
             raise DataError(
-                f"row {empty[0]} ({name}) has none of the features {', '.join(c.name for c in features.columns)}"
+                f"{_row(frame, empty[0])} has none of the features {', '.join(c.name for c in features.columns)}"
                 f" ({empty.size:,} such rows); give it one, or give the tower the id (`id: true`)"
             )
         return features
@@ -137,27 +143,28 @@ def default_encodings(kinds: Mapping[str, str]) -> dict[str, Encoding]:
     return made
 
 
-def _fit(frame: pl.DataFrame, name: str, encoding: Encoding, seen: Mask) -> Fitted:
-    rows = _column(frame, name).filter(pl.Series(seen))
-    if rows.null_count() == len(rows):
-        raise DataError(
-            f"feature {name!r} has no value in the {len(rows):,} rows that training sees; remove it from the features"
-        )
+def _fit(frame: pl.DataFrame, name: str, encoding: Encoding) -> Fitted:
+    rows = _column(frame, name)
     match encoding:
         case ListEncoding():
-            return _vocabulary(name, _lists(rows).explode(), encoding)
+            return _vocabulary(rows, _lists(rows).explode(), encoding)
         case CategoricalEncoding():
-            return _vocabulary(name, _text(rows), encoding)
+            return _vocabulary(rows, _text(rows), encoding)
         case NumericEncoding(transform="quantiles", buckets=buckets):
             levels = np.arange(1, buckets) / buckets
-            edges = np.unique(np.quantile(_numbers(rows).drop_nulls().to_numpy(), levels, method="inverted_cdf"))
+            edges = np.unique(np.quantile(_known_numbers(frame, name), levels, method="inverted_cdf"))
             return Quantiles(column=name, edges=tuple(edges.tolist()))
         case NumericEncoding(transform=transform):
-            numbers = _shape(_numbers(rows).drop_nulls().to_numpy(), log=transform == "log")
-            deviation = float(numbers.std()) or 1.0
-            return Scale(column=name, log=transform == "log", mean=float(numbers.mean()), deviation=deviation)
+            numbers = _shape(_known_numbers(frame, name), log=transform == "log")
+            if np.abs(numbers).max() > _SQUARE:
+                _refuse_numbers(frame, name, _numbers(frame, name).abs() > _SQUARE, _TOO_LARGE)
+            mean, deviation = float(numbers.mean()), float(numbers.std())
+            deviation = deviation if deviation > _ROUNDING * abs(mean) else 1.0
+            return Scale(column=name, log=transform == "log", mean=mean, deviation=deviation)
         case TextEncoding(buckets=buckets, max_words=max_words):
             words = _word_buckets(rows, buckets).unique()
+            if words.is_empty():
+                raise _no_value(rows)
             documents = np.bincount(words["bucket"].to_numpy(), minlength=buckets)
             idf = np.log((1 + len(rows)) / (1 + documents)) + 1  # smoothed, as Salton and Buckley 1988 in scikit-learn
             return TextHash(column=name, max_words=max_words, idf=tuple(idf.tolist()))
@@ -173,12 +180,14 @@ def _encode(frame: pl.DataFrame, fitted: Fitted) -> Column:
         case Vocabulary(values=values):
             return _multi(fitted.column, _lists(column), values)
         case Scale(log=log, mean=mean, deviation=deviation):
-            numbers = _numbers(column)
+            numbers = _numbers(frame, fitted.column)
             missing = numbers.is_null().to_numpy()
-            scaled = (_shape(numbers.fill_null(0.0).to_numpy(), log=log) - mean) / deviation
-            return Numeric(fitted.column, np.where(missing, 0.0, scaled).astype(np.float32), missing)
+            with np.errstate(over="ignore"):  # told by the next line
+                scaled = ((_shape(numbers.fill_null(0.0).to_numpy(), log=log) - mean) / deviation).astype(np.float32)
+            _refuse_numbers(frame, fitted.column, pl.Series(~np.isfinite(scaled) & ~missing), _TOO_LARGE)
+            return Numeric(fitted.column, np.where(missing, np.float32(0), scaled), missing)
         case Quantiles(edges=edges):
-            numbers, size = _numbers(column), len(edges) + 1
+            numbers, size = _numbers(frame, fitted.column), len(edges) + 1
             places = np.searchsorted(np.array(edges), numbers.fill_null(0.0).to_numpy(), side="left")
             return Categorical(fitted.column, np.where(numbers.is_null().to_numpy(), size, places), size)
         case TextHash():
@@ -194,9 +203,17 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
     return frame[name]
 
 
-def _vocabulary(name: str, values: pl.Series, encoding: CategoricalEncoding) -> Vocabulary:
-    counts = values.drop_nulls().alias("value").value_counts(name="rows").filter(pl.col("rows") >= encoding.min_count)
-    kept = counts.sort("rows", "value", descending=[True, False])["value"].to_list()
+def _vocabulary(rows: pl.Series, values: pl.Series, encoding: CategoricalEncoding) -> Vocabulary:
+    name, counts = rows.name, values.drop_nulls().alias("value").value_counts(name="rows")
+    if counts.is_empty():
+        raise _no_value(rows)
+    known = counts.filter(pl.col("rows") >= encoding.min_count)
+    if known.is_empty():
+        raise DataError(
+            f"no value of feature {name!r} is in min_count {encoding.min_count:,} rows of train, the most frequent is"
+            f" in {counts['rows'].to_numpy().max():,}; lower min_count"
+        )
+    kept = known.sort("rows", "value", descending=[True, False])["value"].to_list()
     if encoding.max_size is not None and len(kept) > encoding.max_size:
         if encoding.on_overflow == "error":
             raise DataError(
@@ -258,33 +275,57 @@ def _word_buckets(column: pl.Series, buckets: int) -> pl.DataFrame:
     distinct = words["word"].unique()
     hashed = pl.Series([zlib.crc32(word.encode()) % buckets for word in distinct.to_list()], dtype=pl.Int64)
     bucket = words["word"].replace_strict(distinct, hashed, return_dtype=pl.Int64)
-    return words.select(pl.col("row").cast(pl.Int64), bucket.alias("bucket"))
+    return words.select(pl.col("row").cast(pl.Int64), bucket.cast(pl.Int64).alias("bucket"))  # without words: Null
 
 
 def _text(column: pl.Series) -> pl.Series:
     if column.dtype.is_nested():
         raise DataError(f"feature {column.name!r} needs one value a row, got {column.dtype}; use kind: list")
-    return column.cast(pl.String)
+    return (column.fill_nan(None) if column.dtype.is_float() else column).cast(pl.String)
 
 
 def _lists(column: pl.Series) -> pl.Series:
     if not isinstance(column.dtype, pl.List):
         raise DataError(f"feature {column.name!r} needs a list in each row, got {column.dtype}; use kind: categorical")
+    if column.dtype.inner.is_float():
+        column = column.list.eval(pl.element().fill_nan(None))
     return column.cast(pl.List(pl.String)).list.drop_nulls()
 
 
-def _numbers(column: pl.Series) -> pl.Series:
+def _numbers(frame: pl.DataFrame, name: str) -> pl.Series:
     """Float64 with nulls where missing."""
+    column = _column(frame, name)
     if not column.dtype.is_numeric():
-        raise DataError(f"feature {column.name!r} needs numbers, got {column.dtype}; use kind: categorical")
+        raise DataError(f"feature {name!r} needs numbers, got {column.dtype}; use kind: categorical")
     numbers = column.cast(pl.Float64)
-    bad = (~numbers.is_finite()).fill_null(value=False).arg_true()
-    if len(bad):
-        raise DataError(
-            f"feature {column.name!r}: row {bad[0]} is {numbers[int(bad[0])]} ({len(bad):,} such rows); leave the cell"
-            " empty where there is no number"
-        )
+    _refuse_numbers(frame, name, ~numbers.is_finite(), "not finite; leave the cell empty where there is no number")
     return numbers
+
+
+def _known_numbers(frame: pl.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    """Float64 without the missing ones, at least one."""
+    known = _numbers(frame, name).drop_nulls().to_numpy()
+    if not len(known):
+        raise _no_value(frame[name])
+    return known
+
+
+def _refuse_numbers(frame: pl.DataFrame, name: str, bad: pl.Series, why: str) -> None:
+    rows = bad.fill_null(value=False).arg_true()
+    if len(rows):
+        found = f"{_row(frame, rows[0])} has {frame[name][rows[0]]}"
+        raise DataError(f"feature {name!r}: {found}, which is {why} ({len(rows):,} such rows)")
+
+
+def _row(frame: pl.DataFrame, row: int) -> str:
+    """A row by the id that the user knows, where there is one."""
+    return f"{frame['raw_id'][int(row)]!r}" if "raw_id" in frame.columns else f"row {row}"
+
+
+def _no_value(rows: pl.Series) -> DataError:
+    return DataError(
+        f"feature {rows.name!r} has no value in the {len(rows):,} rows that training sees; remove it from the features"
+    )
 
 
 def _shape(numbers: npt.NDArray[np.float64], *, log: bool) -> npt.NDArray[np.float64]:

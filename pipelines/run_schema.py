@@ -47,6 +47,7 @@ class VariantResult(Record):
 
     Attributes:
         table_bytes: bytes of the weights of all tables; ``optimizer_bytes`` those of the optimizer state.
+        window_bytes: of the gradients that sparse tables kept for an update, at most; they are forgotten after it.
         layer_bytes: as these, of all that is trained and no table, with the mask of sparse layers;
             ``layer_optimizer_bytes`` likewise.
         metrics: by "split/metric@k", e.g. "test/recall@20". A metric that is undefined (null in the file) is absent.
@@ -63,6 +64,7 @@ class VariantResult(Record):
     table_rows: int = 0
     table_bytes: int = 0
     optimizer_bytes: int = 0
+    window_bytes: int = 0
     layer_bytes: int = 0
     layer_optimizer_bytes: int = 0
     metrics: dict[str, float]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipelines.config import Experiment
+from pipelines.config import Experiment, Variant
 from pipelines.config_loader import config_hash
 from pipelines.config_section import TableModel
-from pipelines.memory import compressed_rows, measure, memory_lines
+from pipelines.memory import Size, compressed_rows, measure, memory_lines
 from pipelines.stages.compress import compressor_of, label
 
 
@@ -14,7 +14,7 @@ def describe(experiment: Experiment) -> str:
 
     Raises:
         DataError: The source is not there.
-        ValueError: The budget is out of range for the data.
+        ValueError: The budget is out of range for the data, or a search would hold nothing out.
     """
     size = measure(experiment.dataset)
     about = "" if size.exact else "about "
@@ -29,9 +29,19 @@ def describe(experiment: Experiment) -> str:
     lines.append(f"variants, each with seeds {', '.join(map(str, experiment.seeds))}:")
     for variant in experiment.variants:
         model = variant.model
+        _check_held_out(variant, size)
         tables = ""
         if isinstance(model, TableModel):
-            tables = f", {label(compressor_of(variant.compressor))}, dim {model.dim}"
+            sparse = getattr(model, "sparse", None)
+            share = "" if sparse is None else f", sparse {100 * sparse.density:.3g} %"
+            tables = f", {label(compressor_of(variant.compressor))}{share}, dim {model.dim}"
             tables += " in bfloat16" if model.table_dtype == "bfloat16" else ""
         lines.append(f"  {variant.name}: {model.name}{tables}")
     return "\n".join([*lines, *memory_lines(experiment)])
+
+
+def _check_held_out(variant: Variant, size: Size) -> None:
+    search = getattr(variant.model, "mixed_dims", None)
+    if search is not None and round(search.held_out * size.rows) == 0:
+        share = f"mixed_dims.held_out {search.held_out} of at most {size.rows:,} interactions"
+        raise ValueError(f"{variant.name}: {share} is none; raise it")

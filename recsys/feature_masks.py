@@ -25,6 +25,8 @@ def mask_features(features: Features, masked: Mask) -> Features:
 def drop_features(features: Features, share: float, rng: np.random.Generator) -> Features:
     """Mask every feature of every row with probability ``share``; a row that would lose all keeps all.
 
+    So a feature that is alone is never masked.
+
     Args:
         features: of n rows and k columns.
         share: in [0, 1).

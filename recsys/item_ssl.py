@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys.dense_adam import DenseAdam
 from recsys.feature_masks import drop_features, drop_values, mask_features
-from recsys.features import Features
+from recsys.features import Features, MultiCategorical
 from recsys.mlp import Mlp
 from recsys.models.tower import ID
 from recsys.rng import generator
@@ -85,12 +85,13 @@ class ItemSslTerm(nn.Module):
         tower: gets the gradients.
         ssl: which term.
         affinity: float [k, k], how much each feature tells about each other, for ``cfm``; see
-            :func:`recsys.mutual_information.normalised_mutual_information`.
+            :func:`recsys.mutual_information.adjusted_mutual_information`.
         seed: of the run.
         lr: learning rate of the second network, where it is separate.
 
     Raises:
-        ValueError: ``cfm`` without an affinity of the right shape, or too few features for complementary views.
+        ValueError: ``cfm`` without an affinity of the right shape, or too few features for complementary views or for
+            any difference between them.
     """
 
     def __init__(
@@ -107,7 +108,13 @@ class ItemSslTerm(nn.Module):
         if ssl.name in ("rfm", "cfm") and len(names) < 2:
             raise ValueError(
                 f"ssl {ssl.name} shares the features out between two views and needs at least 2 of them, got"
-                f" {', '.join(names) or 'none'}; give the item tower more, or use dropout or spread_out"
+                f" {', '.join(names) or 'none'}; give the item tower more, or use spread_out"
+            )
+        lists = any(isinstance(column, MultiCategorical) for column in tower.features.columns)
+        if ssl.name == "dropout" and len(names) < 2 and not lists:
+            raise ValueError(
+                "ssl dropout masks no feature that is alone, and drops values of lists only, got"
+                f" {', '.join(names) or 'none'}; give the item tower more features, or use spread_out"
             )
         if ssl.name == "cfm" and (affinity is None or affinity.shape != (len(names), len(names))):
             found = "none" if affinity is None else str(list(affinity.shape))

@@ -8,31 +8,44 @@ from scipy.sparse import csr_array
 
 from recsys.features import Categorical, Column, Features, IntArray, MultiCategorical, Numeric
 from recsys.models.tower import ID
+from recsys.rng import generator
 
 _BINS = 16
+_SHUFFLED_ROWS = 200_000
+"""Rows that the shuffles of a feature have together: few of a large catalogue, whose mean varies little."""
 
 
-def normalised_mutual_information(features: Features) -> npt.NDArray[np.float64]:
-    """``I(V_i; V_j) / sqrt(H(V_i) H(V_j))`` for every two features (Yao et al. 2021, section 3.3, normalised).
+def adjusted_mutual_information(features: Features) -> npt.NDArray[np.float64]:
+    """How much features tell about each other (Yao et al. 2021, section 3.3): 0 for unrelated ones, 1 for equal ones.
 
-    Without the normalisation a feature with many values tells most about every other one. A missing value is a value
-    too; a row with several values has each of them with its share of the weights; numbers are put into 16 quantiles.
-    The id tells everything about everything, and has 0 here, as a constant feature has.
+    ``(I(V_i; V_j) - E) / (sqrt(H(V_i) H(V_j)) - E)`` with E the expectation of I for unrelated features of these values
+    (Vinh et al. 2010), here the mean over shuffles of the rows. Without E and the entropies a feature with many values
+    tells most about every other one: a few rows of each value always agree by chance. A missing value is a value too; a
+    row with several values has each of them with its share of the weights; numbers are put into 16 quantiles. The id
+    tells everything about everything, and has 0 here, as a constant feature has.
 
     Args:
         features: k columns.
 
     Returns:
-        Float64 [k, k], symmetric.
+        Float64 [k, k], symmetric, at most 1; of unrelated features a little below or above 0.
     """
     matrices = [None if column.name == ID else _shares(column) for column in features.columns]
-    found = np.zeros((len(matrices), len(matrices)))
     entropies = [0.0 if matrix is None else _entropy(matrix) for matrix in matrices]
+    rng, count = generator(0, "mutual information"), np.clip(_SHUFFLED_ROWS // max(1, features.num_rows), 1, 16)
+    orders = [rng.permutation(features.num_rows) for _ in range(count)]
+    found = np.diag((np.array(entropies) > 0).astype(np.float64))
     for i, first in enumerate(matrices):
-        for j, second in enumerate(matrices[: i + 1]):
-            if first is not None and second is not None and entropies[i] > 0 and entropies[j] > 0:
-                found[i, j] = _information(first, second) / np.sqrt(entropies[i] * entropies[j])
-                found[j, i] = found[i, j]
+        if first is None or not entropies[i]:
+            continue
+        shuffled = [first[order] for order in orders]
+        for j, second in enumerate(matrices[:i]):
+            if second is None or not entropies[j]:
+                continue
+            expected = float(np.mean([_information(rows, second) for rows in shuffled]))
+            most = np.sqrt(entropies[i] * entropies[j]) - expected
+            if most > 1e-9:  # else no two rows share a value, as ids
+                found[i, j] = found[j, i] = (_information(first, second) - expected) / most
     return found
 
 

@@ -24,8 +24,9 @@ def candidate_softmax(
     """Mean of ``-ln softmax(s(u, j) / temperature - ln q_j)`` at the target (Yi et al. 2019, eq. 3 and 6).
 
     The candidates are distinct, so that an item that is the positive of several rows is a candidate once and never its
-    own negative: there are no accidental hits. With ``q_j`` the expected number of times that the batch and uniform
-    draws together offer item j, they are mixed negatives (Yang et al. 2020, section 3.3).
+    own negative: there are no accidental hits. With ``q_j`` the probability that the batch (p_j) or one of M uniform
+    draws of N items offers item j, ``1 - (1 - p_j)(1 - 1 / N)^M``, they are mixed negatives (Yang et al. 2020, section
+    3.3) that count once each.
 
     With ``hardness`` > 0 negative j of a row counts ``exp(hardness z_j) / mean_k exp(hardness z_k)`` times, its logit
     being z_j, so that the hardest negatives count most (Robinson et al. 2021, eq. 4); the weights have no gradient.

@@ -191,12 +191,12 @@ class TowerObjective:
         return candidate_softmax(user, item, targets, log_q_C, temperature=temperature, hardness=candidates.hardness)
 
     def _log_offered(self, chosen: IntArray) -> npt.NDArray[np.float32]:
-        """Log of the expected number of times that a step offers each item, by its batch and by uniform draws."""
+        """Log of the probability that a step offers each item, by its batch or by a uniform draw; it does so once."""
         candidates = self._settings.candidates
         if candidates.logq == "exact":
             offered = np.maximum(self._offered[chosen], np.float32(1e-12))
         else:
             offered = np.exp(self._frequency.log_probability(chosen))
         if candidates.name == "mixed":
-            offered = offered + np.float32(candidates.count / self._model.num_items)
+            offered = 1 - (1 - offered) * (1 - 1 / self._model.num_items) ** candidates.count
         return np.log(offered).astype(np.float32)

@@ -31,7 +31,7 @@ class TowerData:
         valid: csr float32 [users, items] that selects the epoch, or None.
         union: events of train and validation, for the refit.
         affinity: of the item features, for correlated feature masking; see
-            :func:`recsys.mutual_information.normalised_mutual_information`.
+            :func:`recsys.mutual_information.adjusted_mutual_information`.
     """
 
     train: Histories

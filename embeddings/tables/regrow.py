@@ -89,13 +89,13 @@ def drop_below(mask: Words, values: Floats, threshold: int, ties: int) -> Words:
 
 
 @numba.njit(cache=True)
-def hide_stored(mask: Words, rows: Ints, scores: Floats) -> int:
-    """Set the scores of stored entries to 0 and count the others that are not 0.
+def count_candidates(mask: Words, rows: Ints, scores: Floats) -> int:
+    """Entries that are not stored and whose score is not 0.
 
     Args:
         mask: uint16 [R, words].
         rows: int32 [n].
-        scores: float32 [n, D], changed in place.
+        scores: float32 [n, D].
     """
     count = 0
     for i in range(len(rows)):
@@ -103,25 +103,34 @@ def hide_stored(mask: Words, rows: Ints, scores: Floats) -> int:
             bits, part = np.uint32(mask[rows[i], first // WORD]), scores[i, first : first + WORD]
             found = np.uint32(0)  # no branch and 32 bits throughout: the loop becomes vectors
             for place in range(len(part)):
-                part[place] = np.float32(0) if bits >> np.uint32(place) & _ONE else part[place]
-                found += np.uint32(part[place] != 0)
+                found += np.uint32(part[place] != 0) & ~(bits >> np.uint32(place)) & _ONE
             count += int(found)
     return count
 
 
 @numba.njit(cache=True)
+def hide_stored(mask: Words, rows: Ints, scores: Floats) -> None:
+    """Set the scores of stored entries to 0; arguments as of :func:`count_candidates`, the scores changed in place."""
+    for i in range(len(rows)):
+        for first in range(0, scores.shape[1], WORD):
+            bits, part = np.uint32(mask[rows[i], first // WORD]), scores[i, first : first + WORD]
+            for place in range(len(part)):
+                part[place] = np.float32(0) if bits >> np.uint32(place) & _ONE else part[place]
+
+
+@numba.njit(cache=True)
 def grow_above(mask: Words, rows: Ints, scores: Floats, threshold: int, ties: int) -> None:
-    """Store the entries whose score is above the threshold, and the first ``ties`` at it.
+    """Store the entries whose score is above the threshold, and the first ``ties`` at it, in the order of the mask.
 
     Args:
         mask: uint16 [R, words], changed in place.
-        rows: int32 [n], rising.
+        rows: int32 [n], distinct.
         scores: float32 [n, D], of :func:`hide_stored`.
         threshold: bits of a magnitude.
         ties: see :func:`select_largest`.
     """
     keys = scores.view(np.uint32)
-    for i in range(len(rows)):
+    for i in np.argsort(rows):
         for column in range(scores.shape[1]):
             key = np.int64(keys[i, column] & _SIGN)
             if key > threshold or (key == threshold and ties > 0):

@@ -50,6 +50,9 @@ class SparseTable(Table):
         sparsity: how entries move; None for a mask that stays.
         growth_seed: of growth at random.
 
+    Attributes:
+        window_peak: int64, bytes of the gradients kept for an update, the most there ever were.
+
     Raises:
         ValueError: The mask does not fit the id map, the dimension or the values, or the optimizer is lazy Adam.
     """
@@ -63,6 +66,7 @@ class SparseTable(Table):
     growth_seed: Tensor
     window_rows: Tensor
     window_gradients: Tensor
+    window_peak: Tensor
     _room: tuple[npt.NDArray[np.int32], Floats]
     _slots: npt.NDArray[np.int32]
 
@@ -85,6 +89,7 @@ class SparseTable(Table):
                 self.register_buffer(name, empty_pages((id_map.num_rows,) if rows else values.shape).zero_())
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("growth_seed", torch.tensor(growth_seed))
+        self.register_buffer("window_peak", torch.tensor(0))
         self._clear_window()
 
     @property
@@ -114,8 +119,11 @@ class SparseTable(Table):
 
     def bytes(self) -> TableBytes:
         """Exact sizes; the weights with their mask, the optimizer with the gradients kept for the next update."""
-        sizes, window = super().bytes(), self.window_rows.nbytes + self.window_gradients.nbytes
-        return dataclasses.replace(sizes, optimizer=sizes.optimizer + window)
+        sizes = super().bytes()
+        return dataclasses.replace(sizes, optimizer=sizes.optimizer + self._window_bytes())
+
+    def _window_bytes(self) -> int:
+        return self.window_rows.nbytes + self.window_gradients.nbytes
 
     def _weight_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in (self.values, self.mask, self.starts))
@@ -179,16 +187,16 @@ class SparseTable(Table):
             self._slots[self.window_rows.numpy()] = np.arange(used)
         used = sparse_kernels.add_to_window(rows, sums, self._slots, used, *self._room)
         self.window_rows, self.window_gradients = (torch.from_numpy(part[:used]) for part in self._room)
+        self.window_peak.clamp_(min=self._window_bytes())
 
     def _move(self, count: int) -> None:
         """Drop the smallest ``count`` entries, or as many as can grow, and grow as many."""
         assert self.sparsity is not None
         mask, values = self._mask(), self._values()
-        order = np.argsort(self.window_rows.numpy())
-        rows, scores = self.window_rows.numpy()[order], self.window_gradients.numpy()[order]
+        rows, scores = self.window_rows.numpy(), self.window_gradients.numpy()
         at_random = self.sparsity.growth == "random"
         free = self.num_rows * self.dim - self.nnz
-        candidates = free if at_random else regrow.hide_stored(mask, rows, scores.copy())
+        candidates = free if at_random else regrow.count_candidates(mask, rows, scores)
         count = min(count, candidates)
         kept = regrow.drop_below(mask, values, *regrow.select_smallest(values, count))
         grown = kept.copy()
@@ -239,7 +247,9 @@ class SparseTable(Table):
         for name in ("window_rows", "window_gradients"):
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        peak = int(self.window_peak)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.window_peak.clamp_(min=peak)
         self._forget_room()
         self._find_starts()
 

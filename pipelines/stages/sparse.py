@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from embeddings.mixed_dims import SoftSelection, frequency_blocks, row_counts
 from embeddings.row_groups import cluster_groups
-from embeddings.sparsity import RowGroups, Schedule, Sparsity, erk_densities
+from embeddings.sparsity import RowGroups, Schedule, Sparsity, entries, erk_densities
 from embeddings.tables import OptimizerSpec, Table, build_table
-from embeddings.tables.sparse_table import prune
+from embeddings.tables.sparse_table import SparseTable, prune
 from embeddings.tables.sparse_weights import prune_layers
 from pipelines.config_models import Mf
 from pipelines.config_section import TableModel
-from pipelines.config_sparse import MixedDims, SparseEntries
+from pipelines.config_sparse import MixedDims, Sparse, SparseEntries
 from pipelines.config_two_tower import TwoTower
+from pipelines.errors import DataError
 from pipelines.stages.compress import Maps
 from recsys.mixed_dims import DimSearch
 from recsys.mlp import Mlp
@@ -27,6 +29,7 @@ from recsys.models.tower import ID
 from recsys.models.two_tower import TwoTower as TwoTowerModel
 from recsys.rng import generator
 
+logger = logging.getLogger(__name__)
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -80,11 +83,21 @@ def sparsities(config: Mf | TwoTower, maps: Maps, steps: int) -> list[Sparsity |
         config: of the model.
         maps: the rows of both tables.
         steps: of the training at most; the share that moves falls over these, in the refit too.
+
+    Raises:
+        DataError: No update would be due in so few steps.
     """
     sparse = config.sparse
-    if sparse is None or sparse.method == "prune":
+    if sparse is None:
         return [None, None]
     shapes = [(rows, config.table_dim) for rows in (maps.users.num_rows, maps.items.num_rows)]
+    for side, density, (rows, dim) in zip(("users", "items"), _densities(sparse, shapes), shapes, strict=True):
+        stored = entries(density, rows, dim)
+        if stored < rows and not (side == "users" and config.items_only):
+            told = "the table of %s stores %s entries in %s rows, so that some are all zero; raise model.sparse.density"
+            logger.warning(told, side, f"{stored:,}", f"{rows:,}")
+    if sparse.method == "prune":
+        return [None, None]
     return [*_sparsities(sparse, shapes, steps)]
 
 
@@ -103,6 +116,10 @@ def _sparsities(sparse: SparseEntries, shapes: Shapes, steps: int) -> list[Spars
     if sparse.method == "static":
         return [Sparsity(density) for density in _densities(sparse, shapes)]
     schedule = Schedule(sparse.every_steps, steps, sparse.start, sparse.end, sparse.stop)
+    if schedule.to_update(0) is None:
+        first = f"the first {int(sparse.stop * steps):,} of {steps:,} steps"
+        key = "sparse" if isinstance(sparse, Sparse) else "sparse_layers"
+        raise DataError(f"{key}.every_steps is {sparse.every_steps:,}, but entries move in {first} only; lower it")
     return [
         Sparsity(density, schedule, sparse.growth, sparse.window_steps, sparse.momentum)
         for density in _densities(sparse, shapes)
@@ -116,6 +133,11 @@ def _densities(sparse: SparseEntries, shapes: Shapes) -> list[float]:
 def dim_search(config: MixedDims) -> DimSearch:
     """The plain arguments of a search."""
     return DimSearch(config.density, config.epochs, config.warmup_epochs, config.held_out)
+
+
+def window_bytes(tables: Iterable[Table]) -> int:
+    """Of the gradients that tables kept for updates of their masks, the most there ever were."""
+    return sum(int(table.window_peak) for table in tables if isinstance(table, SparseTable))
 
 
 def prune_tables(model: TwoTables | TwoTowerModel, density: float) -> None:

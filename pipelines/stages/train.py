@@ -46,7 +46,7 @@ from pipelines.knowledge import open_knowledge
 from pipelines.stages import closed_form, ensemble, generative, rpg, sequence, two_tower
 from pipelines.stages.build import build_mf, fit_settings
 from pipelines.stages.compress import Maps
-from pipelines.stages.sparse import dim_search, prune_networks, prune_tables
+from pipelines.stages.sparse import dim_search, prune_networks, prune_tables, window_bytes
 from pipelines.stages.training_facts import records, training_facts
 from pipelines.stages.versions import versions
 from recsys.checkpoint import Reader, save_model
@@ -105,8 +105,8 @@ def train_stage(
     key = _key(dataset, variant, maps, seed, codes)
     key |= {"members": [member.key for member in members]} if members else {}
     encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
-    if encoded:
-        key["features"] = {side: part.digest for side, part in encoded.items()}
+    if isinstance(variant.model, TwoTower):
+        key |= two_tower.training_key(variant.model, encoded)
 
     def build(directory: Path) -> None:
         train, valid = _matrices(dataset, variant.train)
@@ -252,7 +252,7 @@ def _train_mf(
     tables = [table.bytes() for table in model.tables]
     rows = sum(table.num_rows for table in model.tables)
     sizes = TableBytes(sum(table.weights for table in tables), sum(table.optimizer for table in trained))
-    facts = training_facts(result, rows=rows, tables=sizes, layers=layers)
+    facts = training_facts(result, rows=rows, tables=sizes, layers=layers, window=window_bytes(model.tables))
     _save(model, directory, facts, records(result))
     _keep_negatives(scratch, directory)
 

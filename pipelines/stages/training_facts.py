@@ -9,7 +9,9 @@ from embeddings.tables.spec import TableBytes
 from recsys.settings import FitResult
 
 
-def training_facts(result: FitResult, *, rows: int, tables: TableBytes, layers: TableBytes) -> dict[str, Any]:
+def training_facts(
+    result: FitResult, *, rows: int, tables: TableBytes, layers: TableBytes, window: int = 0
+) -> dict[str, Any]:
     """JSON-able: sizes in bytes, epochs, seconds and the highest memory.
 
     Args:
@@ -17,11 +19,13 @@ def training_facts(result: FitResult, *, rows: int, tables: TableBytes, layers: 
         rows: of all tables.
         tables: bytes of their weights and of the optimizer's state in training.
         layers: likewise of all that is trained and no table.
+        window: bytes of the gradients that sparse tables kept for an update, at most.
     """
     return {
         "table_rows": rows,
         "table_bytes": tables.weights,
         "optimizer_bytes": tables.optimizer,
+        "window_bytes": window,
         "layer_bytes": layers.weights,
         "layer_optimizer_bytes": layers.optimizer,
         "epochs": result.best_epoch,

@@ -281,6 +281,8 @@ def test_validate_tells_plan_and_memory(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     for part in ("tiny: no mistakes found", "memory: about", "mf-graphhash: mf, graphhash, dim 8", "runs/tiny-"):
         assert part in done.stdout
+    done = recsys(place, "validate", "tiny.yaml", "variants.mf-graphhash.model.sparse.density=0.2")
+    assert "mf-graphhash: mf, graphhash, sparse 20 %, dim 8" in done.stdout
 
 
 def test_ls_and_cp(place: Path) -> None:

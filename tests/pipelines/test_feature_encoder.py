@@ -25,6 +25,9 @@ FRAME = pl.DataFrame(
         "blurb": ["Red wine", "white WINE, wine!", None, "", "beer"],
         "nothing": pl.Series([None, None, None, None, "late"], dtype=pl.String),
         "broken": [1.0, float("nan"), 2.0, float("inf"), 3.0],
+        "huge": [1.0, 1e308, 1e308, 2.0, 3.0],
+        "symbols": ["!!", "", None, "-", "word"],
+        "empty": [[], [None], None, [], ["late"]],
     }
 )
 SEEN = np.array([True, True, True, True, False])
@@ -50,12 +53,13 @@ def test_rare_values_and_those_beyond_the_size_are_unseen() -> None:
 
 
 def test_integers_and_flags_are_categories_too() -> None:
-    frame = pl.DataFrame({"n": [7, 11, 7], "flag": [True, False, None]})
-    encodings = {"n": CategoricalEncoding(), "flag": CategoricalEncoding()}
+    frame = pl.DataFrame({"n": [7, 11, 7], "flag": [True, False, None], "nan": [0.5, float("nan"), 0.5]})
+    encodings = dict.fromkeys(frame.columns, CategoricalEncoding())
     features = FeatureEncoder.fit(frame, encodings, np.ones(3, bool)).encode(frame)
     assert [column.ids.tolist() for column in features.columns if isinstance(column, Categorical)] == [
         [1, 0, 1],
         [1, 0, 2],
+        [0, 1, 0],
     ]
 
 
@@ -76,10 +80,14 @@ def test_numbers_are_scaled_by_the_seen_rows() -> None:
     logs = np.log1p([1, 3, 5])
     column = encode(price=NumericEncoding(transform="log"))
     assert np.allclose(column.values[[0, 1, 3]], (logs - logs.mean()) / logs.std())
-    constant = pl.DataFrame({"x": [2.0, 2.0, 3.0]})
-    encoder = FeatureEncoder.fit(constant, {"x": NumericEncoding()}, np.array([True, True, False]))
+    constant = pl.DataFrame({"x": [0.1] * 7 + [1.1]})  # whose deviation is 1.4e-17 by rounding
+    encoder = FeatureEncoder.fit(constant, {"x": NumericEncoding()}, np.arange(8) < 7)
     (column,) = encoder.encode(constant).columns
-    assert isinstance(column, Numeric) and column.values.tolist() == [0.0, 0.0, 1.0]
+    assert isinstance(column, Numeric) and np.allclose(column.values, [0.0] * 7 + [1.0])
+    new = pl.DataFrame({"raw_id": ["p", "q"], "price": [None, 1e300]})
+    encoder = FeatureEncoder.fit(FRAME, {"price": NumericEncoding()}, SEEN)
+    with pytest.raises(DataError, match=r"'price': 'q' has 1e\+300, which is too large to be scaled; use transform"):
+        encoder.encode(new)
 
 
 def test_quantiles_have_equal_shares_of_the_seen_rows() -> None:
@@ -105,6 +113,8 @@ def test_text_is_tf_idf_as_scikit_learn_has_it() -> None:
     assert np.allclose(np.c_[found[:, 0], dense[:4, wine], found[:, 1]], expected)
     assert np.flatnonzero(dense[2]).tolist() == [column.size]  # no text: one unseen word of weight one
     assert np.allclose(np.linalg.norm(dense, axis=1), 1.0)
+    silent = FeatureEncoder.fit(FRAME, {"blurb": TextEncoding(buckets=8)}, SEEN).encode(FRAME[2:4])
+    assert silent.columns[0].missing.all()
 
 
 def test_only_the_heaviest_words_are_kept() -> None:
@@ -138,7 +148,20 @@ def test_an_encoder_comes_back_from_its_file_and_encodes_new_rows(tmp_path: Path
             {"colour": CategoricalEncoding(max_size=1, on_overflow="error")},
             r"'colour' has 2 values in train, max_size is 1, the first beyond it is 'blue'; raise max_size",
         ),
-        ({"broken": NumericEncoding()}, r"feature 'broken': row 1 is nan \(2 such rows\); leave the cell empty"),
+        ({"empty": ListEncoding()}, r"'empty' has no value in the 4 rows that training sees; remove it"),
+        ({"symbols": TextEncoding()}, r"'symbols' has no value in the 4 rows that training sees; remove it"),
+        (
+            {"colour": CategoricalEncoding(min_count=9)},
+            r"no value of feature 'colour' is in min_count 9 rows of train, the most frequent is in 2; lower min_count",
+        ),
+        (
+            {"broken": NumericEncoding()},
+            r"feature 'broken': 'b' has nan, which is not finite; leave the cell empty .* \(2 such rows\)",
+        ),
+        (
+            {"huge": NumericEncoding()},
+            r"'huge': 'b' has 1e\+308, which is too large .* use transform: log or quantiles \(2 such rows\)",
+        ),
         ({"colour": NumericEncoding()}, r"'colour' needs numbers, got String; use kind: categorical"),
         ({"tags": CategoricalEncoding()}, r"'tags' needs one value a row, got List\(String\); use kind: list"),
         ({"colour": ListEncoding()}, r"'colour' needs a list in each row, got String; use kind: categorical"),
@@ -152,7 +175,7 @@ def test_what_is_refused(encodings: dict[str, Encoding], message: str) -> None:
 def test_a_row_without_features_is_refused_where_it_could_not_be_told_apart() -> None:
     encoder = FeatureEncoder.fit(FRAME, {"colour": CategoricalEncoding(), "tags": ListEncoding()}, SEEN)
     assert encoder.encode(FRAME).num_rows == 5
-    with pytest.raises(DataError, match=r"row 3 \('d'\) has none of the features colour, tags \(1 such rows\)"):
+    with pytest.raises(DataError, match=r"'d' has none of the features colour, tags \(1 such rows\)"):
         encoder.encode(FRAME, allow_empty=False)
 
 

@@ -13,8 +13,10 @@ from tiny_experiment import recsys, write_tiny
 from embeddings.id_map import IdMap
 from embeddings.sparsity import Schedule, Sparsity
 from embeddings.tables import OptimizerSpec, build_table
+from pipelines.config_loader import ConfigError, load_experiment
 from pipelines.config_models import Mf
 from pipelines.config_sparse import Sparse, SparseEntries
+from pipelines.errors import DataError
 from pipelines.report import words
 from pipelines.report.data import Run
 from pipelines.report.tables import cost_table
@@ -35,7 +37,9 @@ variants:
   - {name: neumf-pruned, model: {name: neumf, dim: 8, sparse: {density: 0.25, method: prune}}}
   - {name: layers, model: {name: neumf, dim: 8, widths: [16, 8], sparse_layers: {density: 0.25, every_steps: 5}}}
   - {name: layers-pruned, model: {name: neumf, dim: 8, widths: [16, 8], sparse_layers: {density: 0.25, method: prune}}}
-  - {name: shared, compressor: {name: modulo}, model: {name: lightgcn, sparse: {density: 0.5, growth: momentum}}}
+  - name: shared
+    compressor: {name: modulo}
+    model: {name: lightgcn, sparse: {density: 0.5, growth: momentum, every_steps: 5}}
 """
 
 
@@ -54,6 +58,8 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
         assert variants[name]["optimizer_bytes"] == entries * 8
     for name in ("neumf", "neumf-pruned"):
         assert variants[name]["table_bytes"] == 2 * entries * 4 + mask_bytes, "a row has the vectors of both parts"
+    assert variants["dynamic"]["window_bytes"] % (8 * 4 + 4) == 0 < variants["dynamic"]["window_bytes"]
+    assert variants["erk"]["window_bytes"] == variants["static"]["window_bytes"] == 0
     assert variants["pruned"]["table_bytes"] == entries * 4 + mask_bytes
     assert variants["pruned"]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
     weights, others = 16 * 16 + 16 * 8, 16 + 16 + 8 + 1  # h, and a bias for each output
@@ -93,6 +99,35 @@ def test_the_schedule_runs_over_the_whole_training() -> None:
         assert [step for step in range(1, 701) if sparsity.observes(step)][-1] == 525
     assert sparsities(Mf(), maps(50, 9), 700) == [None, None]
     assert sparsities(Mf(sparse=Sparse(density=0.2, method="prune")), maps(50, 9), 700) == [None, None]
+
+
+def test_a_schedule_without_any_update_is_refused() -> None:
+    config = Mf(sparse=Sparse(density=0.2, every_steps=7, stop=0.5))
+    with pytest.raises(DataError, match=r"sparse\.every_steps is 7, but entries move in the first 6 of 13 steps only"):
+        sparsities(config, maps(50, 9), 13)
+    assert sparsities(config, maps(50, 9), 14)
+
+
+def test_settings_that_others_of_the_file_read_are_no_mistake(tmp_path: Path) -> None:
+    """A variant may change one setting of another's section; alone, it still has the rest of the file's."""
+    config = write_tiny(tmp_path)
+    config.write_text(
+        config.read_text().partition("variants:")[0]
+        + "variants:\n"
+        + "  - {name: slow, model: {sparse: &sparse {density: 0.2, growth: momentum, momentum: 0.5}}}\n"
+        + "  - {name: random, model: {sparse: {<<: *sparse, growth: random}}}\n"
+    )
+    assert len(load_experiment(str(config)).variants) == 2
+    assert len(load_experiment(str(config), ["variants=[random]"]).variants) == 1
+    with pytest.raises(ConfigError, match=r"sparse\.momentum: growth random has no decay, so that momentum: 0.7"):
+        load_experiment(str(config), ["variants.random.model.sparse.momentum=0.7"])
+
+
+def test_a_density_below_one_entry_a_row_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sparsities(Mf(dim=10, sparse=Sparse(density=0.1)), maps(50, 9), 700)
+    assert not caplog.messages
+    sparsities(Mf(dim=10, sparse=Sparse(density=0.08, method="prune")), maps(50, 9), 700)
+    assert caplog.messages[0].startswith("the table of users stores 41 entries in 51 rows, so that some are all zero")
 
 
 def test_layers_share_a_density_by_erk() -> None:
@@ -160,9 +195,30 @@ def test_erk_keeps_the_smaller_table_denser() -> None:
             "model.sparse={density: 0.2, method: prune, distribution: erk}",
             "prune keeps the same share of each table; set it to uniform",
         ),
+        (
+            "model={name: mf, optimizer: {name: lazy_adam}, mixed_dims: {density: 0.2}}",
+            "mixed_dims ends in sparse tables, which have no lazy_adam",
+        ),
+        (
+            "train.batch_size=1; model.mixed_dims={density: 0.2}",
+            "got 1, but mixed_dims takes no batches of one; use more",
+        ),
+        (
+            "train.batch_size=1; model.loss={name: bpr}; model.sparse={density: 0.2}",
+            "got 1, but sparse tables are not for LearnBPR; use more",
+        ),
+        ("model.mixed_dims={density: 0.2, held_out: 0.0001}", "mixed_dims.held_out 0.0001 of at most 574"),
+        ("model.sparse={density: 0.2, method: static, start: 0.4}", "static moves no entry, so that start: 0.4 would"),
+        ("model.sparse={density: 0.2, method: prune, columns: random}", "chooses after training, so that columns: ran"),
+        ("model.sparse={density: 0.2, columns: random, resolution: 3}", "need no clusters, so that resolution: 3.0 wo"),
+        ("model.sparse={density: 0.2, momentum: 0.5}", "growth gradient has no decay, so that momentum: 0.5 would be"),
+        (
+            "model.sparse={density: 0.2, growth: random, window_steps: 9}",
+            "looks at no gradient, so that window_steps: 9",
+        ),
     ],
 )
 def test_wrong_sparse_sections_are_explained(tmp_path: Path, override: str, message: str) -> None:
-    done = recsys(tmp_path, "validate", str(write_tiny(tmp_path)), override)
+    done = recsys(tmp_path, "validate", str(write_tiny(tmp_path)), *override.split("; "))
     assert done.returncode != 0
     assert message in " ".join((done.stdout + done.stderr).split())

@@ -19,7 +19,7 @@ from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.features import FeatureEncoder
 from pipelines.ingest import ingest
-from pipelines.stages.two_tower import encode, histories
+from pipelines.stages.two_tower import context_of, encode, histories
 from recsys.checkpoint import load_model
 from recsys.models.tower import ID
 from recsys.models.two_tower import TwoTower as TwoTowerModel
@@ -57,7 +57,7 @@ COLD = ITEMS
 def write(directory: Path) -> Path:
     """Users like the items of their group; the last event of some users is the cold item."""
     data = directory / "data"
-    data.mkdir()
+    data.mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows = []
     for user in range(USERS):
@@ -75,7 +75,9 @@ def write(directory: Path) -> Path:
             "tags": [[f"g{item % 4}", f"t{item % 7}"] for item in items],
             "size": [float(item % 4) if item % 5 else None for item in items],
             "blurb": [f"a thing of group{item % 4}" for item in items],
-        }
+            "nothing": [None for _ in items],
+        },
+        schema_overrides={"nothing": pl.String},
     ).write_parquet(data / "items.parquet")
     users = {"user": [f"u{user}" for user in range(USERS)], "club": [f"c{user % 4}" for user in range(USERS)]}
     pl.DataFrame(users).write_parquet(data / "users.parquet")
@@ -200,13 +202,37 @@ def test_histories_follow_the_order_of_the_data(tmp_path: Path) -> None:
     assert (train.matrix() != dataset.matrix("train")).nnz == 0
 
 
+@pytest.mark.parametrize(("asked", "ordered"), [("auto", "before"), ("before", "before"), ("others", "others")])
+def test_the_context_needs_an_order_where_it_is_what_was_before(asked: str, ordered: str) -> None:
+    config = TwoTower.model_validate({"history": {"context": asked}})
+    assert context_of(config, ["rating", "timestamp"]) == ordered
+    if asked != "before":
+        assert context_of(config, ["rating"]) == "others"
+        return
+    with pytest.raises(DataError, match="before needs the order of events, and the data have neither timestamp nor"):
+        context_of(config, ["rating"])
+
+
 def test_wrong_features_are_named(tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path)
-    with pytest.raises(DataError, match="there is no feature 'grup'; did you mean group"):
+    with pytest.raises(DataError, match=r"items \(items.parquet\): there is no feature 'grup'; did you mean group"):
         encode(dataset, TwoTower.model_validate({"item": {"features": {"grup": {"kind": "categorical"}}}}))
+    with pytest.raises(DataError, match="'id' has the name of the tower's own column of ids; rename the column"):
+        encode(dataset, TwoTower.model_validate({"item": {"features": {"id": {"kind": "categorical"}}}}))
     found = encode(dataset, TwoTower(user=TowerInputs(features={})))
     assert [column.name for column in found["items"].features.columns] == ["id", "group"]
     assert [column.name for column in found["users"].features.columns] == ["id"]
+
+
+def test_columns_that_tell_nothing_are_named(tmp_path: Path) -> None:
+    items = {"source": "items.parquet", "id": "item"}
+    dataset = dataset_of(tmp_path / "one", items={**items, "features": {"nothing": "categorical"}})
+    with pytest.raises(DataError, match=r"items \(items.parquet\): feature 'nothing' has no value in the 40 rows"):
+        encode(dataset, TwoTower())
+    dataset = dataset_of(tmp_path / "two", items={**items, "features": {"code": "categorical"}})
+    assert len(encode(dataset, TwoTower())["items"].features.columns) == 1
+    with pytest.raises(DataError, match=r"items \(items.parquet\): no features but code, whose values all differ as"):
+        encode(dataset, TwoTower(item=TowerInputs(id=False), history=None))
 
 
 @pytest.mark.parametrize(
@@ -229,6 +255,24 @@ def test_wrong_features_are_named(tmp_path: Path) -> None:
         ("model.loss.count=0", "greater than or equal to 1"),
         ("model.loss={name: sampled, hardness: 0.5}", "loss sampled does not take it, got 0.5; set it to 0"),
         ("model.ssl={name: spread_out, projection: separate}", "spread_out has one view and no second network"),
+        (
+            "model={name: two_tower, user: {id: false}, item: {id: false}, history: null, sparse: {density: 0.5}}",
+            "is for id tables, and neither tower has one; remove it, or set model.item.id",
+        ),
+        (
+            "model.loss={name: in_batch, count: 3}",
+            "loss in_batch draws no items, so that count: 3 would be ignored; re",
+        ),
+        ("model.loss={name: sampled, logq: exact}", "draws every item equally often, so that logq: exact would be"),
+        ("model.ssl={name: spread_out, dropout: 0.5}", "ssl spread_out drops nothing, so that dropout: 0.5 would be"),
+        (
+            "model.item.features.group={kind: categorical, on_overflow: error}",
+            "item.features.group.on_overflow: without max_size nothing overflows, so that on_overflow: error would be",
+        ),
+        (
+            "model.item.features.size={kind: numeric, transform: log, buckets: 4}",
+            "transform log has none, so that buckets: 4 would be ignored; remove it",
+        ),
     ],
 )
 def test_what_the_configuration_refuses(override: str, message: str, tmp_path: Path) -> None:

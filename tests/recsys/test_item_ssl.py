@@ -9,7 +9,7 @@ import torch
 from recsys.features import Categorical, Features
 from recsys.item_ssl import ItemSsl, ItemSslName, ItemSslTerm
 from recsys.models.tower import Tower, id_column
-from recsys.mutual_information import normalised_mutual_information
+from recsys.mutual_information import adjusted_mutual_information
 from recsys.rng import generator
 from tests.recsys import tower_fixture
 
@@ -23,7 +23,7 @@ def term(
     features = tower_fixture.described(ITEMS) if features is None else features
     tower = tower_fixture.tower("items", features) if tower is None else tower
     ssl = ItemSsl(name, **settings)  # type: ignore[arg-type]
-    affinity = normalised_mutual_information(features) if name == "cfm" else None
+    affinity = adjusted_mutual_information(features) if name == "cfm" else None
     return ItemSslTerm(tower, ssl, affinity=affinity, seed=0)
 
 
@@ -63,7 +63,7 @@ def test_correlated_features_are_masked_together() -> None:
         first = masked(features, made.views(features, np.random.default_rng(draw))[0])[1:]
         assert sum(first) == 3  # the drawn one and floor(4 / 2) more
         assert (first[0] and first[1]) or (first[2] and first[3])
-    twins = normalised_mutual_information(features)
+    twins = adjusted_mutual_information(features)
     assert twins[1, 2] > 0.99 and twins[1, 3] < 0.5
 
 
@@ -128,6 +128,8 @@ def test_what_is_refused() -> None:
     alone = tower_fixture.ids_only(ITEMS)
     with pytest.raises(ValueError, match=r"ssl rfm shares the features out .* at least 2 of them, got id"):
         term("rfm", alone)
+    with pytest.raises(ValueError, match=r"ssl dropout masks no feature that is alone, .* got id; give the item tower"):
+        term("dropout", alone)
     tower = tower_fixture.tower("items", tower_fixture.described(ITEMS))
     with pytest.raises(ValueError, match=r"ssl cfm needs the affinity of 4 features with each other, got none"):
         ItemSslTerm(tower, ItemSsl("cfm"), seed=0)

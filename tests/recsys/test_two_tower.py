@@ -19,7 +19,7 @@ from recsys.item_ssl import ItemSsl
 from recsys.mlp import Mlp
 from recsys.models.tower import Tower
 from recsys.models.two_tower import TwoTower
-from recsys.mutual_information import normalised_mutual_information
+from recsys.mutual_information import adjusted_mutual_information
 from recsys.settings import EpochRecord, Selection
 from recsys.tower_objective import Candidates, TowerObjective, TowerSettings
 from recsys.tower_training import TowerData, fit_two_tower
@@ -101,7 +101,7 @@ def data(valid: bool = False) -> TowerData:
     held_out = csr_array((interactions(9) - interactions(9).multiply(train)).astype(np.float32))
     held_out.eliminate_zeros()
     union = tower_fixture.histories(csr_array(train + held_out))
-    affinity = normalised_mutual_information(tower_fixture.described(ITEMS, 2))
+    affinity = adjusted_mutual_information(tower_fixture.described(ITEMS, 2))
     return TowerData(tower_fixture.histories(train), held_out if valid else None, union if valid else None, affinity)
 
 
@@ -143,7 +143,7 @@ def test_the_correction_is_the_share_of_the_batches_that_have_an_item() -> None:
     assert np.allclose(np.exp(objective._log_offered(np.arange(ITEMS))), 1 - (1 - shares) ** size, rtol=1e-4)
     mixed = settings(candidates=Candidates("mixed", count=6, logq="exact"))
     objective = TowerObjective(model(), events, mixed, affinity=None, seed=0)
-    expected = 1 - (1 - shares) ** size + 6 / ITEMS
+    expected = 1 - (1 - shares) ** size * (1 - 1 / ITEMS) ** 6
     assert np.allclose(np.exp(objective._log_offered(np.arange(ITEMS))), expected, rtol=1e-4)
     counts = objective.knowledge()["counts"]
     assert counts.tolist() == np.bincount(events.items, minlength=ITEMS).tolist()
