@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from embeddings.semantic_id.codes import SemanticCodes
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
-from pipelines.item_features import words
 from pipelines.stages.semantic import catalogue
+from pipelines.text_features import words
 from recsys.models.tiger import Tiger
 from recsys.sequences import Sequences
 

@@ -19,6 +19,7 @@ from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger, check_tiger
 from pipelines.config_two_tower import TwoTower
 from pipelines.errors import DataError
+from pipelines.frozen_settings import check_frozen
 from pipelines.sweep.space import AnyExperiment, check_search
 
 METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
@@ -45,6 +46,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     )
     yield from check_source(experiment.dataset)
     yield from check_search(experiment)
+    yield from check_frozen(experiment.semantic_ids)
     split = experiment.dataset.split
     if split.method != "leave_last_n" and split.valid + split.test >= 1:
         yield ("dataset", "split"), f"valid ({split.valid}) + test ({split.test}) leave nothing for training"

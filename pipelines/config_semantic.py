@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipelines.config_section import Section
 
@@ -134,10 +134,42 @@ class SemanticIds(Section):
     features: tuple[Features, ...] = Field(default=(TextFeatures(),), min_length=1)
     tokeniser: Tokeniser = RqKmeans()
     collisions: Literal["keep", "digit", "reassign"] = "keep"
+    digit_width: int | None = Field(
+        default=None, ge=1, description="items of one code that a digit tells apart, later ones too; null: those there"
+    )
     without_content: Literal["error", "share"] = Field(
         default="error", description="items without any content; share: they are all alike"
     )
     gates: QualityGates = QualityGates()
+    codes: str | None = Field(
+        default=None, description="a run, or its folder semantic_ids: its frozen codes, instead of all other settings"
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> SemanticIds:
+        others = sorted(self.model_fields_set - {"codes"})
+        if self.codes is not None and others:
+            raise ValueError(
+                f"frozen codes keep the settings that they were made with: remove {', '.join(others)}, or write"
+                " semantic_ids={codes: ..} to replace the whole section"
+            )
+        if self.digit_width is not None and self.collisions != "digit":
+            raise ValueError(f"digit_width is for collisions: digit, got {self.collisions}; remove it")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Frozen codes alone, or all else without what is not set."""
+        if self.codes is not None:
+            return {"codes": self.codes}
+        return {name: value for name, value in plain(self).items() if value is not None}
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether the codes depend on the training interactions, and not on content alone."""
+        if isinstance(self.tokeniser, RqKmeans | RqVae | Opq):
+            return self.content_features != self.features
+        return isinstance(self.tokeniser, SequentialIds | CollaborativeIds)
 
     @property
     def is_hierarchy(self) -> bool:

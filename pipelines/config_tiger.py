@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +11,8 @@ from pydantic import Field
 from pipelines.config_problems import Finding
 from pipelines.config_section import EpochModel, Section
 from pipelines.config_semantic import Opq, RqKmeans, RqVae, SemanticIds
+from pipelines.errors import DataError
+from pipelines.frozen_settings import in_force
 
 if TYPE_CHECKING:
     from pipelines.config import Experiment, Variant
@@ -61,18 +64,25 @@ class Tiger(EpochModel):
 
 def check_tiger(experiment: Experiment, variant: Variant) -> Iterator[Finding]:
     """Yield the key and the message of every rule that a variant with :class:`Tiger` breaks."""
-    ids = experiment.semantic_ids
-    if ids is None:
-        yield ("model", "name"), "tiger writes semantic ids: add a section `semantic_ids`"
-    elif ids.collisions == "keep" and isinstance(ids.tokeniser, _NEVER_UNIQUE):
-        yield ("model", "name"), "tiger needs one code an item: set semantic_ids.collisions to digit or reassign"
     assert isinstance(variant.model, Tiger)
-    if variant.model.dense is not None and ids is not None:
-        yield from _check_dense(variant.model.dense, ids, max(experiment.evaluate.k, default=0))
+    if experiment.semantic_ids is None:
+        yield ("model", "name"), "tiger writes semantic ids: add a section `semantic_ids`"
+    else:
+        with contextlib.suppress(DataError):  # told where the codes are named
+            yield from _check_ids(
+                variant.model, in_force(experiment.semantic_ids), max(experiment.evaluate.k, default=0)
+            )
     if experiment.evaluate.auc:
         yield ("model", "name"), "tiger does not score the whole catalogue: set evaluate.auc to false"
     if variant.train.lr_decay != 1:
         yield ("train", "lr_decay"), f"tiger has a schedule of its own, got {variant.train.lr_decay}; set it to 1"
+
+
+def _check_ids(model: Tiger, ids: SemanticIds, longest: int) -> Iterator[Finding]:
+    if ids.collisions == "keep" and isinstance(ids.tokeniser, _NEVER_UNIQUE):
+        yield ("model", "name"), "tiger needs one code an item: set semantic_ids.collisions to digit or reassign"
+    if model.dense is not None:
+        yield from _check_dense(model.dense, ids, longest)
 
 
 def _check_dense(dense: Dense, ids: SemanticIds, longest: int) -> Iterator[Finding]:

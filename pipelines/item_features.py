@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import collections
-import re
+import dataclasses
+import json
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.sparse import csr_array, diags_array
+import safetensors
+import safetensors.numpy
+from pydantic import TypeAdapter
+from scipy.sparse import csr_array
 
 from embeddings.semantic_id.collaborative import fast_rp
-from embeddings.spectral import spectral_vectors
+from embeddings.spectral import Matrix, spectral_vectors
+from pipelines.atomic import write_bytes
 from pipelines.cache import content_hash
 from pipelines.config_semantic import (
     CollaborativeFeatures,
@@ -23,11 +27,11 @@ from pipelines.config_semantic import (
     TextFeatures,
 )
 from pipelines.dataset import ITEMS
-from pipelines.errors import DataError, did_you_mean
+from pipelines.errors import DataError
+from pipelines.text_features import TextSpace, fit_text, text_columns, words
 from recsys.rng import generator
-from recsys.truncated_svd import leading_gram_vectors
 
-Matrix = npt.NDArray[np.float32]
+FORMAT = "recsys item features 1"
 
 
 class Catalogue(Protocol):
@@ -48,13 +52,117 @@ class Catalogue(Protocol):
         """Float32 [users, items], ones at the train pairs."""
 
 
-_WORD = re.compile(r"\w+")
+@dataclasses.dataclass(frozen=True)
+class FittedFeatures:
+    """One kind of features as fitted to a catalogue.
+
+    Attributes:
+        settings: with the columns that were read.
+        text: the space of a text, else None.
+        mean: float32 [D], subtracted first.
+        spread: float32, what is then divided by.
+    """
+
+    settings: Features
+    text: TextSpace | None
+    mean: Matrix
+    spread: np.float32
+
+    def scaled(self, block: Matrix) -> Matrix:
+        """``block`` float32 [N, D], centred and scaled."""
+        return (block - self.mean) / self.spread
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureTransform:
+    """What gives items that came later vectors of the same space, without a new fit: all kinds side by side."""
+
+    parts: tuple[FittedFeatures, ...]
+
+    @property
+    def takes_new_items(self) -> bool:
+        """Whether :meth:`transform` can be used: features are of content and know items by their raw id."""
+        kinds = [part.settings for part in self.parts]
+        return not any(
+            isinstance(one, CollaborativeFeatures) or (isinstance(one, MatrixFeatures) and _in_order(one))
+            for one in kinds
+        )
+
+    def transform(self, items: pl.DataFrame, *, share_empty: bool = False) -> Matrix:
+        """Vectors float32 [N, D] of any N items; those of the items that it was fitted to are the same bits.
+
+        Args:
+            items: ``raw_id`` and the columns that were read; others are left out.
+            share_empty: items without content are allowed, as in :func:`fit_features`.
+
+        Raises:
+            DataError: A column or file is missing or does not fit, items have no content, or features are of the
+                training graph.
+        """
+        blocks = [_content_vectors(part.settings, part.text, items) for part in self.parts]
+        empty = _empty(blocks)
+        if empty.size and not share_empty:
+            raise DataError(
+                f"{empty.size:,} of {items.height:,} items have no content that the fitted features know, the first is"
+                f" {items['raw_id'][int(empty[0])]!r}; give them words that others have, or fit all items anew"
+            )
+        return self.joined(blocks)
+
+    def joined(self, blocks: list[Matrix]) -> Matrix:
+        """Float32 [N, D] of the vectors of each kind."""
+        scaled = [part.scaled(block) for part, block in zip(self.parts, blocks, strict=True)]
+        return np.ascontiguousarray(np.concatenate(scaled, axis=1), dtype=np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` (safetensors, the settings as JSON in its header), atomically."""
+        tensors: dict[str, npt.NDArray[Any]] = {}
+        for place, part in enumerate(self.parts):
+            tensors |= {f"{place}.mean": part.mean, f"{place}.spread": np.array(part.spread)}
+            if part.text is not None:
+                known = np.frombuffer(json.dumps(part.text.vocabulary).encode(), dtype=np.uint8)
+                tensors |= {f"{place}.vocabulary": known, f"{place}.inverse": part.text.inverse}
+                tensors |= {f"{place}.basis": part.text.basis}
+        settings = [part.settings.model_dump(mode="json") for part in self.parts]
+        header = {"item_features": json.dumps({"format": FORMAT, "features": settings}, sort_keys=True)}
+        write_bytes(path, safetensors.numpy.save(tensors, metadata=header))
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureTransform:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: The file is foreign, truncated or damaged.
+        """
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                facts = json.loads((file.metadata() or {})["item_features"])
+                if facts["format"] != FORMAT:
+                    raise ValueError(f"its format is {facts['format']!r}")
+                settings = TypeAdapter(tuple[Features, ...]).validate_python(facts["features"])
+                return cls(tuple(_loaded(one, file, str(place)) for place, one in enumerate(settings)))
+        except (safetensors.SafetensorError, ValueError, KeyError) as error:
+            raise DataError(f"{path} holds no {FORMAT!r} ({error}); fit the features again") from error
+
+
+def _loaded(settings: Features, file: Any, place: str) -> FittedFeatures:
+    text = None
+    if isinstance(settings, TextFeatures):
+        known = tuple(json.loads(file.get_tensor(f"{place}.vocabulary").tobytes()))
+        text = TextSpace(known, file.get_tensor(f"{place}.inverse"), file.get_tensor(f"{place}.basis"))
+    return FittedFeatures(settings, text, file.get_tensor(f"{place}.mean"), file.get_tensor(f"{place}.spread")[()])
 
 
 def item_features(
     dataset: Catalogue, features: tuple[Features, ...], seed: int, *, share_empty: bool = False
 ) -> Matrix:
-    """Vectors of all items, the kinds of features side by side.
+    """The vectors of :func:`fit_features` alone."""
+    return fit_features(dataset, features, seed, share_empty=share_empty)[1]
+
+
+def fit_features(
+    dataset: Catalogue, features: tuple[Features, ...], seed: int, *, share_empty: bool = False
+) -> tuple[FeatureTransform, Matrix]:
+    """Vectors of all items, the kinds of features side by side, and what gives other items theirs.
 
     Each kind is centred and scaled to the same total variance, so that none drowns the others. Only train
     interactions are used.
@@ -66,25 +174,33 @@ def item_features(
         share_empty: items without content (a zero vector of every kind) are allowed; all of them are alike.
 
     Returns:
-        float32 [items, D].
+        The transform, and float32 [items, D].
 
     Raises:
         DataError: A column or file is missing or does not fit, or items have no content.
     """
-    blocks = [_block(dataset, one, seed) for one in features]
-    empty = np.flatnonzero(~np.column_stack([np.abs(block).sum(axis=1) > 0 for block in blocks]).any(axis=1))
+    found = [_fit(dataset, one, seed) for one in features]
+    blocks = [block for _, _, block in found]
+    empty = _empty(blocks)
     if empty.size and not share_empty:
         raise DataError(
             f"{empty.size:,} of {dataset.num_items:,} items have no content, the first is"
             f" {dataset.raw_item_ids()[empty[0]]!r}; name more columns or add a feature such as {{name: spectral}},"
             " or set semantic_ids.without_content to share"
         )
-    scaled = []
-    for block in blocks:
-        centred = block - block.mean(axis=0, dtype=np.float64).astype(np.float32)
-        spread = float(np.sqrt(np.square(centred, dtype=np.float64).sum() / max(1, len(block))))
-        scaled.append(centred / np.float32(max(spread, 1e-12)))
-    return np.ascontiguousarray(np.concatenate(scaled, axis=1), dtype=np.float32)
+    transform = FeatureTransform(tuple(_scaling(*one) for one in found))
+    return transform, transform.joined(blocks)
+
+
+def _empty(blocks: list[Matrix]) -> npt.NDArray[np.int64]:
+    """Items int64 whose vectors of every kind are zero."""
+    return np.flatnonzero(~np.column_stack([np.abs(block).sum(axis=1) > 0 for block in blocks]).any(axis=1))
+
+
+def _scaling(settings: Features, text: TextSpace | None, block: Matrix) -> FittedFeatures:
+    mean: Matrix = block.mean(axis=0, dtype=np.float64).astype(np.float32)
+    spread = float(np.sqrt(np.square(block - mean, dtype=np.float64).sum() / max(1, len(block))))
+    return FittedFeatures(settings, text, mean, np.float32(max(spread, 1e-12)))
 
 
 def features_hash(directory: Path, features: tuple[Features, ...]) -> str:
@@ -93,83 +209,53 @@ def features_hash(directory: Path, features: tuple[Features, ...]) -> str:
     return content_hash(directory / ITEMS, *[path for path in sources if path.is_file()])
 
 
-def _block(dataset: Catalogue, features: Features, seed: int) -> Matrix:
+def _fit(dataset: Catalogue, features: Features, seed: int) -> tuple[Features, TextSpace | None, Matrix]:
+    """The features with the columns that are read, the space of a text, and the vectors of the items."""
     match features:
-        case TextFeatures(columns=columns, dim=dim, min_items=least):
-            return _text(words(dataset.items, columns), dim, least, seed)
+        case TextFeatures(dim=dim, min_items=least):
+            named = features.model_copy(update={"columns": text_columns(dataset.items, features.columns)})
+            space, block = fit_text(words(dataset.items, named.columns), dim, least, seed)
+            return named, space, block
         case CollaborativeFeatures(name="spectral", dim=dim):
-            return spectral_vectors(dataset.matrix("train"), dim, generator(seed, "item features", "spectral"))[1]
+            draws = generator(seed, "item features", "spectral")
+            return features, None, spectral_vectors(dataset.matrix("train"), dim, draws)[1]
         case CollaborativeFeatures(dim=dim):
-            return fast_rp(dataset.matrix("train"), dim, generator(seed, "item features", "fast_rp"))
+            return features, None, fast_rp(dataset.matrix("train"), dim, generator(seed, "item features", "fast_rp"))
         case MatrixFeatures(source=source):
-            return _read_matrix(Path(source), dataset)
+            return features, None, _read_matrix(Path(source), dataset.items)
+        case SentenceFeatures():
+            columns = text_columns(dataset.items, features.columns)
+            chosen = features.model_copy(update={"columns": columns})
+            return chosen, None, _sentences(dataset.items, columns, features.model)
+
+
+def _in_order(features: MatrixFeatures) -> bool:
+    return Path(features.source).suffix == ".npy"
+
+
+def _content_vectors(features: Features, text: TextSpace | None, items: pl.DataFrame) -> Matrix:
+    """Vectors of items that need not be those of the fit."""
+    match features:
+        case TextFeatures(columns=columns):
+            assert text is not None
+            return text.transform(words(items, columns))
+        case CollaborativeFeatures(name=name):
+            raise DataError(
+                f"features {name} are of the training graph, which has no vectors of items that it did not have; use"
+                " features of content: text, matrix or sentence_transformers"
+            )
+        case MatrixFeatures(source=source):
+            if _in_order(features):
+                raise DataError(
+                    f"{source} has its rows in the order of one catalogue and cannot tell those of other items; use"
+                    " .parquet with raw_id and vector"
+                )
+            return _read_matrix(Path(source), items)
         case SentenceFeatures(model=model, columns=columns):
-            return _sentences(dataset, columns, model)
+            return _sentences(items, columns, model)
 
 
-def words(items: pl.DataFrame, columns: tuple[str, ...] = ()) -> list[list[str]]:
-    """Lower-case words of each item; an entry of a list is a word as a whole too, and a category a ``column=value``.
-
-    Args:
-        items: one row for each item.
-        columns: text, category or list of text; none means all of these kinds but ``raw_id``.
-
-    Raises:
-        DataError: There is no such column, or no column has text.
-    """
-    textual = [n for n, kind in items.schema.items() if n != "raw_id" and kind in (pl.String, pl.List(pl.String))]
-    for name in columns:
-        if name not in textual:
-            raise DataError(f"items have no text or list column {name!r}; {did_you_mean(name, textual)}")
-    chosen = columns or tuple(textual)
-    if not chosen:
-        raise DataError(
-            "items have no text, category or list column; name them in dataset.items.features, or use"
-            " semantic_ids.features: [{name: spectral}]"
-        )
-    found: list[list[str]] = [[] for _ in range(items.height)]
-    for name in chosen:
-        for item, value in enumerate(items[name].to_list()):
-            entries = [value] if isinstance(value, str) else value or []
-            for entry in entries:
-                if entry:
-                    found[item] += [f"{name}={entry.lower()}", *_WORD.findall(entry.lower())]
-    return found
-
-
-def tf_idf(documents: list[list[str]], min_items: int) -> csr_array:
-    """``(1 + log tf) (1 + log((1 + N) / (1 + df)))``, rows of length one (scikit-learn's, with ``sublinear_tf``).
-
-    Args:
-        documents: words of N items.
-        min_items: words of fewer items are left out.
-
-    Returns:
-        float32 [N, words], the words in alphabetical order.
-    """
-    counts = [collections.Counter(words_of_item) for words_of_item in documents]
-    frequency = collections.Counter(word for one in counts for word in one)
-    vocabulary = sorted(word for word, count in frequency.items() if count >= min_items)
-    place = {word: column for column, word in enumerate(vocabulary)}
-    cells = [(row, place[word], n) for row, one in enumerate(counts) for word, n in one.items() if word in place]
-    rows, columns, times = np.array(cells, dtype=np.int64).reshape(-1, 3).T
-    inverse = 1 + np.log((1 + len(documents)) / (1 + np.array([frequency[word] for word in vocabulary])))
-    values = (1 + np.log(times)) * inverse[columns]
-    matrix = csr_array((values, (rows, columns)), shape=(len(documents), len(vocabulary)))
-    norms = np.sqrt(np.asarray(matrix.power(2).sum(axis=1)))
-    return csr_array(diags_array(1 / np.maximum(norms, 1e-12)) @ matrix).astype(np.float32)
-
-
-def _text(documents: list[list[str]], dim: int, min_items: int, seed: int) -> Matrix:
-    matrix = tf_idf(documents, min_items)
-    if matrix.nnz == 0:
-        raise DataError(f"no word occurs in {min_items} items or more; lower min_items, or use other features")
-    vectors, _ = leading_gram_vectors(matrix, min(dim, *matrix.shape), seed=seed)
-    found: Matrix = np.asarray(matrix @ vectors, dtype=np.float32)
-    return found
-
-
-def _read_matrix(path: Path, dataset: Catalogue) -> Matrix:
+def _read_matrix(path: Path, items: pl.DataFrame) -> Matrix:
     if not path.is_file():
         raise DataError(f"semantic_ids.features.source {str(path)!r} is no file")
     if path.suffix == ".npy":
@@ -177,31 +263,31 @@ def _read_matrix(path: Path, dataset: Catalogue) -> Matrix:
             matrix = np.load(path, allow_pickle=False)
         except (ValueError, OSError) as error:
             raise DataError(f"{path} is not a .npy file of numbers ({error})") from error
-        if matrix.ndim != 2 or len(matrix) != dataset.num_items or matrix.dtype.kind != "f":
+        if matrix.ndim != 2 or len(matrix) != items.height or matrix.dtype.kind != "f":
             raise DataError(
-                f"{path} must be float [{dataset.num_items}, D], a row for each item in index order (dataset items"
+                f"{path} must be float [{items.height}, D], a row for each item in index order (dataset items"
                 f".parquet), got {matrix.dtype} {list(matrix.shape)}; a .parquet with raw_id and vector needs no order"
             )
         found: Matrix = matrix.astype(np.float32)
     else:
-        found = _read_vectors(path, dataset)
+        found = _read_vectors(path, items)
     bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if bad.size:
-        raise DataError(f"{path}: the vector of item {dataset.raw_item_ids()[bad[0]]!r} is not finite")
+        raise DataError(f"{path}: the vector of item {items['raw_id'][int(bad[0])]!r} is not finite")
     return found
 
 
-def _read_vectors(path: Path, dataset: Catalogue) -> Matrix:
+def _read_vectors(path: Path, items: pl.DataFrame) -> Matrix:
     try:
         frame = pl.read_parquet(path, columns=["raw_id", "vector"], glob=False)
         frame = frame.with_columns(pl.col("raw_id").cast(pl.String)).unique("raw_id", keep="first")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} must be Parquet with columns raw_id and vector ({str(error)[:120]})") from error
-    joined = dataset.items.select("raw_id").join(frame, on="raw_id", how="left", maintain_order="left")
+    joined = items.select("raw_id").join(frame, on="raw_id", how="left", maintain_order="left")
     missing = joined.filter(pl.col("vector").is_null())
     if missing.height:
         raise DataError(
-            f"{path} has no vector for {missing.height:,} of {dataset.num_items:,} items, the first is"
+            f"{path} has no vector for {missing.height:,} of {items.height:,} items, the first is"
             f" {missing['raw_id'][0]!r}"
         )
     lengths = joined["vector"].list.len().unique().to_list()
@@ -211,7 +297,7 @@ def _read_vectors(path: Path, dataset: Catalogue) -> Matrix:
     return found
 
 
-def _sentences(dataset: Catalogue, columns: tuple[str, ...], model: str) -> Matrix:
+def _sentences(items: pl.DataFrame, columns: tuple[str, ...], model: str) -> Matrix:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -219,6 +305,6 @@ def _sentences(dataset: Catalogue, columns: tuple[str, ...], model: str) -> Matr
             "features sentence_transformers need the package of that name: pip install sentence-transformers,"
             " or use features: [{name: text}]"
         ) from error
-    texts = [" ".join(found) for found in words(dataset.items, columns)]
+    texts = [" ".join(found) for found in words(items, columns)]
     encoded: Matrix = SentenceTransformer(model, device="cpu").encode(texts, convert_to_numpy=True).astype(np.float32)
     return encoded

@@ -20,6 +20,7 @@ from pipelines.config_semantic import (
 )
 from pipelines.config_sequence import SequenceModel
 from pipelines.config_tiger import Tiger
+from pipelines.frozen_settings import in_force
 from recsys.models.ease import dense_gib
 from recsys.truncated_svd import OVERSAMPLING
 
@@ -83,6 +84,7 @@ def code_widths(settings: SemanticIds | None, items: int) -> tuple[int, ...]:
     """Codes of each level of the semantic ids of ``items`` items; what only the data tells is taken as usual."""
     if settings is None:
         return ()
+    settings = in_force(settings)
     match settings.tokeniser:
         case RqKmeans(widths=widths) | RqVae(widths=widths) | RandomIds(widths=widths):
             found = widths
@@ -92,7 +94,7 @@ def code_widths(settings: SemanticIds | None, items: int) -> tuple[int, ...]:
             found = (width,) * math.ceil(math.log(max(items, 2), width))
         case CollaborativeIds() | CategoryIds():
             found = (_USUAL_WIDTH,) * _USUAL_LEVELS
-    return (*found, _USUAL_WIDTH) if settings.collisions == "digit" else found
+    return (*found, settings.digit_width or _USUAL_WIDTH) if settings.collisions == "digit" else found
 
 
 def _tables(model: TableModel, users: int, items: int) -> float:

@@ -16,11 +16,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from safetensors.numpy import load, save
 
-from pipelines.atomic import finite, write_bytes, write_json, write_text
+from pipelines.atomic import copy_tree, finite, write_bytes, write_json, write_text
 from pipelines.config import Experiment
 from pipelines.config_multitask import MultiTaskExperiment
 from pipelines.config_ranking import RankingExperiment
 from pipelines.errors import DataError
+from pipelines.frozen_settings import FOLDER
 from pipelines.run_schema import (
     Compression,
     Curve,
@@ -143,8 +144,9 @@ class RunFiles:
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.dataset_file, finite(facts))
 
-    def write_semantic_ids(self, quality: dict[str, Any]) -> None:
-        """Write ``semantic_ids.json``: what :func:`embeddings.semantic_id.quality.measure` found."""
+    def write_semantic_ids(self, quality: dict[str, Any], frozen: Path) -> None:
+        """Write ``semantic_ids.json``, what the gates found, and ``semantic_ids/``, a copy of the frozen codes."""
+        copy_tree(frozen, self.directory / FOLDER)
         write_json(self.semantic_ids_file, quality)
 
     def semantic_ids(self) -> dict[str, Any] | None:

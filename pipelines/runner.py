@@ -107,10 +107,12 @@ class _Run:
             return None
         found = semantic_stage(self.cache, dataset, self.experiment.semantic_ids, self.experiment.seeds[0])
         self.checks.append(audit_artifact("semantic ids", recorded_graph("semantic ids", found.directory), dataset))
-        self.files.write_semantic_ids(found.quality)
+        self.files.write_semantic_ids(found.quality, found.frozen)
         codes = found.codes
         shared = f"{codes.colliding.size:,} of {codes.num_items:,} items share theirs"
-        self.report.say(f"semantic ids: {codes.distinct:,} codes of {codes.levels} levels, {shared}")
+        kept = found.quality.get("frozen")
+        added = f"; {kept['kept']:,} were frozen, {kept['added']:,} added" if kept else ""
+        self.report.say(f"semantic ids: {codes.distinct:,} codes of {codes.levels} levels, {shared}{added}")
         return found
 
     def _forget_other_data(self, dataset: Dataset) -> None:

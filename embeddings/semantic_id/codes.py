@@ -24,6 +24,14 @@ Codes = npt.NDArray[np.int32]
 Resolution = Literal["digit", "reassign"]
 
 
+class FullError(ValueError):
+    """A new item finds no code that is free; ``item`` is its place among the new ones."""
+
+    def __init__(self, message: str, item: int) -> None:
+        super().__init__(message)
+        self.item = item
+
+
 @dataclasses.dataclass(frozen=True)
 class SemanticCodes:
     """For each of N items a path of L codes, coarse first (TIGER, Rajput et al. 2023, section 3.1).
@@ -121,7 +129,9 @@ class SemanticCodes:
                 f" but this is catalogue {catalogue!r} of {num_items:,} items; tokenise this catalogue"
             )
 
-    def resolve_collisions(self, how: Resolution, cost: npt.NDArray[np.float32] | None = None) -> SemanticCodes:
+    def resolve_collisions(
+        self, how: Resolution, cost: npt.NDArray[np.float32] | None = None, digit_width: int | None = None
+    ) -> SemanticCodes:
         """Codes that name one item each.
 
         Args:
@@ -129,18 +139,92 @@ class SemanticCodes:
                 "reassign" moves items to the free code of the last level that costs them least, and keeps L levels.
             cost: float32 [N, widths[-1]], what each last code would cost an item, say the distance of its last
                 residual; without it the next free code is taken. For "reassign".
+            digit_width: codes of the digit, with room for items that come later; None for no more than are needed.
 
         Raises:
-            ValueError: A prefix has more items than the last level has codes, or ``cost`` has another shape.
+            ValueError: A prefix has more items than the last level or the digit has codes, or ``cost`` has another
+                shape.
         """
         source = self.source | {"collisions": how, "colliding_before": int(self.colliding.size)}
         if how == "digit":
             digit = running_index(self._groups[1])
+            needed = int(digit.max(initial=0)) + 1
+            if digit_width is not None and digit_width < needed:
+                raise ValueError(f"{needed:,} items have one code, but digit_width is {digit_width}; make it wider")
             codes = np.column_stack([self.codes, digit]).astype(np.int32)
-            return SemanticCodes(codes, (*self.widths, int(digit.max(initial=0)) + 1), self.catalogue, source)
-        if cost is not None and cost.shape != (self.num_items, self.widths[-1]):
-            raise ValueError(f"cost must be [{self.num_items}, {self.widths[-1]}], got {list(cost.shape)}")
+            return SemanticCodes(codes, (*self.widths, digit_width or needed), self.catalogue, source)
+        self._check_cost(cost, self.num_items)
         return SemanticCodes(self._reassigned(cost), self.widths, self.catalogue, source)
+
+    def _check_cost(self, cost: npt.NDArray[np.float32] | None, items: int) -> None:
+        if cost is not None and cost.shape != (items, self.widths[-1]):
+            raise ValueError(f"cost must be [{items}, {self.widths[-1]}], got {list(cost.shape)}")
+
+    def extend(
+        self,
+        codes: Codes,
+        how: Literal["keep"] | Resolution,
+        catalogue: str,
+        cost: npt.NDArray[np.float32] | None = None,
+    ) -> SemanticCodes:
+        """The codes of N + n items: those of the N as they are, then those of n new ones.
+
+        Args:
+            codes: int32 [n, L'] that the tokeniser gives the new items, without a digit.
+            how: collisions were resolved: "keep" takes the codes as they come, "digit" appends the next free digit,
+                "reassign" takes the free code of the last level that costs least where the code is taken.
+            catalogue: what the N + n rows stand for.
+            cost: float32 [n, widths[-1]], as in :meth:`resolve_collisions`.
+
+        Raises:
+            FullError: All digits of a code, or all last codes of a prefix, are taken.
+            ValueError: A shape is wrong.
+        """
+        digits = self.levels - codes.shape[1]
+        if digits not in ((0, 1) if how == "digit" else (0,)):
+            raise ValueError(f"new codes must have the {self.levels} levels of the old ones, got {codes.shape[1]}")
+        if how == "digit":
+            codes = self._next_digits(codes, digits)
+        elif how == "reassign":
+            self._check_cost(cost, len(codes))
+            codes = self._next_free(codes, cost)
+        return SemanticCodes(np.concatenate([self.codes, codes]), self.widths, catalogue, self.source)
+
+    def _next_digits(self, codes: Codes, digits: int) -> Codes:
+        """New codes with their digits; ``digits`` is 0 where no collision asked for one, and the digits are all 0."""
+        width = self.widths[-1] if digits else 1
+        paths = np.concatenate([self.codes[:, : codes.shape[1]], codes])
+        digit = running_index(np.unique(paths, axis=0, return_inverse=True)[1].ravel())[self.num_items :]
+        full = np.flatnonzero(digit >= width)
+        if full.size:
+            raise FullError(
+                f"code {codes[full[0]].tolist()} has {width} item(s), as many as the digit tells apart; tokenise all"
+                " items anew with a larger digit_width, which leaves room for new ones",
+                int(full[0]),
+            )
+        return np.column_stack([codes, digit]).astype(np.int32) if digits else codes
+
+    def _next_free(self, codes: Codes, cost: npt.NDArray[np.float32] | None) -> Codes:
+        width, found = self.widths[-1], codes.copy()
+        both = np.concatenate([self.codes, codes])
+        prefix = np.unique(both[:, :-1], axis=0, return_inverse=True)[1].ravel()
+        old, new = prefix[: self.num_items], prefix[self.num_items :]
+        taken = {one: np.zeros(width, dtype=np.bool_) for one in np.unique(new).tolist()}
+        for row in np.flatnonzero(np.isin(old, new)).tolist():
+            taken[int(old[row])][self.codes[row, -1]] = True
+        for item, path in enumerate(found):
+            used = taken[int(new[item])]
+            if used.all():
+                raise FullError(
+                    f"all {width} codes of the last level are taken below prefix {path[:-1].tolist()}; tokenise all"
+                    " items anew with a wider last level, or resolve collisions by a digit",
+                    item,
+                )
+            if used[path[-1]]:
+                away = (np.arange(width) - path[-1]) % width if cost is None else cost[item]
+                path[-1] = np.argmin(np.where(used, np.inf, away))
+            used[path[-1]] = True
+        return found
 
     def _reassigned(self, cost: npt.NDArray[np.float32] | None) -> Codes:
         codes, width = self.codes.copy(), self.widths[-1]

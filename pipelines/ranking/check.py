@@ -17,6 +17,7 @@ from pipelines.config_checks import (
 from pipelines.config_loader import run_path
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment, RankingVariant, TableData
+from pipelines.frozen_settings import check_frozen
 from pipelines.sweep.space import check_search
 
 
@@ -26,6 +27,7 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
 
     yield from check_budget(experiment.budget)
     yield from check_search(experiment)
+    yield from check_frozen(experiment.semantic_ids)
     for place, message in (*_check_roles(experiment.dataset), *check_columns(experiment.dataset)):
         yield ("dataset", *place), message
     if isinstance(experiment.dataset, NextItemData) and experiment.dataset.min_positives:

@@ -50,7 +50,7 @@ def _semantic_ids(context: RunContext, experiment: RankingExperiment, data: Rank
     if experiment.semantic_ids is None:
         return None
     found = semantic_stage(context.cache, EventCatalogue(data), experiment.semantic_ids, experiment.seeds[0])
-    context.files.write_semantic_ids(found.quality)
+    context.files.write_semantic_ids(found.quality, found.frozen)
     return found.codes
 
 

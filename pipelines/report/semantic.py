@@ -18,12 +18,23 @@ def facts(quality: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Version", quality["version"]),
         ("Items", f"{quality['items']:,}"),
+        *_frozen(quality.get("frozen")),
         ("Different codes", f"{quality['distinct']:,}"),
         ("Collisions", COLLISIONS[quality["collisions"]]),
         ("Items that share a code", f"{quality['colliding']:,} ({words.percent(quality['colliding_share'])})"),
         ("Most items of one code", f"{quality['largest_collision']:,}"),
         ("Items below the largest first code", words.percent(quality["prefix_share"])),
         ("Reconstruction error", "–" if error is None else f"{error:.3f} of the variance"),
+    ]
+
+
+def _frozen(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    return [
+        ("Frozen codes", f"version {found['version']}, kept by {found['kept']:,} items"),
+        ("Items added to them", f"{found['added']:,}"),
+        ("Codes reserved for items that are gone", f"{found['reserved']:,}"),
     ]
 
 

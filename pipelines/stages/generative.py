@@ -10,13 +10,14 @@ import torch
 from scipy.sparse import csr_array
 
 from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.spectral import Matrix
 from embeddings.tables.spec import TableBytes
 from pipelines.config import Train
 from pipelines.config_semantic import Features, SemanticIds
 from pipelines.config_tiger import Tiger as TigerConfig
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
-from pipelines.item_features import Matrix, features_hash, item_features
+from pipelines.item_features import features_hash, item_features
 from pipelines.stages.sequence import seen_in, sequence_data
 from pipelines.stages.training_facts import records, training_facts
 from recsys.dense_adam import layer_bytes

@@ -10,12 +10,13 @@ import torch
 from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
+from embeddings.spectral import Matrix
 from embeddings.tables import Table, build_table
 from pipelines.config import Train
 from pipelines.config_sequence import Augmentation as AugmentationConfig
 from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
-from pipelines.item_features import Matrix, item_features
+from pipelines.item_features import item_features
 from pipelines.stages.sparse import optimizer_spec
 from pipelines.stages.training_facts import records, training_facts
 from recsys.checkpoint import Reader

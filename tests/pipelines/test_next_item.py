@@ -16,6 +16,7 @@ from pipelines.config_ranking import NextItemData, RankingExperiment
 from pipelines.config_semantic import RqKmeans, SemanticIds, SemanticRows, TextFeatures
 from pipelines.errors import DataError
 from pipelines.events.stages import FieldMaps
+from pipelines.frozen_ids import FrozenIds
 from pipelines.ranking.catalogue import EventCatalogue
 from pipelines.ranking.check import check_ranking
 from pipelines.ranking.data import RankingData, prepare
@@ -149,6 +150,7 @@ def test_rows_get_the_scores_of_a_run_with_semantic_ids_and_din_says_why_not(
         "output": str(tmp_path / "runs"),
     }
     run = run_ranking(RankingExperiment.model_validate(settings), quiet=True)
+    assert FrozenIds.load(run / "semantic_ids").codes.num_items == ITEMS
     tables = load_ranker(run / "variants" / "attentive-s0" / "checkpoint").tables
     assert [field.id_map.num_rows for field in tables.fields] == [USERS + 1, ITEMS + 1, 2]
     data = prepared(tmp_path, history=2)

@@ -19,10 +19,11 @@ from pipelines.config_loader import load_experiment
 from pipelines.config_semantic import CollaborativeFeatures, MatrixFeatures, SemanticIds, SentenceFeatures, TextFeatures
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
-from pipelines.item_features import item_features, tf_idf, words
+from pipelines.item_features import item_features
 from pipelines.runner import run_experiment
 from pipelines.stages.ingest import ingest_stage
 from pipelines.stages.semantic import semantic_stage
+from pipelines.text_features import tf_idf, vocabulary, words
 
 SMALL: dict[str, Any] = {"tokeniser": {"name": "rq_kmeans", "widths": [4, 8]}, "gates": {"max_colliding": 1.0}}
 
@@ -55,7 +56,7 @@ def groups(dataset: Dataset) -> np.ndarray:
 def test_tf_idf_is_that_of_scikit_learn() -> None:
     documents = [["a", "b", "b"], ["b", "c"], [], ["a", "c", "c", "c"], ["d"]]
     peer = TfidfVectorizer(analyzer=lambda words: words, min_df=2, sublinear_tf=True).fit_transform(documents)
-    np.testing.assert_allclose(tf_idf(documents, 2).toarray(), peer.toarray(), rtol=1e-6)
+    np.testing.assert_allclose(tf_idf(documents, *vocabulary(documents, 2)).toarray(), peer.toarray(), rtol=1e-6)
 
 
 def test_words_of_text_and_lists() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.semantic_id.codes import FullError, SemanticCodes
 
 
 def codes(*paths: tuple[int, ...], widths: tuple[int, ...] = (4, 4)) -> SemanticCodes:
@@ -58,6 +59,53 @@ def test_reassignment_moves_the_item_that_loses_least_and_takes_the_cheapest_fre
     resolved = codes((1, 0), (1, 0), (1, 2)).resolve_collisions("reassign", cost)
     assert resolved.codes.tolist() == [[1, 1], [1, 0], [1, 2]]
     assert resolved.source == {"a": 1, "collisions": "reassign", "colliding_before": 2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(original=catalogues(), how=st.sampled_from(["keep", "digit", "reassign"]), seed=st.integers(0, 99))
+def test_new_items_leave_the_old_codes_as_they_are(original: SemanticCodes, how: Any, seed: int) -> None:
+    frozen = original
+    if how == "digit":
+        frozen = original.resolve_collisions(how, digit_width=64)
+    elif how == "reassign":
+        frozen = SemanticCodes(np.unique(original.codes, axis=0), original.widths)
+    new = np.random.default_rng(seed).integers(0, original.widths, (6, original.levels)).astype(np.int32)
+    below = [*frozen.codes[:, : original.levels - 1].tolist(), *new[:, :-1].tolist()]
+    if how == "reassign" and max(map(below.count, below)) > frozen.widths[-1]:
+        with pytest.raises(FullError, match=r"all \d codes of the last level are taken below prefix .*; tokenise all"):
+            frozen.extend(new, how, "more")
+        return
+    longer = frozen.extend(new, how, "more")
+    np.testing.assert_array_equal(longer.codes[:-6], frozen.codes)
+    shared = original.levels - (how == "reassign")
+    np.testing.assert_array_equal(longer.codes[-6:, :shared], new[:, :shared])
+    assert (longer.widths, longer.catalogue) == (frozen.widths, "more")
+    assert how == "keep" or longer.unique
+
+
+def test_a_new_item_takes_the_next_digit_or_the_cheapest_free_code() -> None:
+    old = codes((1, 0), (1, 0), (1, 2))
+    new = np.array([[1, 0], [1, 0], [1, 3]], dtype=np.int32)
+    digits = old.resolve_collisions("digit", digit_width=4).extend(new, "digit", "more")
+    assert digits.codes[3:].tolist() == [[1, 0, 2], [1, 0, 3], [1, 3, 0]]
+    cost = np.array([[0.0, 0.5, 9, 0.4]], dtype=np.float32)
+    moved = codes((1, 0), (1, 2)).extend(new[:1], "reassign", "more", cost)
+    assert moved.codes[2:].tolist() == [[1, 3]]
+    assert codes((1, 2)).extend(new[:1], "digit", "more").codes.tolist() == [[1, 2], [1, 0]]
+
+
+def test_new_codes_without_room_or_of_another_shape_are_refused() -> None:
+    new = np.array([[0, 0], [1, 0]], dtype=np.int32)
+    full = r"code \[1, 0\] has 2 item\(s\), as many as the digit tells apart; .* a larger digit_width"
+    with pytest.raises(FullError, match=full) as raised:
+        codes((1, 0), (1, 0), (1, 2)).resolve_collisions("digit").extend(new, "digit", "more")
+    assert raised.value.item == 1
+    with pytest.raises(FullError, match=r"code \[1, 0\] has 1 item\(s\), as many"):
+        codes((1, 0)).extend(new, "digit", "more")
+    with pytest.raises(ValueError, match="2 items have one code, but digit_width is 1; make it wider"):
+        codes((1, 0), (1, 0)).resolve_collisions("digit", digit_width=1)
+    with pytest.raises(ValueError, match="new codes must have the 2 levels of the old ones, got 1"):
+        codes((1, 0)).extend(new[:, :1], "keep", "more")
 
 
 def test_items_of_a_prefix_and_collisions() -> None:
