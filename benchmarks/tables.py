@@ -18,7 +18,7 @@ from benchmarks import reproduction
 from pipelines.atomic import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ("benchmarks", "compression", "models", "generative", "rankers", "semantic_ids", "two_tower")
+DOCS = ("benchmarks", "compression", "models", "generative", "rankers", "semantic_ids", "sparse_training", "two_tower")
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS))
 BENCHMARKS = (
     "topk",
