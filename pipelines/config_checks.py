@@ -13,7 +13,7 @@ from pipelines.config_multitask import ExpertMixture
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
 from pipelines.config_rpg import Rpg, check_reader, check_rpg
-from pipelines.config_section import EpochModel, TableModel
+from pipelines.config_section import EpochModel, Optimizer, TableModel
 from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger, check_tiger
 from pipelines.config_two_tower import TwoTower
@@ -303,10 +303,18 @@ def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Find
 
 
 def _check_sequence(model: Sasrec, variant: Variant) -> Iterator[Finding]:
-    if model.content is not None and model.table_dtype != "float32":
-        yield ("model", "table_dtype"), "model.content stands for the item table; remove one of them"
-    if model.content is not None and variant.compressor is not None:
-        yield ("compressor",), "model.content stands for the item table, so that none is compressed; remove one of them"
+    if model.content is not None:
+        plain, adam = Sasrec(), Optimizer()
+        ignored = {(name,): (getattr(model, name), getattr(plain, name)) for name in ("table_dtype", "backend")}
+        for name in ("name", "weight_decay"):
+            ignored["optimizer", name] = (getattr(model.optimizer, name), getattr(adam, name))
+        for key, (got, default) in ignored.items():
+            if got != default:
+                message = f"model.content stands for the item table and trains by Adam, got {got!r}"
+                yield ("model", *key), f"{message}; set it to {default!r}, or remove one of them"
+        if variant.compressor is not None:
+            message = "model.content stands for the item table, so that none is compressed; remove one of them"
+            yield ("compressor",), message
     yield from check_reader(model, variant.train)
 
 

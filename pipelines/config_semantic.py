@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipelines.config_section import Section
+from pipelines.config_section import Section, Width
 
 
 class TextFeatures(Section):
@@ -43,7 +43,7 @@ class SentenceFeatures(Section):
 Features = Annotated[
     TextFeatures | CollaborativeFeatures | MatrixFeatures | SentenceFeatures, Field(discriminator="name")
 ]
-Widths = Annotated[tuple[int, ...], Field(min_length=1)]
+Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
 
 
 class RqKmeans(Section):
@@ -60,7 +60,7 @@ class RqVae(Section):
 
     name: Literal["rq_vae"] = "rq_vae"
     widths: Widths = (256, 256, 256)
-    hidden: tuple[int, ...] = (512, 256, 128)
+    hidden: tuple[Width, ...] = (512, 256, 128)
     latent: int = Field(default=32, ge=1)
     beta: float = Field(default=0.25, ge=0)
     epochs: int = Field(default=100, ge=1)

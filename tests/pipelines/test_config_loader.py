@@ -133,6 +133,7 @@ RULES = {
     "variants.full.compressor.name=semantic_spm": "semantic_spm needs codes of the items: add a section `semantic_ids`",
     "variants.full.compressor={name: semantic_ngram, semantic: {codes: graph}}": None,
     "semantic_ids={tokeniser: {name: rq_kmean}}": "semantic_ids.tokeniser",
+    "semantic_ids={tokeniser: {name: rq_kmeans, widths: [4, 0]}}": "semantic_ids.tokeniser.widths.1: got 0: input should be greater",
     "variants.full.name=pop": "variants.pop.name: 'pop' is the name of two variants",
     "dataset.split={valid: 0.5, test: 0.5}": "dataset.split: valid (0.5) + test (0.5) leave nothing for training",
     "dataset.source=nowhere.csv": "dataset.source: source 'nowhere.csv' has no file",
