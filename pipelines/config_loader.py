@@ -98,8 +98,7 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
     try:
         experiment = Experiment.model_validate(merged)
         findings = list(check(experiment))
-        if any(override.partition("=")[0] == "variants" for override in overrides):
-            findings = [finding for finding in findings if not _for_others(finding[0], origins)]
+        findings = [finding for finding in findings if not _for_others(finding[0], origins, overrides)]
     except ValidationError as invalid:
         errors = [e for e in invalid.errors() if e["type"] != "too_short" or not e["input"]]
         problems += [_located(error, values, origins, path) for error in errors]
@@ -113,9 +112,14 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
     return crossed(experiment)
 
 
-def _for_others(key: KeyPath, origins: dict[KeyPath, str]) -> bool:
-    """Whether negatives that a chosen variant does not read are the file's, for variants that were not chosen."""
-    return key[-1:] == ("negatives",) and not any(path[: len(key)] == key for path in origins)
+def _for_others(key: KeyPath, origins: dict[KeyPath, str], overrides: Sequence[str]) -> bool:
+    """Whether what nothing reads is the file's, for variants or a tokeniser that the overrides have put aside."""
+    if key[-1:] == ("negatives",):
+        given = any(path[: len(key)] == key for path in origins)
+        return not given and any(override.partition("=")[0] == "variants" for override in overrides)
+    if key in (("semantic_ids", "features"), ("semantic_ids", "without_content")):
+        return any(override.startswith("semantic_ids.tokeniser") for override in overrides)
+    return False
 
 
 def _checked(

@@ -14,9 +14,17 @@ from tiny_experiment import GROUPS, ITEMS, write_tiny
 
 from embeddings.id_map import IdMap
 from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.semantic_id.compress import WIDTHS
 from pipelines.cache import Cache
 from pipelines.config_loader import load_experiment
-from pipelines.config_semantic import CollaborativeFeatures, MatrixFeatures, SemanticIds, SentenceFeatures, TextFeatures
+from pipelines.config_semantic import (
+    GRAPH_LEVELS,
+    CollaborativeFeatures,
+    MatrixFeatures,
+    SemanticIds,
+    SentenceFeatures,
+    TextFeatures,
+)
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.item_features import item_features, tf_idf, words
@@ -207,6 +215,13 @@ def test_matrices_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=message):
             item_features(dataset, (MatrixFeatures(source=str(tmp_path / name)),), 0)
+
+
+def test_the_levels_that_validation_counts_are_those_of_codes(dataset: Dataset, tmp_path: Path) -> None:
+    assert len(WIDTHS) == GRAPH_LEVELS
+    for collisions in ("keep", "digit"):
+        settings = SemanticIds.model_validate(SMALL | {"collisions": collisions})
+        assert stage(dataset, tmp_path, collisions=collisions).levels == settings.levels
 
 
 def test_what_is_not_there_is_told(dataset: Dataset, tmp_path: Path) -> None:

@@ -169,7 +169,17 @@ def test_a_user_is_recommended_to(run: Path) -> None:
         (
             "content",
             "model.content.hidden=[0]",
-            "model.content.hidden.0: got 0: input should be greater than or equal to",
+            "model.content.hidden.0: got 0: input should be greater",
+        ),
+        (
+            "content",
+            "model.content.features=[{name: matrix, source: a.npy}]",
+            "features.0.source: 'a.npy' is no file",
+        ),
+        (
+            "sasrec",
+            "variants.sasrec.compressor={name: semantic_ngram, semantic: {codes: graph, users: frequency}}",
+            "semantic.users: the model has no table of users; remove it",
         ),
         ("sasrec", "train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
         ("sasrec", "model.loss={name: bpr}", "name is 'bpr', must be one of bce, gbce, softmax, sampled_softmax"),
