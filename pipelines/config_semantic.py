@@ -132,7 +132,9 @@ class QualityGates(Section):
     min_usage: float = Field(default=0.5, ge=0, le=1)
     min_entropy: float = Field(default=0.6, ge=0, le=1)
     max_colliding: float = Field(default=0.5, ge=0, le=1)
-    max_prefix_share: float = Field(default=0.25, gt=0, le=1)
+    max_prefix_share: float | None = Field(
+        default=None, gt=0, le=1, description="null: 0.25, or twice an even share of fewer than eight first codes"
+    )
     hierarchy: bool | None = Field(
         default=None, description="a longest shared prefix must mean a higher cosine; null: unless digits have no order"
     )

@@ -189,8 +189,11 @@ def test_matrices_of_the_user(dataset: Dataset, tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", vectors)
     frame = pl.DataFrame({"raw_id": dataset.raw_item_ids(), "vector": vectors.tolist()})
     frame.sample(fraction=1.0, shuffle=True, seed=1).write_parquet(tmp_path / "v.parquet")
-    found = [item_features(dataset, (MatrixFeatures(source=str(tmp_path / n)),), 0) for n in ("v.npy", "v.parquet")]
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    frame.with_columns(pl.col("vector").cast(pl.Array(pl.Float64, 3))).write_parquet(tmp_path / "array.parquet")
+    names = ("v.npy", "v.parquet", "array.parquet")
+    found = [item_features(dataset, (MatrixFeatures(source=str(tmp_path / name)),), 0) for name in names]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-6)
 
 
 def test_matrices_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
@@ -204,6 +207,8 @@ def test_matrices_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
     frame.with_columns(vector=pl.when(pl.col("raw_id") == "i3").then([1.0]).otherwise("vector")).write_parquet(
         tmp_path / "ragged.parquet"
     )
+    frame.with_columns(vector=pl.lit(["0.5", "1"])).write_parquet(tmp_path / "words.parquet")
+    frame.with_columns(vector=pl.lit(0.5)).write_parquet(tmp_path / "scalar.parquet")
     for name, message in {
         "absent.npy": r"semantic_ids.features.source '.*absent.npy' is no file",
         "short.npy": r"short.npy must be float \[40, D\], a row for each item in index order .*, got float32 \[3, 2\]",
@@ -211,6 +216,8 @@ def test_matrices_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
         "text.npy": r"text.npy is not a .npy file of numbers",
         "few.parquet": r"few.parquet has no vector for 10 of 40 items, the first is 'i",
         "named.parquet": r"named.parquet must be Parquet with columns raw_id and vector",
+        "words.parquet": r"words.parquet: vector must be a list of numbers for each item, got List\(String\)",
+        "scalar.parquet": r"scalar.parquet: vector must be a list of numbers for each item, got Float64",
         "ragged.parquet": r"ragged.parquet: vectors must have one length, got \[1, 2\]",
     }.items():
         with pytest.raises(DataError, match=message):
