@@ -43,9 +43,14 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 
 def write_themed(directory: Path) -> Path:
-    """The tiny experiment with titles that tell an item's group."""
+    """The tiny experiment with titles that tell an item's group, and events in an order."""
     config = write_tiny(directory)
     names = ["red wine", "blue sky", "green tea", "grey wolf"]
+    events = (directory / "data" / "interactions.csv").read_text().split()
+    ordered = ["user,item,time,pos", *(f"{pair},{row * 7 % 10},{row * 3 % 10}" for row, pair in enumerate(events[1:]))]
+    (directory / "data" / "interactions.csv").write_text("\n".join(ordered) + "\n")
+    columns = "columns: {user: user, item: item, timestamp: time, position: pos}\n  split: {method: user_ratio}"
+    config.write_text(config.read_text().replace("  items: {", f"  {columns}\n  items: {{"))
     lines = ["item,title", *(f"i{item},{names[item % GROUPS]} {item // GROUPS % 3}" for item in range(ITEMS))]
     (directory / "data" / "items.csv").write_text("\n".join(lines) + "\n")
     return config
@@ -119,8 +124,10 @@ def test_every_tokeniser_makes_frozen_versioned_codes(
 
 def test_sequential_ids_follow_train_only(dataset: Dataset, tmp_path: Path) -> None:
     codes = stage(dataset, tmp_path, tokeniser={"name": "sequential", "width": 64}).codes[:, 0]
-    first = dataset.train_frame.filter(pl.col("user") == dataset.train_frame["user"].min())["item"].to_list()
+    read = dataset.sequences("train")
+    first = read.items[: read.offsets[1]]
     assert codes[first].tolist() == list(range(len(first)))
+    assert sorted(first) != first.tolist()
 
 
 def test_reassigned_codes_are_unique(dataset: Dataset, tmp_path: Path) -> None:
