@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipelines.config import Budget, Experiment, Variant
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_section import TableModel
 
 
 def crossed(experiment: Experiment) -> Experiment:
     """The experiment with ``budgets`` multiplied out; the same where it has none.
 
-    A compressed variant becomes ``name@16%`` and so on, each with its own ``budget``. Models without a table and full
-    tables, whose rows no budget sets, stay as they are.
+    A compressed variant becomes ``name@16%`` and so on, each with its own ``budget``, and an ensemble of it one for
+    each of them. Models without a table and full tables, whose rows no budget sets, stay as they are.
     """
     if not experiment.budgets:
         return experiment
+    several = {v.name for v in experiment.variants if is_compressed(v) and v.budget is None}
     variants: list[Variant] = []
     for variant in experiment.variants:
-        if not is_compressed(variant) or variant.budget is not None:
+        model = variant.model
+        members = model.members if isinstance(model, Ensemble) else ()
+        if several.isdisjoint({variant.name, *members}):
             variants.append(variant)
             continue
         for rows in experiment.budgets:
             budget = Budget(rows=rows)
-            variants.append(variant.model_copy(update={"name": f"{variant.name}@{written(budget)}", "budget": budget}))
+            own: dict[str, Any] = {"budget": budget}
+            if members:
+                names = tuple(f"{name}@{written(budget)}" if name in several else name for name in members)
+                own = {"model": model.model_copy(update={"members": names})}
+            variants.append(variant.model_copy(update={"name": f"{variant.name}@{written(budget)}", **own}))
     return experiment.model_copy(update={"variants": tuple(variants), "budgets": ()})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from embeddings.names import SEMANTIC
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_budgets import budget_of, group_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
@@ -14,7 +15,8 @@ from pipelines.config_multitask import ExpertMixture
 from pipelines.config_problems import IGNORED, Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
 from pipelines.config_rpg import Rpg, check_reader, check_rpg
-from pipelines.config_section import EpochModel, TableModel
+from pipelines.config_section import EpochModel, Optimizer, TableModel
+from pipelines.config_semantic import SemanticIds, SemanticRows, check_semantic_ids, check_semantic_rows, check_sources
 from pipelines.config_sequence import Sasrec
 from pipelines.config_tiger import Tiger, check_tiger
 from pipelines.config_two_tower import TwoTower
@@ -47,6 +49,8 @@ def check(experiment: Experiment) -> Iterator[Finding]:
     yield from check_source(experiment.dataset)
     yield from check_search(experiment)
     yield from check_frozen(experiment.semantic_ids)
+    dense = any(isinstance(v.model, Tiger) and v.model.dense is not None for v in experiment.variants)
+    yield from check_semantic_ids(experiment.semantic_ids, dense=dense)
     split = experiment.dataset.split
     if split.method != "leave_last_n" and split.valid + split.test >= 1:
         yield ("dataset", "split"), f"valid ({split.valid}) + test ({split.test}) leave nothing for training"
@@ -67,7 +71,7 @@ def check(experiment: Experiment) -> Iterator[Finding]:
         if isinstance(variant.model, Ensemble):
             for where, message in check_ensemble(variant.model, variant, experiment.variants[:index]):
                 yield ("variants", index, *where), message
-        for key, message in _check_variant(variant, tokenised=experiment.semantic_ids is not None):
+        for key, message in _check_variant(variant, experiment.semantic_ids):
             yield ("variants", index, *key), message
 
 
@@ -171,7 +175,7 @@ def _check_selection(experiment: Experiment) -> Iterator[Finding]:
             yield ("evaluate", "k"), f"got {list(ks)} without the k of train.selection {selection!r}; set it to {more}"
 
 
-def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
+def _check_variant(variant: Variant, ids: SemanticIds | None) -> Iterator[Finding]:
     model = variant.model
     if isinstance(model, TableModel):
         yield from _check_tables(model)
@@ -186,7 +190,7 @@ def _check_variant(variant: Variant, *, tokenised: bool) -> Iterator[Finding]:
         if variant.compressor is not None:
             yield from check_levels(variant.compressor)
             yield from check_algorithm(variant.compressor)
-            yield from _check_semantic(variant.compressor, tokenised=tokenised)
+            yield from _check_semantic(variant.compressor, ids, users=not model.items_only)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
     if not (isinstance(model, EpochModel) or is_searched(model)):
@@ -318,21 +322,34 @@ def _check_plain_training(model: str, train: Train) -> Iterator[Finding]:
             yield ("train", name), f"{model} does not take it, got {getattr(train, name)!r}; remove it"
 
 
-def _check_semantic(compressor: Compressor, *, tokenised: bool) -> Iterator[Finding]:
-    name, settings = compressor.name, compressor.semantic
-    if name not in ("semantic_ngram", "semantic_spm"):
-        if settings is not None:
-            yield ("compressor", "semantic"), f"only semantic_ngram and semantic_spm have it, not {name}; remove it"
-    elif not tokenised and (settings is None or settings.codes == "items"):
+def _check_semantic(compressor: Compressor, ids: SemanticIds | None, *, users: bool) -> Iterator[Finding]:
+    yield from check_semantic_rows(compressor, ids)
+    if compressor.name not in SEMANTIC:
+        return
+    rows = compressor.semantic or SemanticRows()
+    if ids is None and rows.codes == "items":
         remedy = "add a section `semantic_ids`, or set compressor.semantic.codes to graph"
-        yield ("compressor", "name"), f"{name} needs codes of the items: {remedy}"
+        yield ("compressor", "name"), f"{compressor.name} needs codes of the items: {remedy}"
+    if rows.users != "graph" and not users:
+        yield ("compressor", "semantic", "users"), "the model has no table of users; remove it"
 
 
 def _check_sequence(model: Sasrec, variant: Variant) -> Iterator[Finding]:
-    if model.content is not None and model.table_dtype != "float32":
-        yield ("model", "table_dtype"), "model.content stands for the item table; remove one of them"
-    if model.content is not None and variant.compressor is not None:
-        yield ("compressor",), "model.content stands for the item table, so that none is compressed; remove one of them"
+    if model.content is not None:
+        for key, message in check_sources(model.content.features):
+            yield ("model", "content", *key), message
+        plain, adam = Sasrec(), Optimizer()
+        ignored: dict[tuple[str, ...], tuple[object, object]]
+        ignored = {(name,): (getattr(model, name), getattr(plain, name)) for name in ("table_dtype", "backend")}
+        for name in ("name", "weight_decay"):
+            ignored["optimizer", name] = (getattr(model.optimizer, name), getattr(adam, name))
+        for key, (got, default) in ignored.items():
+            if got != default:
+                message = f"model.content stands for the item table and trains by Adam, got {got!r}"
+                yield ("model", *key), f"{message}; set it to {default!r}, or remove one of them"
+        if variant.compressor is not None:
+            message = "model.content stands for the item table, so that none is compressed; remove one of them"
+            yield ("compressor",), message
     yield from check_reader(model, variant.train)
 
 

@@ -98,8 +98,7 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
     try:
         experiment = Experiment.model_validate(merged)
         findings = list(check(experiment))
-        if any(override.partition("=")[0] == "variants" for override in overrides):
-            findings = [finding for finding in findings if not _for_others(finding, origins)]
+        findings = [finding for finding in findings if not _for_others(finding, origins, overrides)]
     except ValidationError as invalid:
         errors = [e for e in invalid.errors() if e["type"] != "too_short" or not e["input"]]
         problems += [_located(error, values, origins, path) for error in errors]
@@ -113,10 +112,14 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> AnyExperiment:
     return crossed(experiment)
 
 
-def _for_others(finding: Finding, origins: dict[KeyPath, str]) -> bool:
-    """Whether what a chosen variant does not read is the file's, for variants that were not chosen."""
+def _for_others(finding: Finding, origins: dict[KeyPath, str], overrides: Sequence[str]) -> bool:
+    """Whether what nothing reads is the file's, for variants or a tokeniser that the overrides have put aside."""
     key, message = finding
-    return message.endswith(IGNORED) and not any(path[: len(key)] == key for path in origins)
+    named = {override.partition("=")[0] for override in overrides}
+    if key in (("semantic_ids", "features"), ("semantic_ids", "without_content")):
+        return any(name.startswith("semantic_ids.tokeniser") for name in named)
+    given = any(path[: len(key)] == key for path in origins)
+    return "variants" in named and message.endswith(IGNORED) and not given
 
 
 def _checked(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipelines.config_section import Section
+from embeddings.names import SEMANTIC
+from pipelines.config_problems import Finding
+from pipelines.config_section import Section, Width
+
+if TYPE_CHECKING:
+    from pipelines.config import Compressor
+
+GRAPH_LEVELS = 3
+"""Levels of codes that are made from the graph, those of ``embeddings.semantic_id.compress.WIDTHS``."""
 
 
 class TextFeatures(Section):
@@ -43,7 +53,7 @@ class SentenceFeatures(Section):
 Features = Annotated[
     TextFeatures | CollaborativeFeatures | MatrixFeatures | SentenceFeatures, Field(discriminator="name")
 ]
-Widths = Annotated[tuple[int, ...], Field(min_length=1)]
+Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
 
 
 class RqKmeans(Section):
@@ -60,7 +70,7 @@ class RqVae(Section):
 
     name: Literal["rq_vae"] = "rq_vae"
     widths: Widths = (256, 256, 256)
-    hidden: tuple[int, ...] = (512, 256, 128)
+    hidden: tuple[Width, ...] = (512, 256, 128)
     latent: int = Field(default=32, ge=1)
     beta: float = Field(default=0.25, ge=0)
     epochs: int = Field(default=100, ge=1)
@@ -122,7 +132,9 @@ class QualityGates(Section):
     min_usage: float = Field(default=0.5, ge=0, le=1)
     min_entropy: float = Field(default=0.6, ge=0, le=1)
     max_colliding: float = Field(default=0.5, ge=0, le=1)
-    max_prefix_share: float = Field(default=0.25, gt=0, le=1)
+    max_prefix_share: float | None = Field(
+        default=None, gt=0, le=1, description="null: 0.25, or twice an even share of fewer than eight first codes"
+    )
     hierarchy: bool | None = Field(
         default=None, description="a longest shared prefix must mean a higher cosine; null: unless digits have no order"
     )
@@ -182,6 +194,16 @@ class SemanticIds(Section):
         """Those that an item has before anyone has it: all but those of the training graph."""
         return tuple(one for one in self.features if not isinstance(one, CollaborativeFeatures))
 
+    @property
+    def levels(self) -> int | None:
+        """Codes of an item at most; None where the data decide it."""
+        match self.tokeniser:
+            case RqKmeans(widths=widths) | RqVae(widths=widths) | RandomIds(widths=widths):
+                return len(widths) + (self.collisions == "digit")
+            case Opq(digits=digits):
+                return digits + (self.collisions == "digit")
+        return None
+
 
 UserCompressor = Literal["graph", "graphhash", "frequency", "residual_codes"]
 
@@ -198,3 +220,42 @@ class SemanticRows(Section):
         default="items",
         description="codes of the items: those of `semantic_ids`, or made from the graph like the users'",
     )
+
+
+def check_sources(features: tuple[Features, ...]) -> Iterator[Finding]:
+    """Yield a finding for every file of vectors that is not there."""
+    for index, one in enumerate(features):
+        if isinstance(one, MatrixFeatures) and not Path(one.source).is_file():
+            yield ("features", index, "source"), f"{one.source!r} is no file"
+
+
+def check_semantic_ids(ids: SemanticIds | None, *, dense: bool) -> Iterator[Finding]:
+    """Yield a finding for files that are not there, and for features that neither codes nor a ``dense`` head read."""
+    if ids is None:
+        return
+    for key, message in check_sources(ids.features):
+        yield ("semantic_ids", *key), message
+    if dense or isinstance(ids.tokeniser, (RqKmeans, RqVae, Opq)):
+        return
+    for name in ("features", "without_content"):
+        if getattr(ids, name) != getattr(SemanticIds(), name):
+            yield ("semantic_ids", name), f"{ids.tokeniser.name} ids are not made of features; remove it"
+
+
+def check_semantic_rows(compressor: Compressor, ids: SemanticIds | None) -> Iterator[Finding]:
+    """Yield a finding for settings of semantic rows that the compressor does not read, or its codes are too short for.
+
+    Args:
+        compressor: of a variant, or of a field.
+        ids: the codes of the items; None where codes are made from the graph.
+    """
+    rows, where = compressor.semantic, ("compressor", "semantic")
+    if rows is None:
+        return
+    levels = GRAPH_LEVELS if ids is None or rows.codes == "graph" else ids.levels
+    if compressor.name not in SEMANTIC:
+        yield where, f"only {' and '.join(SEMANTIC)} have it, not {compressor.name}; remove it"
+    elif compressor.name == "semantic_spm" and rows.n != 1:
+        yield (*where, "n"), f"semantic_spm finds the lengths of its pieces, got {rows.n}; remove it"
+    elif levels is not None and rows.n > levels:
+        yield (*where, "n"), f"got {rows.n}, but the codes have {levels} levels"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipelines.config_models import Mf
-from pipelines.config_section import Section
+from pipelines.config_section import Section, Width
 from pipelines.config_semantic import Features
 
 
@@ -52,7 +52,7 @@ class Content(Section):
     """Items as their content, projected by a perceptron; ``optimizer.lr`` is that of its Adam."""
 
     features: tuple[Features, ...] = Field(min_length=1, description="as in semantic_ids")
-    hidden: tuple[int, ...] = Field(default=(), description="widths of the hidden layers")
+    hidden: tuple[Width, ...] = Field(default=(), description="widths of the hidden layers")
 
 
 class Sasrec(Mf):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from pipelines.config_problems import Finding
-from pipelines.config_section import EpochModel, Section
+from pipelines.config_section import EpochModel, Section, Width
 from pipelines.config_semantic import Opq, RqKmeans, RqVae, SemanticIds
 from pipelines.errors import DataError
 from pipelines.frozen_settings import in_force
@@ -39,7 +39,7 @@ class Dense(Section):
     candidates: int | None = Field(
         default=20, ge=1, description="items of the search that it ranks; null: it ranks all items, without a search"
     )
-    hidden: tuple[int, ...] = Field(default=(), description="widths of the hidden layers that project the content")
+    hidden: tuple[Width, ...] = Field(default=(), description="widths of the hidden layers that project the content")
 
 
 class Tiger(EpochModel):

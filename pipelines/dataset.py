@@ -172,11 +172,6 @@ class Dataset:
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"cannot read {self.path / INTERACTIONS} ({error}); ingest again") from error
 
-    @property
-    def train_frame(self) -> pl.DataFrame:
-        """Training interactions."""
-        return self.frame("train")
-
     @functools.cached_property
     def users(self) -> pl.DataFrame:
         """Row i is user i: ``raw_id``, then ``title`` and features where the source has them."""

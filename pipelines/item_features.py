@@ -283,6 +283,10 @@ def _read_vectors(path: Path, items: pl.DataFrame) -> Matrix:
         frame = frame.with_columns(pl.col("raw_id").cast(pl.String)).unique("raw_id", keep="first")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} must be Parquet with columns raw_id and vector ({str(error)[:120]})") from error
+    kind = frame.schema["vector"]
+    if not isinstance(kind, pl.List | pl.Array) or not (kind.inner or pl.Null()).is_numeric():
+        raise DataError(f"{path}: vector must be a list of numbers for each item, got {kind}")
+    frame = frame.with_columns(pl.col("vector").cast(pl.List(pl.Float32)))
     joined = items.select("raw_id").join(frame, on="raw_id", how="left", maintain_order="left")
     missing = joined.filter(pl.col("vector").is_null())
     if missing.height:

@@ -144,16 +144,18 @@ def recommend(
     top = exact_top_k(model, np.array([index], dtype=np.int64), k, seen)
     trained_on = seen.indptr[index + 1] - seen.indptr[index]
     cold = not len(dataset.matrix("train", "valid")[[index]].indices)
-    note = f"user {user} has no training interactions: a cold user" if cold else ""
+    notes = [f"user {user} has no training interactions: a cold user"] if cold else []
+    if trained_on == dataset.num_items:
+        notes.append(f"user {user} has had all {dataset.num_items:,} items, so that none is left to recommend")
     history = _history(dataset, index)
     items = _items(dataset, top.items[0], top.scores[0])
     if explain:
         because = _explained(model, dataset, index, top)
         items = tuple(dataclasses.replace(item, because=b) for item, b in zip(items, because, strict=True))
-        if not any(because):
+        if items and not any(because):
             what = "likely digit" if isinstance(model, Rpg) else "fact of the knowledge graph"
-            unexplained = f"no {what} connects these items with the user's history"
-            note = f"{note}; {unexplained}" if note else unexplained
+            notes.append(f"no {what} connects these items with the user's history")
+    note = "; ".join(notes)
     return Recommendation(str(directory), chosen.name, user, False, note, history, int(trained_on), items)  # noqa: FBT003
 
 

@@ -117,7 +117,7 @@ def _global_time(events: Events, settings: config.Split, facts: Facts) -> Split:
 
 def _leave_last_n(events: Events, settings: config.Split, facts: Facts) -> Split:
     """The last n events of each user are test, the n before validation; one stays in train, then test fills first."""
-    if _order_column(events) is None:
+    if not _order_columns(events):
         raise DataError("split.method leave_last_n needs a timestamp or position column; set `columns.timestamp`")
     facts["n"] = settings.n
     counts = degrees(events.user, len(events.users))
@@ -149,23 +149,36 @@ def _needed(events: Events, name: str, method: str) -> Array:
     return events.columns[name]
 
 
-def _order_column(events: Events) -> Array | None:
-    return events.columns.get("timestamp", events.columns.get("position"))
+def _order_columns(events: Events) -> list[str]:
+    """What :meth:`pipelines.dataset.Dataset.sequences` orders by too, the first name first."""
+    return [name for name in ("timestamp", "position") if name in events.columns]
+
+
+def _order_key(events: Events, names: list[str]) -> Array:
+    """Int64 [n] that grows with the columns, and is equal where all of them are."""
+    if len(names) == 1:
+        return events.columns[names[0]].astype(np.int64)
+    columns = [events.columns[name] for name in names]
+    order = np.lexsort(columns[::-1])
+    new = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
+    key = np.zeros(len(events), dtype=np.int64)
+    key[order[1:]] = np.cumsum(new)
+    return key
 
 
 def _tails(events: Events, settings: config.Split, facts: Facts, valid: Array, test: Array) -> Split:
-    """The last events of each user, by time or position if there is one, else at random; one stays in train.
+    """The last events of each user, by time, then position (what there is), else at random; one stays in train.
 
     Events that tie at a cut of their user fall on its sides at random, whatever their items are.
     """
-    key = _order_column(events)
+    names = _order_columns(events)
     random = _random(settings).integers(0, 2**62, size=len(events))
-    facts["order"] = "random" if key is None else "timestamp" if "timestamp" in events.columns else "position"
+    facts["order"] = ", ".join(names) or "random"
     starts = np.concatenate([[0], np.cumsum(degrees(events.user, len(events.users)))])
     tied: int
     split: Split
-    split, tied = _tail_kernel(starts, random if key is None else key.astype(np.int64), random, valid, test)
-    if key is not None:
+    split, tied = _tail_kernel(starts, _order_key(events, names) if names else random, random, valid, test)
+    if names:
         facts["users_with_tied_cut"] = tied
     return split
 

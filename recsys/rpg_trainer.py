@@ -53,7 +53,7 @@ class _RpgTask(ReaderTask[Rpg, ReaderSettings]):
     """The task of the model."""
 
     def identity(self) -> list[object]:
-        return [*super().identity(), self.model.codes.version, self.model.temperature, self.model.encoder.facts()]
+        return [*super().identity(), self.model.codes.version, self.model.temperature]
 
     def steps(self, sequences: Sequences, phase: Phase) -> NextId:
         return NextId(self.model, sequences, self._settings, seed=self._seed)

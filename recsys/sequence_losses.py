@@ -61,9 +61,9 @@ class SequenceLoss:
 def gbce_power(negatives: int, num_items: int, calibration: float) -> float:
     """Beta of gBCE, ``alpha (t (1 - 1 / alpha) + 1 / alpha)`` with the sampling rate ``alpha = negatives / (N - 1)``.
 
-    Petrov and Macdonald 2023, eq. 18.
+    Petrov and Macdonald 2023, eq. 18. A rate of 1 is that of the whole catalogue: more negatives repeat its items.
     """
-    alpha = negatives / (num_items - 1)
+    alpha = min(1.0, negatives / max(1, num_items - 1))
     return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
 

@@ -167,7 +167,7 @@ class ReaderTask(abc.ABC, Generic[ReaderT, Settings]):
 
     def identity(self) -> list[object]:
         """See :class:`recsys.loop.Task`."""
-        return self._data.identity()
+        return [*self._data.identity(), self.model.encoder.facts()]
 
     def start(self, phase: Phase) -> ReaderSteps[ReaderT, Settings]:
         """See :class:`recsys.loop.Task`."""
@@ -198,6 +198,9 @@ class _SequenceTask(ReaderTask[SequenceModel, SequenceSettings]):
     ) -> None:
         super().__init__(model, data, settings, seed=seed)
         self._directory = directory
+
+    def identity(self) -> list[object]:
+        return [*super().identity(), self.model.similarity]
 
     def steps(self, sequences: Sequences, phase: Phase) -> NextItem:
         steps = NextItem(self.model, sequences, self._settings, seed=self._seed)

@@ -114,7 +114,10 @@ class _TigerTask:
         self._seed = seed
 
     def identity(self) -> list[object]:
-        return [*self._data.identity(), self.model.codes.version]
+        model = self.model
+        dense = None if model.dense is None else dataclasses.asdict(model.dense.settings)
+        facts = [dataclasses.asdict(model.transformer.shape), dataclasses.asdict(model.reading), dense]
+        return [*self._data.identity(), model.codes.version, model.dropout, model.beam, *facts]
 
     def start(self, phase: Phase) -> NextCodes:
         sequences = self._data.train if phase == "select" else self._data.known

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
+from scipy.optimize import linear_sum_assignment
 
 from embeddings import atomic
 from embeddings.id_map import IntArray
@@ -136,7 +137,8 @@ class SemanticCodes:
 
         Args:
             how: "digit" appends a level with the running index among the items of a code (TIGER, section 3.1);
-                "reassign" moves items to the free code of the last level that costs them least, and keeps L levels.
+                "reassign" moves as few items as it can to free codes of the last level, at the least cost in all, and
+                keeps L levels.
             cost: float32 [N, widths[-1]], what each last code would cost an item, say the distance of its last
                 residual; without it the next free code is taken. For "reassign".
             digit_width: codes of the digit, with room for items that come later; None for no more than are needed.
@@ -240,17 +242,11 @@ class SemanticCodes:
             own = codes[members, -1]
             if np.unique(own).size == own.size:
                 continue
-            paid = np.zeros(own.size) if cost is None else cost[members, own]
-            taken = np.zeros(width, dtype=bool)
-            homeless = []
-            for place in np.argsort(paid, kind="stable"):
-                if taken[own[place]]:
-                    homeless.append(place)
-                taken[own[place]] = True
-            for place in homeless:
-                away = (np.arange(width) - own[place]) % width if cost is None else cost[members[place]]
-                code = int(np.argmin(np.where(taken, np.inf, away)))
-                codes[members[place], -1], taken[code] = code, True
+            price = (np.arange(width) - own[:, None]) % width if cost is None else cost[members]
+            price = price.astype(np.float64)
+            stay = 2 * own.size * (np.ptp(price) or 1.0)  # more than all moves together: no needless one
+            price[np.arange(own.size), own] -= stay
+            codes[members, -1] = linear_sum_assignment(price)[1]
         return codes
 
     def save(self, path: Path) -> None:

@@ -23,7 +23,8 @@ class Gates:
         min_usage: share of a level's codes that have an item (of the items where those are fewer).
         min_entropy: entropy of a level over that of a uniform one.
         max_colliding: share of items that share their code with another one.
-        max_prefix_share: share of items below one first code.
+        max_prefix_share: share of items below one first code; None for a quarter, or twice an even share where there
+            are fewer than eight first codes.
         hierarchy: whether a longer shared prefix must mean a higher mean cosine.
     """
 
@@ -31,7 +32,7 @@ class Gates:
     min_usage: float = 0.5
     min_entropy: float = 0.6
     max_colliding: float = 0.5
-    max_prefix_share: float = 0.25
+    max_prefix_share: float | None = None
     hierarchy: bool = True
 
 
@@ -163,10 +164,13 @@ def check(quality: dict[str, Any], gates: Gates) -> None:
             f"{quality['colliding']:,} of {quality['items']:,} items share their code, a share above max_colliding"
             f" {gates.max_colliding:g}: add a level or use features that tell items apart"
         )
-    if quality["prefix_share"] > max(gates.max_prefix_share, 2 / quality["widths"][0]):
+    most = gates.max_prefix_share
+    if most is None:
+        most = max(0.25, 2 / quality["widths"][0])
+    if quality["prefix_share"] > most:
         failed.append(
             f"one first code has a share of {quality['prefix_share']:.3f} of the items, above max_prefix_share"
-            f" {gates.max_prefix_share:g}: use balanced k-means or look for items without content"
+            f" {most:g}: use balanced k-means or look for items without content"
         )
     cosines = [entry["cosine"] for entry in quality["hierarchy"]]
     if gates.hierarchy and len(cosines) > 1 and cosines[-1] <= cosines[0]:

@@ -6,12 +6,14 @@ import functools
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
 from scipy.sparse import csr_array
 
 from pipelines.dataset import ITEMS
 from pipelines.errors import DataError
 from pipelines.ranking.data import RankingData
+from recsys.sequences import Sequences
 
 
 class EventCatalogue:
@@ -48,10 +50,10 @@ class EventCatalogue:
         """The graph of the positive train events."""
         return self._data.graph()
 
-    @property
-    def train_frame(self) -> pl.DataFrame:
-        """Columns user and item of the positive train events, in order."""
-        train = self._data.events("train")
-        positive = train.labels == 1
-        columns = {"user": self._data.user, "item": self._data.item}
-        return pl.DataFrame({role: train.column(field)[positive] for role, field in columns.items()})
+    def sequences(self, split: Literal["train"]) -> Sequences:
+        """The positive train events of each user, in order."""
+        train = self._data.events(split)
+        users, items = (
+            train.column(name)[train.labels == 1].astype(np.int64) for name in (self._data.user, self._data.item)
+        )
+        return Sequences.of_events(users, items, self._data.sizes[self._data.user])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from embeddings.names import SEMANTIC
 from pipelines.config import Compressor
 from pipelines.config_checks import (
     check_algorithm,
@@ -17,6 +16,7 @@ from pipelines.config_checks import (
 from pipelines.config_loader import run_path
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment, RankingVariant, TableData
+from pipelines.config_semantic import SemanticIds, check_semantic_ids, check_semantic_rows
 from pipelines.frozen_settings import check_frozen
 from pipelines.sweep.space import check_search
 
@@ -38,9 +38,10 @@ def check_ranking(experiment: RankingExperiment) -> Iterator[Finding]:
             f"needs a catalogue of items, which format {experiment.dataset.format} lacks; use next_item, or remove it"
         )
         yield ("semantic_ids",), message
+    yield from check_semantic_ids(experiment.semantic_ids, dense=False)
     yield from check_names(experiment)
     for index, variant in enumerate(experiment.variants):
-        for key, message in _check_variant(variant, experiment.dataset):
+        for key, message in _check_variant(variant, experiment):
             yield ("variants", index, *key), message
 
 
@@ -59,10 +60,11 @@ def _check_roles(dataset: Data) -> Iterator[Finding]:
         yield ("numeric", label), told
 
 
-def _check_variant(variant: RankingVariant, dataset: Data) -> Iterator[Finding]:
+def _check_variant(variant: RankingVariant, experiment: RankingExperiment) -> Iterator[Finding]:
     from pipelines.ranking.check_model import check_id_dropout, check_model
 
-    for key, message in _check_compressor(variant.compressor):
+    dataset = experiment.dataset
+    for key, message in _check_compressor(variant.compressor, experiment.semantic_ids):
         yield ("compressor", *key), message
     for name, own in variant.field_compressors.items():
         for key, message in _check_field(name, own, dataset):
@@ -82,11 +84,9 @@ def _check_variant(variant: RankingVariant, dataset: Data) -> Iterator[Finding]:
     yield from check_optimizer(variant.model)
 
 
-def _check_compressor(compressor: Compressor) -> Iterator[Finding]:
-    for key, message in check_levels(compressor):
+def _check_compressor(compressor: Compressor, ids: SemanticIds | None) -> Iterator[Finding]:
+    for key, message in (*check_levels(compressor), *check_semantic_rows(compressor, ids)):
         yield key[1:], message
-    if compressor.semantic is not None and compressor.name not in SEMANTIC:
-        yield ("semantic",), f"only {' and '.join(SEMANTIC)} have it, not {compressor.name}; remove it"
 
 
 def _check_field(name: str, compressor: FieldCompressor, dataset: Data) -> Iterator[Finding]:
@@ -102,7 +102,7 @@ def _check_field(name: str, compressor: FieldCompressor, dataset: Data) -> Itera
         yield ("name",), "full has a row for each value, as a field without a compressor; name another, or remove it"
     for message in check_rows(compressor.rows, 1, "the values share them"):
         yield ("rows",), message
-    yield from _check_compressor(compressor)
+    yield from _check_compressor(compressor, None)
     for key, message in check_algorithm(compressor):
         yield key[1:], message
 

@@ -12,7 +12,7 @@ from pipelines.ingest import ingest
 from pipelines.ingest.source import resolve
 from pipelines.stages.versions import versions
 
-VERSION = 2
+VERSION = 3
 
 
 def ingest_stage(cache: Cache, settings: config.Dataset, progress: Callable[[str, int, int | None], None]) -> Dataset:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import polars as pl
 
 from embeddings.semantic_id import indexing, quality
 from embeddings.semantic_id.codes import Codes, SemanticCodes
@@ -27,8 +26,9 @@ from pipelines.item_features import Catalogue, features_hash, fit_features
 from pipelines.stages.compress import GRAPH
 from pipelines.stages.versions import versions
 from recsys.rng import generator
+from recsys.sequences import Sequences
 
-VERSION = 4
+VERSION = 5
 QUALITY = "quality.json"
 Json = dict[str, Any]
 
@@ -44,9 +44,8 @@ class StoredCatalogue(Catalogue, Protocol):
     def content_hash(self) -> str:
         """Of everything that the codes may depend on."""
 
-    @property
-    def train_frame(self) -> pl.DataFrame:
-        """The train interactions, with the columns user and item."""
+    def sequences(self, split: Literal["train"], /) -> Sequences:
+        """The train interactions of each user, in their order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +164,8 @@ def _codes(
         case config.RandomIds(widths=widths):
             return indexing.random_codes(dataset.num_items, widths, draws), None
         case config.SequentialIds(width=width):
-            histories = _histories(dataset)
+            read = dataset.sequences("train")
+            histories = [items.tolist() for items in np.split(read.items, read.offsets[1:-1])]
             return indexing.sequential_codes(histories, dataset.num_items, width), None
         case config.CollaborativeIds(clusters=clusters, largest=largest, hybrid=hybrid):
             codes = indexing.collaborative_codes(dataset.matrix("train"), clusters, largest, draws)
@@ -185,14 +185,6 @@ def _quantised(
         case config.RqVae(widths=widths):
             plain = RqVaeSettings(**settings.model_dump(exclude={"name", "widths"}))
             return fit_rq_vae(vectors, widths, plain, draws)
-
-
-def _histories(dataset: StoredCatalogue) -> list[list[int]]:
-    """The training items of each user, by position or time where the data has one."""
-    frame = dataset.train_frame
-    order = [name for name in ("position", "timestamp") if name in frame.columns][:1]
-    ordered = frame.sort("user", *order, maintain_order=True)
-    return ordered.group_by("user", maintain_order=True).agg("item")["item"].to_list()
 
 
 def _paths(dataset: StoredCatalogue, columns: tuple[str, ...]) -> list[list[str]]:

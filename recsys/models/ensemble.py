@@ -11,6 +11,9 @@ from torch import Tensor
 
 from recsys.retriever import Retriever, VectorRetriever
 
+_ROUNDING = 1e-6
+"""Deviation over the largest score that sums of float32 give scores that are all equal."""
+
 Member = TypeVar("Member", bound=Retriever)
 
 
@@ -78,4 +81,5 @@ class StandardisedEnsemble(Ensemble[Retriever]):
 
 def _scaled(scores: Tensor, weight: float) -> Tensor:
     deviation = (scores - scores.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt()
-    return scores * torch.where(deviation > 0, weight / deviation, 0.0)
+    rounding = _ROUNDING * scores.abs().amax(1, keepdim=True)
+    return scores * torch.where(deviation > rounding, weight / deviation, 0.0)

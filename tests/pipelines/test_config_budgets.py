@@ -10,6 +10,7 @@ import yaml
 from tiny_experiment import recsys, write_tiny
 
 from pipelines.config import Budget
+from pipelines.config_ensemble import Ensemble
 from pipelines.config_loader import load_experiment
 from pipelines.config_problems import ConfigError
 from pipelines.memory import Size, compressed_rows
@@ -43,6 +44,19 @@ def test_two_towers_are_crossed_too(config: Path) -> None:
     tower = "variants.mf-modulo.model={name: two_tower}"
     names = [variant.name for variant in load_experiment(str(config), [tower]).variants]
     assert names[-2:] == ["mf-modulo@20%", "mf-modulo@50"]
+
+
+def test_an_ensemble_of_a_compressed_variant_is_one_for_each_budget(config: Path) -> None:
+    path = config.with_name("ensemble.yaml")
+    raw = yaml.safe_load(config.read_text())
+    members = {"name": "ensemble", "members": ["mf-modulo", "mf-full"]}
+    raw["variants"].append({"name": "both", "model": members})
+    path.write_text(yaml.safe_dump(raw))
+    sums = load_experiment(str(path)).variants[-2:]
+    assert [(v.name, v.model.members, v.budget) for v in sums if isinstance(v.model, Ensemble)] == [
+        ("both@20%", ("mf-modulo@20%", "mf-full"), None),
+        ("both@50", ("mf-modulo@50", "mf-full"), None),
+    ]
 
 
 RULES = {

@@ -133,6 +133,12 @@ RULES = {
     "variants.full.compressor.name=semantic_spm": "semantic_spm needs codes of the items: add a section `semantic_ids`",
     "variants.full.compressor={name: semantic_ngram, semantic: {codes: graph}}": None,
     "semantic_ids={tokeniser: {name: rq_kmean}}": "semantic_ids.tokeniser",
+    "semantic_ids={tokeniser: {name: rq_kmeans, widths: [4, 0]}}": "semantic_ids.tokeniser.widths.1: got 0:",
+    "semantic_ids={features: [{name: matrix, source: absent.npy}]}": "features.0.source: 'absent.npy' is no",
+    "semantic_ids={tokeniser: {name: random}, without_content: share}": "without_content: random ids are not made",
+    "semantic_ids={tokeniser: {name: random}, features: [{name: spectral}]}": "semantic_ids.features: random ids are",
+    "variants.full.compressor={name: semantic_ngram, semantic: {codes: graph, n: 4}}": "got 4, but the codes have 3",
+    "variants.full.compressor={name: semantic_spm, semantic: {codes: graph, n: 2}}": "semantic.n: semantic_spm finds",
     "variants.full.name=pop": "variants.pop.name: 'pop' is the name of two variants",
     "dataset.split={valid: 0.5, test: 0.5}": "dataset.split: valid (0.5) + test (0.5) leave nothing for training",
     "dataset.source=nowhere.csv": "dataset.source: source 'nowhere.csv' has no file",
@@ -154,6 +160,11 @@ def test_rules_across_fields(config: Path, override: str) -> None:
     found = mistakes(config, override)
     assert len(found) == 1, found
     assert message in found[0]
+
+
+def test_features_of_the_file_do_not_hinder_another_tokeniser(config: Path) -> None:
+    features = "semantic_ids={features: [{name: spectral}], without_content: share}"
+    load_experiment(str(config), [features, "semantic_ids.tokeniser={name: random}"])
 
 
 def test_a_missing_source_is_told_together_with_other_mistakes(config: Path) -> None:

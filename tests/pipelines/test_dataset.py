@@ -38,7 +38,7 @@ def test_matrices_are_canonical_and_add_up(dataset: Dataset) -> None:
 
 
 def test_frames_titles_and_indices(dataset: Dataset) -> None:
-    assert dataset.train_frame.columns == ["user", "item", "split"]
+    assert dataset.frame("train").columns == ["user", "item", "split"]
     assert dataset.frame("valid", "test").height == 20
     assert dataset.item_titles() == ["Zero", "1", "2", "3", "4", "5", "6", "7"]
     assert dataset.user_titles() == dataset.raw_user_ids() == ["0", "1", "2", "3", "4"]

@@ -14,9 +14,17 @@ from tiny_experiment import GROUPS, ITEMS, write_tiny
 
 from embeddings.id_map import IdMap
 from embeddings.semantic_id.codes import SemanticCodes
+from embeddings.semantic_id.compress import WIDTHS
 from pipelines.cache import Cache
 from pipelines.config_loader import load_experiment
-from pipelines.config_semantic import CollaborativeFeatures, MatrixFeatures, SemanticIds, SentenceFeatures, TextFeatures
+from pipelines.config_semantic import (
+    GRAPH_LEVELS,
+    CollaborativeFeatures,
+    MatrixFeatures,
+    SemanticIds,
+    SentenceFeatures,
+    TextFeatures,
+)
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError
 from pipelines.item_features import item_features
@@ -36,9 +44,14 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 
 def write_themed(directory: Path) -> Path:
-    """The tiny experiment with titles that tell an item's group."""
+    """The tiny experiment with titles that tell an item's group, and events in an order."""
     config = write_tiny(directory)
     names = ["red wine", "blue sky", "green tea", "grey wolf"]
+    events = (directory / "data" / "interactions.csv").read_text().split()
+    ordered = ["user,item,time,pos", *(f"{pair},{row * 7 % 10},{row * 3 % 10}" for row, pair in enumerate(events[1:]))]
+    (directory / "data" / "interactions.csv").write_text("\n".join(ordered) + "\n")
+    columns = "columns: {user: user, item: item, timestamp: time, position: pos}\n  split: {method: user_ratio}"
+    config.write_text(config.read_text().replace("  items: {", f"  {columns}\n  items: {{"))
     lines = ["item,title", *(f"i{item},{names[item % GROUPS]} {item // GROUPS % 3}" for item in range(ITEMS))]
     (directory / "data" / "items.csv").write_text("\n".join(lines) + "\n")
     return config
@@ -112,8 +125,10 @@ def test_every_tokeniser_makes_frozen_versioned_codes(
 
 def test_sequential_ids_follow_train_only(dataset: Dataset, tmp_path: Path) -> None:
     codes = stage(dataset, tmp_path, tokeniser={"name": "sequential", "width": 64}).codes[:, 0]
-    first = dataset.train_frame.filter(pl.col("user") == dataset.train_frame["user"].min())["item"].to_list()
+    read = dataset.sequences("train")
+    first = read.items[: read.offsets[1]]
     assert codes[first].tolist() == list(range(len(first)))
+    assert sorted(first) != first.tolist()
 
 
 def test_reassigned_codes_are_unique(dataset: Dataset, tmp_path: Path) -> None:
@@ -182,8 +197,11 @@ def test_matrices_of_the_user(dataset: Dataset, tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", vectors)
     frame = pl.DataFrame({"raw_id": dataset.raw_item_ids(), "vector": vectors.tolist()})
     frame.sample(fraction=1.0, shuffle=True, seed=1).write_parquet(tmp_path / "v.parquet")
-    found = [item_features(dataset, (MatrixFeatures(source=str(tmp_path / n)),), 0) for n in ("v.npy", "v.parquet")]
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    frame.with_columns(pl.col("vector").cast(pl.Array(pl.Float64, 3))).write_parquet(tmp_path / "array.parquet")
+    names = ("v.npy", "v.parquet", "array.parquet")
+    found = [item_features(dataset, (MatrixFeatures(source=str(tmp_path / name)),), 0) for name in names]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-6)
 
 
 def test_matrices_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
@@ -197,6 +215,8 @@ def test_matrices_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
     frame.with_columns(vector=pl.when(pl.col("raw_id") == "i3").then([1.0]).otherwise("vector")).write_parquet(
         tmp_path / "ragged.parquet"
     )
+    frame.with_columns(vector=pl.lit(["0.5", "1"])).write_parquet(tmp_path / "words.parquet")
+    frame.with_columns(vector=pl.lit(0.5)).write_parquet(tmp_path / "scalar.parquet")
     for name, message in {
         "absent.npy": r"semantic_ids.features.source '.*absent.npy' is no file",
         "short.npy": r"short.npy must be float \[40, D\], a row for each item in index order .*, got float32 \[3, 2\]",
@@ -204,10 +224,19 @@ def test_matrices_that_do_not_fit(dataset: Dataset, tmp_path: Path) -> None:
         "text.npy": r"text.npy is not a .npy file of numbers",
         "few.parquet": r"few.parquet has no vector for 10 of 40 items, the first is 'i",
         "named.parquet": r"named.parquet must be Parquet with columns raw_id and vector",
+        "words.parquet": r"words.parquet: vector must be a list of numbers for each item, got List\(String\)",
+        "scalar.parquet": r"scalar.parquet: vector must be a list of numbers for each item, got Float64",
         "ragged.parquet": r"ragged.parquet: vectors must have one length, got \[1, 2\]",
     }.items():
         with pytest.raises(DataError, match=message):
             item_features(dataset, (MatrixFeatures(source=str(tmp_path / name)),), 0)
+
+
+def test_the_levels_that_validation_counts_are_those_of_codes(dataset: Dataset, tmp_path: Path) -> None:
+    assert len(WIDTHS) == GRAPH_LEVELS
+    for collisions in ("keep", "digit"):
+        settings = SemanticIds.model_validate(SMALL | {"collisions": collisions})
+        assert stage(dataset, tmp_path, collisions=collisions).levels == settings.levels
 
 
 def test_what_is_not_there_is_told(dataset: Dataset, tmp_path: Path) -> None:

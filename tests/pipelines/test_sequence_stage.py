@@ -157,21 +157,39 @@ def test_a_user_is_recommended_to(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("variant", "override", "message"),
     [
-        ("model.heads=3", "heads must divide dim, got 3 heads for dim 8"),
-        ("train.precision=bfloat16", "sequence models train in float32, got 'bfloat16'"),
-        ("model.content={features: [{name: spectral}]}", "model.content stands for the item table"),
-        ("train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
-        ("model.loss={name: bpr}", "name is 'bpr', must be one of bce, gbce, softmax, sampled_softmax"),
+        ("sasrec", "model.heads=3", "heads must divide dim, got 3 heads for dim 8"),
+        ("sasrec", "train.precision=bfloat16", "sequence models train in float32, got 'bfloat16'"),
+        ("sasrec-modulo", "model.content={features: [{name: spectral}]}", "so that none is compressed; remove one of"),
+        ("content", "model.table_dtype=bfloat16", "model.table_dtype: model.content stands for the item table"),
+        ("content", "model.backend=fbgemm", "by Adam, got 'fbgemm'; set it to 'torch'"),
+        ("content", "model.optimizer.name=adagrad", "by Adam, got 'adagrad'; set it to 'adam'"),
+        ("content", "model.optimizer.weight_decay=0.1", "by Adam, got 0.1; set it to 0.0"),
+        (
+            "content",
+            "model.content.hidden=[0]",
+            "model.content.hidden.0: got 0: input should be greater",
+        ),
+        (
+            "content",
+            "model.content.features=[{name: matrix, source: a.npy}]",
+            "features.0.source: 'a.npy' is no file",
+        ),
+        (
+            "sasrec",
+            "variants.sasrec.compressor={name: semantic_ngram, semantic: {codes: graph, users: frequency}}",
+            "semantic.users: the model has no table of users; remove it",
+        ),
+        ("sasrec", "train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
+        ("sasrec", "model.loss={name: bpr}", "name is 'bpr', must be one of bce, gbce, softmax, sampled_softmax"),
     ],
 )
 def test_settings_that_a_sequence_model_cannot_follow_are_refused(
-    run: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
+    run: Path, monkeypatch: pytest.MonkeyPatch, variant: str, override: str, message: str
 ) -> None:
     directory = run.parent.parent
     monkeypatch.chdir(directory)
-    variant = "sasrec-modulo" if "content" in override else "sasrec"
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_experiment(str(directory / "walks.yaml"), [override, f"variants=[{variant}]"])
 

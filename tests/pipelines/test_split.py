@@ -71,6 +71,15 @@ def test_ties_away_from_the_cuts_change_nothing() -> None:
     assert facts["users_with_tied_cut"] == 0
 
 
+def test_events_of_one_time_are_cut_by_position_and_drawn_only_where_that_ties_too() -> None:
+    positions = [3, 2, 1, 0] * 10 + [1, 1, 1, 0]
+    codes, facts = split(grid(11, 4, timestamp=[7] * 44, position=positions), method="leave_last_n", n=1)
+    table = np.array(codes).reshape(11, 4)
+    assert (table[:10] == [TEST, VALID, TRAIN, TRAIN]).all()
+    assert table[10, 3] == TRAIN
+    assert (facts["order"], facts["users_with_tied_cut"]) == ("timestamp, position", 1)
+
+
 def test_given_carves_validation_from_train_only() -> None:
     given_split = ([0] * 10 + [2] * 5) * 20
     codes, facts = split(grid(20, 15, split=given_split), method="given", valid=0.2)

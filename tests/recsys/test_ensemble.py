@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy.sparse import csr_array
@@ -47,6 +49,29 @@ def unlike() -> tuple[ItemKnn, SequenceModel]:
     history = (np.random.default_rng(0).random((12, 25)) < 0.3).astype(np.float32)
     history[3] = 0
     return ItemKnn.fit(csr_array(history)), toy(sasrec())
+
+
+@dataclasses.dataclass
+class Fixed:
+    """A model of given scores."""
+
+    table: torch.Tensor
+    num_users = 2
+
+    @property
+    def num_items(self) -> int:
+        return self.table.shape[1]
+
+    def scores(self, users: npt.NDArray[np.int64]) -> torch.Tensor:
+        return self.table[torch.from_numpy(users)]
+
+
+def test_equal_scores_say_nothing_however_large_they_are() -> None:
+    equal = Fixed(torch.full((2, 1001), 0.7))
+    other = Fixed(torch.randn(2, 1001, generator=torch.Generator().manual_seed(0)))
+    users = np.arange(2)
+    alone = StandardisedEnsemble(Fixed(torch.zeros(2, 1001)), other, 0.5).scores(users)
+    assert torch.equal(StandardisedEnsemble(equal, other, 0.5).scores(users), alone)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])

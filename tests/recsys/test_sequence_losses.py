@@ -68,7 +68,8 @@ def test_the_gradient_of_gbce_is_that_of_finite_differences() -> None:
 def test_gbce_without_calibration_is_bce_and_with_all_of_it_weighs_positives_by_the_sampling_rate() -> None:
     assert gbce_power(256, 3417, 0.0) == pytest.approx(1.0)
     assert gbce_power(256, 3417, 1.0) == pytest.approx(256 / 3416)
-    assert gbce_power(3416, 3417, 0.5) == pytest.approx(1.0)
+    for negatives, items in ((3416, 3417), (10_000, 3417), (4, 1)):
+        assert gbce_power(negatives, items, 0.5) == pytest.approx(1.0)
 
 
 def test_targets_are_found_among_shared_and_own_draws() -> None:

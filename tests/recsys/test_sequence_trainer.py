@@ -16,6 +16,7 @@ from recsys.sequence_losses import SequenceLoss, SequenceLossName
 from recsys.sequence_trainer import NextItem, SequenceData, SequenceSettings, fit_sequences
 from recsys.sequences import Sequences
 from recsys.settings import EpochRecord, Selection
+from recsys.training_state import CheckpointError
 from tests.recsys.sequence_fixture import full_table, sasrec
 
 USERS, ITEMS, EVENTS = 60, 12, 6
@@ -95,6 +96,20 @@ def test_a_training_killed_at_any_epoch_ends_with_the_same_bits(tmp_path: Path) 
     assert [a.loss for a in again.history] == [b.loss for b in result.history]
     assert all(torch.equal(value, state(resumed)[name]) for name, value in state(whole).items())
     assert (tmp_path / "negatives-refit.safetensors").exists()
+
+
+def test_a_training_of_another_model_over_equal_tensors_is_not_resumed(tmp_path: Path) -> None:
+    brief = dataclasses.replace(settings(), epochs=1)
+    fit_sequences(model(), data(), brief, seed=0, checkpoint_dir=tmp_path)
+    items, read = model().items, walks(EVENTS)
+    others = (
+        SequenceModel(items, sasrec(dropout=0.2, max_length=8), read),
+        SequenceModel(items, sasrec(dropout=0.1, max_length=8, heads=4), read),
+        SequenceModel(items, sasrec(dropout=0.1, max_length=8), read, similarity="cosine"),
+    )
+    for other in others:
+        with pytest.raises(CheckpointError, match="belongs to another configuration"):
+            fit_sequences(other, data(), brief, seed=0, checkpoint_dir=tmp_path)
 
 
 def test_a_step_in_the_middle_of_an_epoch_resumes_with_the_same_bits() -> None:

@@ -15,6 +15,7 @@ from recsys.sequence_trainer import SequenceData
 from recsys.sequences import Sequences
 from recsys.settings import EpochRecord, Selection
 from recsys.tiger_trainer import NextCodes, TigerSettings, fit_tiger
+from recsys.training_state import CheckpointError
 from tests.recsys.tiger_fixture import codes
 
 USERS, ITEMS, EVENTS = 24, 6, 5
@@ -113,6 +114,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert found.best_epoch == expected.best_epoch
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        fit_tiger(fresh(dropout=0.2), data(), settings, seed=0, checkpoint_dir=tmp_path)
 
 
 def test_a_resume_in_the_middle_of_an_epoch_gives_the_same_bits() -> None:

@@ -54,10 +54,10 @@ def test_reassignment_keeps_prefixes_and_moves_no_more_than_it_must(original: Se
     assert (resolved.codes[:, -1] != original.codes[:, -1]).sum() == original.num_items - original.distinct
 
 
-def test_reassignment_moves_the_item_that_loses_least_and_takes_the_cheapest_free_code() -> None:
+def test_reassignment_costs_least_in_all() -> None:
     cost = np.array([[0.5, 9, 9, 9], [0.1, 9, 0.3, 0.2], [9, 9, 0.0, 9]], dtype=np.float32)
     resolved = codes((1, 0), (1, 0), (1, 2)).resolve_collisions("reassign", cost)
-    assert resolved.codes.tolist() == [[1, 1], [1, 0], [1, 2]]
+    assert resolved.codes.tolist() == [[1, 0], [1, 3], [1, 2]]
     assert resolved.source == {"a": 1, "collisions": "reassign", "colliding_before": 2}
 
 

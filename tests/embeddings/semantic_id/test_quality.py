@@ -85,7 +85,9 @@ def test_good_codes_pass() -> None:
             {"max_colliding": 0.1},
             r"240 of 240 items share their code, a share above max_colliding 0.1: add a level",
         ),
-        ({"prefix_share": 0.8}, {}, r"one first code has a share of 0.800 of the items, above max_prefix_share 0.25"),
+        ({"prefix_share": 0.8}, {}, r"one first code has a share of 0.800 of the items, above max_prefix_share 0.5"),
+        ({"prefix_share": 0.8, "widths": [8]}, {}, r"share of 0.800 of the items, above max_prefix_share 0.25"),
+        ({"prefix_share": 0.4}, {"max_prefix_share": 0.3}, r"share of 0.400 of the items, above max_prefix_share 0.3"),
         (
             {"hierarchy": [{"cosine": 0.5}, {"cosine": 0.4}]},
             {},
