@@ -1,14 +1,12 @@
 """What sparse tables cost in time: steps of matrix factorisation on Gowalla, and the updates of the mask.
 
-Sampled softmax over 256 shared negatives, batches of 4,096, row-wise Adagrad, d 64. The peer of a sparse step is the
-full table's; that of a step with an update is one without, and its share of the time between two updates is beside it.
+Sampled softmax over 256 shared negatives, batches of 4,096, row-wise Adagrad, d 64. The peer of an epoch is the full
+table's, and for a mask that moves also one that stays: what the rule costs, the gradients it collects included.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +25,6 @@ from recsys.settings import FitSettings
 
 DIM, EPOCHS, EVERY = 64, 80, 200
 DENSITIES = (0.5, 0.2, 0.1)
-UPDATES = 5
 SETTINGS = FitSettings(Loss("sampled_softmax", temperature=0.08), NegativeSampling(count=256), batch_size=4096)
 
 
@@ -41,36 +38,20 @@ def run(scale: float = 1.0) -> int:
     for density in DENSITIES:
         pairs = paired(epoch(train, Sparsity(density)), epoch(train, None), repeats=repeats)
         rows.append(Row.duration(f"epoch, density {density:g}", "the full table", pairs))
-    moving = schedule(train)
+    moving, still = schedule(train), Sparsity(0.2)
     for rule, sparsity in (
         ("gradient of one step", Sparsity(0.2, moving)),
         ("momentum of all steps", Sparsity(0.2, moving, "momentum", window=EVERY, momentum=0.99)),
     ):
-        rows.append(update(train, rule, sparsity, UPDATES if scale == 1.0 else 1))
+        for peer, other in (("the full table", None), ("a mask that stays", still)):
+            pairs = paired(epoch(train, sparsity), epoch(train, other), repeats=repeats)
+            rows.append(Row.duration(f"epoch, density 0.2, moved by the {rule}", peer, pairs))
     return finish("sparse_step", rows, scale=scale, headline=rows[1:2])
 
 
 def schedule(train: csr_array) -> Schedule:
     """That of configs/experiments/dynamic_sparse.yaml."""
     return Schedule(EVERY, EPOCHS * -(-train.nnz // SETTINGS.batch_size), stop=0.75)
-
-
-def update(train: csr_array, rule: str, sparsity: Sparsity, count: int) -> Row:
-    """A step that moves entries against one that does not, after a first update; its share of an epoch is beside it."""
-    seconds: list[float] = []
-    training = objective(train, sparsity)
-    steps = itertools.chain.from_iterable(training.steps("select", number, 0) for number in itertools.count())
-    start = time.perf_counter()
-    for _ in itertools.islice(steps, (1 + count) * EVERY):
-        seconds.append(time.perf_counter() - start)
-        start = time.perf_counter()
-    moved, usual = np.array(seconds[2 * EVERY - 1 :: EVERY]), float(np.median(seconds))
-    ours = float(np.median(moved))
-    return Row(
-        f"step with an update, density 0.2, by the {rule}", "a step without", ours, usual, "s",
-        usual / ours, usual / float(moved.max()), usual / float(moved.min()),
-        quality={"every": EVERY, "overhead": (ours - usual) / (EVERY * usual)},
-    )  # fmt: skip
 
 
 def epoch(train: csr_array, sparsity: Sparsity | None) -> Callable[[], None]:
