@@ -60,7 +60,7 @@ RULES = {
     "model.backend=fbgemm": "backend: got 'fbgemm', but bfloat16 rows need the torch back end",
     "model.sparse={density: 0.5}": "sparse: its rows are float32; remove it, or table_dtype",
     f"model={{name: sasrec, content: {CONTENT}, table_dtype: bfloat16, optimizer: {{name: sgd}}}}": (
-        "table_dtype: model.content stands for the item table; remove one of them"
+        "table_dtype: model.content stands for the item table and trains by Adam, got "
     ),
     "model.mixed_dims={density: 0.5}": "mixed_dims: its rows are float32; remove it, or table_dtype",
 }
