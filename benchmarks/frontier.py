@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from benchmarks.peer import ROOT
+from pipelines.report import words
 from pipelines.report.figures import Panel
 from pipelines.report.plots import write_plots
 from pipelines.report.svg import Figure, Scale, style
@@ -38,7 +39,7 @@ def panel(runs: list[dict[str, Any]]) -> Panel:
     title = "Recall@20 against bytes, MF on Gowalla"
     told = "; ".join(f"{name}: {v['metrics'][METRIC]:.4f} at {_mib(v):.2f} MiB" for name, (_, v) in variants.items())
     figure = Figure(title, told, 900, 450)
-    figure.axes(x, y, ("tables and optimizer state, MiB (log scale)", "test recall@20"), (_tick, _tick))
+    figure.axes(x, y, ("tables and optimizer state, MiB (log scale)", "test recall@20"), (words.tick, words.tick))
     labels = []
     for number, group in enumerate(KINDS):
         points = sorted(
@@ -71,10 +72,6 @@ def kind(variant: str) -> str:
 def _mib(variant: dict[str, Any]) -> float:
     stored = variant["table_bytes"] + variant["optimizer_bytes"] + variant.get("window_bytes", 0)
     return float(stored) / 2**20
-
-
-def _tick(value: float) -> str:
-    return f"{value:g}"
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from pipelines.ingest import ingest
 from pipelines.runner import run_experiment
 from pipelines.stages import sequence
 from recsys.checkpoint import load_model
-from recsys.models.ensemble import VectorEnsemble
+from recsys.models.ensemble import StandardisedEnsemble, VectorEnsemble
+from recsys.models.item_knn import ItemKnn
 from recsys.models.sequence_model import SequenceModel
 from recsys.sequence_trainer import SequenceData
 
@@ -43,6 +44,10 @@ variants:
     train: {{refit: false}}
   - name: sum
     model: {{name: ensemble, members: [sasrec-modulo, content], grid: {{weight: [0, 0.5, 1]}}}}
+    train: {{refit: false}}
+  - {{name: knn, model: {{name: item_knn}}, train: {{refit: false}}}}
+  - name: unlike
+    model: {{name: ensemble, members: [knn, content], standardise: true, grid: {{weight: [0, 0.5, 1]}}}}
     train: {{refit: false}}
 """
 
@@ -73,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_whole_experiment_runs_and_order_beats_popularity(run: Path) -> None:
     found = {v["name"]: v for v in json.loads((run / "metrics.json").read_bytes())["variants"]}
-    assert list(found) == ["popularity", "sasrec", "sasrec-modulo", "hstu", "content", "sum"]
+    assert list(found) == ["popularity", "sasrec", "sasrec-modulo", "hstu", "content", "sum", "knn", "unlike"]
     assert found["sasrec"]["metrics"]["test/recall@5"] > found["popularity"]["metrics"]["test/recall@5"] + 0.2
     for variant in found.values():
         masked, unmasked = (variant["metrics"][f"test/recall{kind}@5"] for kind in ("", "_unmasked"))
@@ -104,6 +109,19 @@ def test_an_ensemble_is_weighed_on_validation_and_serves_the_members_with_all_th
     expected = (1 - model.weight) * parts[0].scores(users) + model.weight * parts[1].scores(users)
     assert np.allclose(model.scores(users), expected, atol=1e-5)
     assert parts[1].histories.lengths.tolist() == [EVENTS - 1] * USERS  # type: ignore[union-attr]
+
+
+def test_a_standardised_sum_has_members_without_vectors(run: Path) -> None:
+    checkpoint = run / "variants" / "unlike-s0" / "checkpoint"
+    model, parts = load_model(checkpoint), [load_model(checkpoint / part) for part in ("first", "second")]
+    assert isinstance(model, StandardisedEnsemble) and isinstance(parts[0], ItemKnn)
+    chosen = json.loads((checkpoint / "selection.json").read_bytes())
+    assert chosen["on"] == "valid" and model.weight == chosen["parameters"]["weight"]
+    assert chosen["recall@5"] == max(one["recall@5"] for one in chosen["tried"])
+    users = np.arange(USERS)
+    first, second = (part.scores(users) for part in parts)  # type: ignore[union-attr]
+    scaled = [scores / scores.std(1, correction=0, keepdim=True) for scores in (first, second)]
+    assert np.allclose(model.scores(users), (1 - model.weight) * scaled[0] + model.weight * scaled[1], atol=1e-4)
 
 
 SUM = "{name: sum, model: {name: ensemble, members: [%s], grid: {weight: [0, 1]}}}"
