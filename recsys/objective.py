@@ -84,11 +84,13 @@ class Objective:
         leaves = [vectors.detach().requires_grad_() for vectors in looked_up]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
             user, item = model.represent(self._drop(leaves[0], *counters)), model.represent(leaves[1])
-            value, first = torch.zeros(()), len(positives)
-            for group, draw in parts:
-                last = first + (0 if draw is None else draw.items.size)
-                mean = self._loss(users[group], positives[group], user[group], item[group], draw, item[first:last])
-                value, first = value + mean * ((group.stop - group.start) / len(positives)), last
+            sizes = [group.stop - group.start for group, _ in parts]
+            counts = [0 if draw is None else draw.items.size for _, draw in parts]
+            # The backward of a split is one join, that of slices a sum of zeros.
+            own, items, value = torch.split(user, sizes), torch.split(item, sizes + counts), torch.zeros(())
+            for at, (group, draw) in enumerate(parts):
+                rows = own[at], items[at], items[len(parts) + at]
+                value = value + self._loss(users[group], positives[group], *rows, draw) * (sizes[at] / len(positives))
         if found.extra_loss is not None:
             value = value + found.extra_loss(leaves[2:])
         value.backward()  # type: ignore[no-untyped-call]
@@ -107,7 +109,7 @@ class Objective:
         return [(group, self._sampler.draw(users[group], *name)) for group, name in zip(groups, names, strict=True)]
 
     def _loss(
-        self, users: IntArray, positives: IntArray, user: Tensor, item: Tensor, draw: Draw | None, drawn: Tensor
+        self, users: IntArray, positives: IntArray, user: Tensor, item: Tensor, drawn: Tensor, draw: Draw | None
     ) -> Tensor:
         """Mean loss of positives that share a draw."""
         negatives = None
