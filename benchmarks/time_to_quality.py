@@ -28,6 +28,7 @@ from benchmarks.harness import SMOKE_RESULTS, Peer, Row, finish, peer_python, se
 from benchmarks.peer import ROOT
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
+from pipelines.report import words
 from pipelines.report.figures import Panel
 from pipelines.report.plots import write_plots
 from pipelines.report.svg import Figure, Scale, style
@@ -253,7 +254,7 @@ def panel(found: dict[Setting, Measured]) -> Panel:
     y = Scale(min(recalls) - 0.005, max(recalls) + 0.005, 296, 24)
     title = f"Recall@{K} by compute, Gowalla"
     figure = Figure(title, "; ".join(f"{s.name}: {m.recall:.4f} in {m.seconds:.1f} s" for s, m in found.items()), 700)
-    figure.axes(x, y, ("seconds of fit and ranking (log scale)", f"validation recall@{K}"), (_tick, _tick))
+    figure.axes(x, y, ("seconds of fit and ranking (log scale)", f"validation recall@{K}"), (words.tick, words.tick))
     labels = []
     for number, model in enumerate(dict.fromkeys(setting.model for setting in found)):
         points = sorted((m.seconds, m.recall) for setting, m in found.items() if setting.model == model)
@@ -266,10 +267,6 @@ def panel(found: dict[Setting, Measured]) -> Panel:
     rows: list[list[Any]] = [[s.model, s.name, m.seconds, m.recall] for s, m in found.items()]
     caption = "Hollow: implicit 0.7.3."
     return Panel("time_to_quality", title, figure.render(), caption, ("model", "setting", "seconds", "recall"), rows)
-
-
-def _tick(value: float) -> str:
-    return f"{value:g}"
 
 
 if __name__ == "__main__":
