@@ -155,7 +155,7 @@ class _Run:
             follow = _Follower(name, variant, self.report, tracked)
             names = variant.model.members if isinstance(variant.model, Ensemble) else ()
             members = tuple(self.trained[member, seed] for member in names)
-            trained = train_stage(self.cache, dataset, variant, maps, seed, follow, self.codes, members)
+            trained = train_stage(self.cache, dataset, variant, maps, seed, follow, self.codes, members, self.report)
             self.trained[variant.name, seed] = trained
             follow.rest(trained)
             self._audit(dataset, variant, trained)

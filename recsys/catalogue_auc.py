@@ -21,8 +21,8 @@ from recsys.topk import (
     blocks,
     catalogue_of,
     finite_vectors,
+    floats_of,
     masks_of,
-    score_block,
 )
 
 FloatArray = npt.NDArray[np.float64]
@@ -30,6 +30,7 @@ _Float = npt.NDArray[np.float32]
 _Users = npt.NDArray[np.int64]
 
 
+@torch.no_grad()
 def catalogue_auc(model: Retriever, users: _Users, relevant: csr_array, seen: csr_array) -> FloatArray:
     """Exact AUC of each user over the catalogue without the seen items; ties count half.
 
@@ -48,16 +49,15 @@ def catalogue_auc(model: Retriever, users: _Users, relevant: csr_array, seen: cs
     out = np.full(len(users), np.nan)
     if not isinstance(model, VectorRetriever):
         for rows in blocks(len(users), max(1, BLOCK_SCORES // max(1, model.num_items))):
-            _from_scores(
-                score_block(model, users[rows]), masks_of(relevant, users[rows]), masks_of(seen, users[rows]), out[rows]
-            )
+            block = floats_of(model.scores(users[rows]))
+            _from_scores(block, masks_of(relevant, users[rows]), masks_of(seen, users[rows]), out[rows])
         return out
     catalogue = catalogue_of(model)
     place = np.empty(model.num_items, np.int64)
     place[catalogue.items[: model.num_items]] = np.arange(model.num_items)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for some in blocks(len(users), USERS_AT_ONCE):
-            vectors = finite_vectors(model, users[some], catalogue)
+            vectors = finite_vectors(model.user_vectors(users[some]), users[some], catalogue)
 
             def score(rows: slice, vectors: _Float = vectors, first: int = some.start) -> None:
                 chosen = users[first : first + len(vectors)][rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from recsys.catalogue_auc import catalogue_auc
 from recsys.intervals import bootstrap_means
 from recsys.metrics.beyond_accuracy import coverage, gini, novelty
 from recsys.metrics.ranking import NAMES, hit_matrix, ndcg_curve, ranking_metrics, recall_curve
-from recsys.retriever import Retriever
+from recsys.retriever import Retriever, WeightedRetriever
 from recsys.slices import Lists, heat_map, slice_tables
-from recsys.topk import exact_top_k
+from recsys.topk import exact_top_k, top_k_by_weight
 
 FloatArray = npt.NDArray[np.float64]
 UNMASKED = ("recall", "ndcg")
@@ -135,7 +135,7 @@ def _unmasked(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Metrics of lists that seen items may be in."""
     top = exact_top_k(model, users, max(ks), None).items
-    found = ranking_metrics(hit_matrix(top, positives), np.diff(positives.indptr).astype(np.int64), ks)
+    found = _values(top, positives, ks)
     return {f"{name}_unmasked@{k}": found[f"{name}@{k}"] for name in UNMASKED for k in ks}
 
 
@@ -147,12 +147,48 @@ def quick_metrics(
     Raises:
         ValueError: As :func:`evaluate`, or a name is not ``metric@k`` with a metric of :mod:`recsys.metrics.ranking`.
     """
-    lengths = {name: _length(name) for name in names}
+    lengths = sorted({_length(name) for name in names})
     users, positives = _judged(model, relevant, seen, seen)
-    top = exact_top_k(model, users, max(lengths.values()), seen)
-    counts = np.diff(positives.indptr).astype(np.int64)
-    values = ranking_metrics(hit_matrix(top.items, positives), counts, sorted(set(lengths.values())))
+    values = _values(exact_top_k(model, users, lengths[-1], seen).items, positives, lengths)
     return {name: float(values[name].mean()) for name in names}
+
+
+def quick_metrics_by_weight(
+    model: WeightedRetriever,
+    weights: Sequence[float],
+    relevant: csr_array,
+    seen: csr_array,
+    names: Sequence[str] = ("recall@20", "ndcg@20"),
+    on_users: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[dict[str, float]]:
+    """:func:`quick_metrics` at each weight, in one pass over the users.
+
+    Args:
+        model: what is weighed; its own weight does not matter.
+        weights: to rank at.
+        relevant: csr [num_users, num_items], the held-out interactions.
+        seen: csr [num_users, num_items], items that are not recommended.
+        names: of the metrics.
+        on_users: called with the users that are ranked, and all of them; first with none.
+
+    Raises:
+        ValueError: As :func:`quick_metrics`.
+    """
+    lengths = sorted({_length(name) for name in names})
+    users, positives = _judged(model, relevant, seen, seen)
+    values = np.empty((len(weights), len(names), len(users)))
+    on_users(0, len(users))
+    for rows, tops in top_k_by_weight(model, weights, users, lengths[-1], seen):
+        for own, top in zip(values, tops, strict=True):
+            found = _values(top.items, positives[rows], lengths)
+            own[:, rows] = [found[name] for name in names]
+        on_users(rows.stop, len(users))
+    return [dict(zip(names, means, strict=True)) for means in values.mean(axis=2).tolist()]
+
+
+def _values(items: npt.NDArray[np.int32], positives: csr_array, lengths: list[int]) -> dict[str, FloatArray]:
+    """Every ranking metric, float64 [U], of lists [U, K]."""
+    return ranking_metrics(hit_matrix(items, positives), np.diff(positives.indptr).astype(np.int64), lengths)
 
 
 def _length(name: str) -> int:

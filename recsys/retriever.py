@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -58,6 +59,19 @@ class SelectingRetriever(Retriever, Protocol):
 
         Returns:
             A row with a NaN or infinite score, or -1.
+        """
+        ...
+
+
+class WeightedRetriever(Retriever, Protocol):
+    """A sum whose parts are the same at every weight."""
+
+    def by_weight(self, users: npt.NDArray[np.int64], weights: Sequence[float]) -> Iterator[Tensor]:
+        """What ranks the users at each weight in turn, from parts that are computed once.
+
+        Returns:
+            User vectors float32 [len(users), D] of a :class:`VectorRetriever`, of another one scores float32
+            [len(users), num_items].
         """
         ...
 

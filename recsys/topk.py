@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
+from torch import Tensor
 
 from recsys.microkernel import pack
-from recsys.retriever import GeneratingRetriever, Retriever, SelectingRetriever, VectorRetriever
+from recsys.retriever import GeneratingRetriever, Retriever, SelectingRetriever, VectorRetriever, WeightedRetriever
 from recsys.selection import Catalogue, Heaps, Masks, best_first, empty_heaps, select_from_scores, select_from_vectors
 
 Users = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+_Select = Callable[[Tensor, Users, Heaps], None]
 USERS_AT_ONCE = 16_384
 BLOCK_USERS = 512
 BLOCK_SCORES = 1 << 24
@@ -37,6 +40,7 @@ class TopK:
     scores: FloatArray
 
 
+@torch.no_grad()
 def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) -> TopK:
     """The k best unseen items of each user; equal scores are in the order of the item index.
 
@@ -58,13 +62,44 @@ def exact_top_k(model: Retriever, users: Users, k: int, seen: csr_array | None) 
     if isinstance(model, GeneratingRetriever):
         return _generated(model, users, k, seen)
     heaps = empty_heaps(len(users), k)
-    if isinstance(model, VectorRetriever):
-        _from_vectors(model, users, seen, heaps)
-    elif isinstance(model, SelectingRetriever):
+    if isinstance(model, SelectingRetriever) and not isinstance(model, VectorRetriever):
         _in_parts(lambda rows, *rest: model.select(users[rows], *rest), users, seen, heaps, BLOCK_USERS)
     else:
-        _from_scores(model, users, seen, heaps)
+        size, select = _ranking(model, seen)
+        ranks = model.user_vectors if isinstance(model, VectorRetriever) else model.scores
+        for rows in blocks(len(users), size):
+            select(ranks(users[rows]), users[rows], _part(heaps, rows))
     return TopK(*best_first(heaps))
+
+
+@torch.no_grad()
+def top_k_by_weight(
+    model: WeightedRetriever, weights: Sequence[float], users: Users, k: int, seen: csr_array | None
+) -> Iterator[tuple[slice, list[TopK]]]:
+    """The lists of :func:`exact_top_k` at each weight, for one block of users after the other.
+
+    Args:
+        model: what is weighed; its parts are computed once for a block.
+        weights: to rank at.
+        users: int64 [U].
+        k: length of the lists.
+        seen: csr [num_users, num_items] of items to leave out, or None.
+
+    Yields:
+        Places among ``users``, and the lists of the users there at each weight.
+
+    Raises:
+        ValueError: As :func:`exact_top_k`.
+    """
+    users = np.asarray(users, dtype=np.int64)
+    size, select = _ranking(model, _checked(model, users, k, seen))
+    for rows in blocks(len(users), size):
+        found = []
+        for ranks in model.by_weight(users[rows], weights):
+            heaps = empty_heaps(len(users[rows]), k)
+            select(ranks, users[rows], heaps)
+            found.append(TopK(*best_first(heaps)))
+        yield rows, found
 
 
 def _generated(model: GeneratingRetriever, users: Users, k: int, seen: csr_array) -> TopK:
@@ -105,10 +140,14 @@ def masks_of(matrix: csr_array, users: Users) -> Masks:
     return Masks(rows.indptr.astype(np.int64), rows.indices.astype(np.int32))
 
 
-def finite_vectors(model: VectorRetriever, users: Users, catalogue: Catalogue) -> FloatArray:
+def floats_of(found: Tensor) -> FloatArray:
+    """What a model returns as the kernels read it: float32 in C order."""
+    return np.ascontiguousarray(found.detach().cpu().numpy(), dtype=np.float32)
+
+
+def finite_vectors(found: Tensor, users: Users, catalogue: Catalogue) -> FloatArray:
     """Vectors [U, D] of users, after checking that no score of theirs is NaN or infinite."""
-    with torch.no_grad():
-        vectors = np.ascontiguousarray(model.user_vectors(users).detach().cpu().numpy(), dtype=np.float32)
+    vectors = floats_of(found)
     longest = catalogue.norms.max(initial=0.0)
     suspects = ~(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)) * longest < _LARGEST)
     for row in np.flatnonzero(suspects):
@@ -121,8 +160,7 @@ def finite_vectors(model: VectorRetriever, users: Users, catalogue: Catalogue) -
 
 def catalogue_of(model: VectorRetriever) -> Catalogue:
     """The model's item vectors, longest first."""
-    with torch.no_grad():
-        vectors = model.item_vectors(range(model.num_items)).detach().cpu().numpy().astype(np.float32, copy=False)
+    vectors = floats_of(model.item_vectors(range(model.num_items)))
     norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
     order = np.argsort(-norms, kind="stable")
     panels = pack(vectors[order])
@@ -142,33 +180,30 @@ def _part(heaps: Heaps, rows: slice) -> Heaps:
     return Heaps(heaps.keys[rows], heaps.worst[rows])
 
 
-def _from_vectors(model: VectorRetriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
-    catalogue = catalogue_of(model)
+def _ranking(model: Retriever, seen: csr_array) -> tuple[int, _Select]:
+    """How many users to take at once, and what offers all items to them by their vectors or scores."""
+    if isinstance(model, VectorRetriever):
+        return USERS_AT_ONCE, functools.partial(_from_vectors, catalogue_of(model), seen)
+    return max(1, BLOCK_SCORES // max(1, model.num_items)), functools.partial(_from_scores, seen)
+
+
+def _from_vectors(catalogue: Catalogue, seen: csr_array, found: Tensor, users: Users, heaps: Heaps) -> None:
+    vectors = finite_vectors(found, users, catalogue)
+
+    def select(rows: slice) -> None:
+        select_from_vectors(vectors[rows], catalogue, masks_of(seen, users[rows]), _part(heaps, rows))
+
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for some in blocks(len(users), USERS_AT_ONCE):
-            vectors, part, chosen = finite_vectors(model, users[some], catalogue), _part(heaps, some), users[some]
-
-            def select(rows: slice, vectors: FloatArray = vectors, part: Heaps = part, chosen: Users = chosen) -> None:
-                masks = masks_of(seen, chosen[rows])
-                select_from_vectors(vectors[rows], catalogue, masks, _part(part, rows))
-
-            list(pool.map(select, blocks(len(chosen), BLOCK_USERS)))
+        list(pool.map(select, blocks(len(users), BLOCK_USERS)))
 
 
-def score_block(model: Retriever, users: Users) -> FloatArray:
-    """Scores [U, num_items] as the kernels read them: float32 in C order, whatever the model returns."""
-    with torch.no_grad():
-        return np.ascontiguousarray(model.scores(users).detach().cpu().numpy(), dtype=np.float32)
+def _from_scores(seen: csr_array, found: Tensor, users: Users, heaps: Heaps) -> None:
+    scores = floats_of(found)
 
+    def select(rows: slice, masks: Masks, best: Heaps) -> int:
+        return int(select_from_scores(scores[rows], masks, best))
 
-def _from_scores(model: Retriever, users: Users, seen: csr_array, heaps: Heaps) -> None:
-    for rows in blocks(len(users), max(1, BLOCK_SCORES // max(1, model.num_items))):
-        scores = score_block(model, users[rows])
-
-        def select(part: slice, masks: Masks, best: Heaps, scores: FloatArray = scores) -> int:
-            return int(select_from_scores(scores[part], masks, best))
-
-        _in_parts(select, users[rows], seen, _part(heaps, rows), _SCORED_USERS)
+    _in_parts(select, users, seen, heaps, _SCORED_USERS)
 
 
 def _in_parts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from pipelines.config_ensemble import Ensemble
 from pipelines.dataset import Dataset
 from pipelines.stages.sequence import sequence_data
 from recsys.checkpoint import load_ensemble
-from recsys.evaluator import quick_metrics
+from recsys.evaluator import quick_metrics_by_weight
 from recsys.models.ensemble import StandardisedEnsemble, VectorEnsemble
 from recsys.models.sequence_model import SequenceModel
 
 
 def combine(
     config: Ensemble, settings: Train, members: Sequence[tuple[Path, dict[str, Any]]], dataset: Dataset,
-    selects: tuple[csr_array, csr_array],
+    selects: tuple[csr_array, csr_array], on_users: Callable[[int, int], None],
 ) -> tuple[StandardisedEnsemble | VectorEnsemble, dict[str, Any]]:  # fmt: skip
     """Load two trained models and weigh them.
 
@@ -30,6 +30,7 @@ def combine(
         members: the saved model and the facts of each.
         dataset: what they were trained on.
         selects: what is seen, and what is ranked, to choose by.
+        on_users: called with the users that are ranked at every weight, and all of them.
 
     Returns:
         The model, and facts for the report: the members' sizes and what the search found.
@@ -44,11 +45,11 @@ def combine(
     for reader in readers:
         assert data is not None
         reader.histories = data.train
-    tried: list[dict[str, Any]] = []
-    for point in config.points():
-        combined.weight = point.weight
-        found = quick_metrics(combined, selects[1], selects[0], [settings.selection])
-        tried.append({"parameters": {"weight": point.weight}, **found})
+    weights = [point.weight for point in config.points()]
+    values = quick_metrics_by_weight(combined, weights, selects[1], selects[0], [settings.selection], on_users)
+    tried: list[dict[str, Any]] = [
+        {"parameters": {"weight": weight}, **own} for weight, own in zip(weights, values, strict=True)
+    ]
     for reader in readers:
         assert data is not None
         reader.histories = data.known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -63,6 +64,7 @@ PHASES: tuple[Phase, ...] = ("select", "refit")
 TRAINED_ON = "trained_on.json"
 """File of an entry with the hash of the matrix that each phase was fitted on, for the leak audit."""
 OnEpoch = Callable[[EpochRecord], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +99,12 @@ def train_stage(
     on_epoch: OnEpoch,
     codes: SemanticCodes | None = None,
     members: tuple[Trained, ...] = (),
+    progress: Progress = lambda *_: None,
 ) -> Trained:
     """Train a variant with one seed, or find it trained.
 
-    ``codes`` are for generative retrievers; an ensemble is made of its ``members``.
+    ``codes`` are for generative retrievers; an ensemble is made of its ``members``, and the search of its weight tells
+    ``progress`` the users that are ranked, and all of them.
     """
     key = _key(dataset, variant, maps, seed, codes)
     key |= {"members": [member.key for member in members]} if members else {}
@@ -125,7 +129,8 @@ def train_stage(
             case Ensemble() as config:
                 fitted = {"fit": union}
                 parts = [(member.entry / "checkpoint", member.facts) for member in members]
-                model, facts = ensemble.combine(config, variant.train, parts, dataset, (train, valid))
+                weigh = functools.partial(progress, f"weigh {variant.name}-s{seed}")
+                model, facts = ensemble.combine(config, variant.train, parts, dataset, (train, valid), weigh)
                 _save(model, directory, facts)
             case Sasrec() | Tiger() | Rpg():
                 rows = codes if maps is None else maps.items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -54,8 +55,13 @@ class VectorEnsemble(Ensemble[VectorRetriever]):
 
     def user_vectors(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Float32 [len(users), D_first + D_second], weighted."""
+        return next(self.by_weight(users, [self.weight]))
+
+    def by_weight(self, users: npt.NDArray[np.int64], weights: Sequence[float]) -> Iterator[Tensor]:
+        """The user vectors at each weight, see :class:`recsys.retriever.WeightedRetriever`."""
         first, second = (member.user_vectors(users) for member in self.members)
-        return torch.cat([(1 - self.weight) * first, self.weight * second], 1)
+        for weight in weights:
+            yield torch.cat([(1 - weight) * first, weight * second], 1)
 
     def item_vectors(self, items: range) -> Tensor:
         """Float32 [len(items), D_first + D_second]."""
@@ -75,11 +81,19 @@ class StandardisedEnsemble(Ensemble[Retriever]):
 
     def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Float32 [len(users), num_items]."""
-        weights = (1 - self.weight, self.weight)
-        return torch.stack([_scaled(own.scores(users), w) for own, w in zip(self.members, weights, strict=True)]).sum(0)
+        return next(self.by_weight(users, [self.weight]))
+
+    def by_weight(self, users: npt.NDArray[np.int64], weights: Sequence[float]) -> Iterator[Tensor]:
+        """The scores at each weight, see :class:`recsys.retriever.WeightedRetriever`."""
+        first, second = (member.scores(users) for member in self.members)
+        deviations = _deviation(first), _deviation(second)
+        for weight in weights:
+            scores = first * ((1 - weight) / deviations[0])
+            yield scores.add_(second * (weight / deviations[1]))
 
 
-def _scaled(scores: Tensor, weight: float) -> Tensor:
+def _deviation(scores: Tensor) -> Tensor:
+    """Float32 [len(scores), 1] of each row; infinite where all are equal, so that nothing is left of them."""
     deviation = (scores - scores.mean(1, keepdim=True)).square().mean(1, keepdim=True).sqrt()
     rounding = _ROUNDING * scores.abs().amax(1, keepdim=True)
-    return scores * torch.where(deviation > rounding, weight / deviation, 0.0)
+    return torch.where(deviation > rounding, deviation, torch.inf)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from recsys import topk
 from recsys.checkpoint import load_model, load_vectors, save_model
+from recsys.evaluator import quick_metrics, quick_metrics_by_weight
 from recsys.models.ensemble import StandardisedEnsemble, VectorEnsemble
 from recsys.models.gf_cf import fit_gf_cf
 from recsys.models.item_knn import ItemKnn
@@ -89,6 +92,39 @@ def test_a_member_that_knows_nothing_of_a_user_leaves_the_other_one_to_rank() ->
     assert not first.scores(users).any()
     found, alone = StandardisedEnsemble(first, second, 0.3).scores(users), second.scores(users)
     assert torch.allclose(found, 0.3 * alone / alone.std(correction=0), atol=1e-6)
+
+
+WEIGHTS = [0.0, 0.3, 0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("make", [lambda: StandardisedEnsemble(*unlike()), lambda: VectorEnsemble(*members())])
+def test_all_weights_in_one_pass_are_each_weight_alone(
+    make: Callable[[], StandardisedEnsemble | VectorEnsemble], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topk, "BLOCK_SCORES", 5 * 25)
+    monkeypatch.setattr(topk, "USERS_AT_ONCE", 5)
+    draw = np.random.default_rng(1).random((12, 25))
+    draw[7] = 1  # has nothing to find
+    seen, relevant = (csr_array(part.astype(np.float32)) for part in (draw < 0.3, (draw >= 0.3) & (draw < 0.5)))
+    model, names = make(), ["recall@3", "ndcg@9"]
+    alone = []
+    for model.weight in WEIGHTS:
+        alone.append(quick_metrics(model, relevant, seen, names))
+    told: list[tuple[int, int]] = []
+    together = quick_metrics_by_weight(model, WEIGHTS, relevant, seen, names, lambda *users: told.append(users))
+    assert together == alone
+    assert len({found["ndcg@9"] for found in together}) > 2
+    assert told == [(0, 11), (5, 11), (10, 11), (11, 11)]
+
+
+def test_the_members_score_a_block_once_for_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = unlike()
+    asked: list[int] = []
+    scores = first.scores
+    monkeypatch.setattr(first, "scores", lambda users: asked.append(len(users)) or scores(users))
+    nothing, relevant = csr_array((12, 25), dtype=np.float32), csr_array(np.eye(12, 25, dtype=np.float32))
+    quick_metrics_by_weight(StandardisedEnsemble(first, second), WEIGHTS, relevant, nothing)
+    assert asked == [12]
 
 
 def test_a_standardised_sum_is_saved_with_members_of_any_kind(tmp_path: Path) -> None:
