@@ -163,8 +163,11 @@ def test_labels_from_ratings_and_features_from_another_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"columns": {"label": [1, 0, 2] + [0] * 7}}, "labels must be 0 or 1, but event 2 has 2; correct it, or set"),
-        ({"columns": {"label": [1, None] + [0] * 8}}, "labels must be 0 or 1, but event 1 has None"),
+        (
+            {"columns": {"label": [1, 0, 2] + [0] * 7}},
+            "labels must be 0 or 1, but row 2 has 2 in column 'label'; correct it, or set",
+        ),
+        ({"columns": {"label": [1, None] + [0] * 8}}, "labels must be 0 or 1, but row 1 has None"),
         ({"fields": ("user", "town"), "item": "town"}, "has no column 'town'"),
         ({"item": "town"}, "dataset.item is 'town', but the fields are user, item"),
         ({"columns": {"split": ["train"] * 10}}, r"the valid split has no event \(train, valid, test: \[10, 0, 0\]\)"),
