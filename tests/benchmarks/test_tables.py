@@ -173,6 +173,16 @@ def test_every_row_of_a_reproduction_is_a_variant_of_an_experiment() -> None:
         assert config["evaluate"]["unmasked"] and 10 in config["evaluate"]["k"]
 
 
+def test_items_without_a_train_positive_are_those_that_train_lacks_in_ctr_scientific() -> None:
+    """What docs/rankers.md says of its slices."""
+    for variant in json.loads((ROOT / "benchmarks" / "results" / "ctr_scientific.json").read_text())["variants"]:
+        by_events, by_positives = (
+            variant["slices"][f"train {kind} of the item_id"] for kind in ("events", "positives")
+        )
+        assert by_events[0] == by_positives[0] and (by_events[0]["label"], by_events[0]["events"]) == ("none", 77)
+        assert sum(part["events"] for part in by_events) == sum(part["events"] for part in by_positives) == 3 * 8442
+
+
 def test_the_pages_show_the_committed_results() -> None:
     for page in PAGES:
         text = (ROOT / page).read_text("utf-8")
