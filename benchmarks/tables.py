@@ -147,7 +147,9 @@ def _tested(test: Json | None) -> tuple[str, str]:
 
 
 def _difference(test: Json) -> str:
-    return f"{test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}]"
+    """With its interval; without one where JSON has null for the ends of an infinite one."""
+    interval = "" if test["low"] is None else f" [{test['low']:+.4f}, {test['high']:+.4f}]"
+    return f"{test['difference']:+.4f}{interval}"
 
 
 def _differences(found: Json) -> str:

@@ -107,7 +107,7 @@ def verdicts(groups: figures.Groups, tests: list[Json]) -> list[str]:
         verb = "is behind" if (test["difference"] > 0) == (test["metric"] == "rmse") else "is ahead of"
         bounds, p = words.interval((test["low"], test["high"])), words.p_value(test["p_holm"])
         sure = "" if test["p_holm"] < 0.05 else ", which the paired test does not tell from 0"
-        by = f"{_TITLES[test['metric']]} {words.difference(test['difference'])} {bounds}"
+        by = f"{_TITLES[test['metric']]} {words.difference(test['difference'])} {bounds}".rstrip()
         found.append(f"{test['task']}: {test['a']} {verb} {test['b']}; {by}{sure} ({p}).")
     return found
 

@@ -18,7 +18,7 @@ from pipelines.errors import DataError
 from pipelines.ranking.files import readable
 from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.moments import Moments
-from pipelines.ranking.numbers import as_numbers, finite_numbers
+from pipelines.ranking.numbers import Told, as_numbers, finite_numbers
 from pipelines.ranking.reserved import LABEL
 from pipelines.ranking.sources import SPLITS, DataConfig, Source, join_columns, numeric_kinds
 
@@ -82,10 +82,10 @@ def encode_rows(
     Raises:
         DataError: A joined column is missing and its file too, or a number is none, infinite or too far from train's.
     """
-    kinds = numeric_kinds(config)
+    kinds, told = numeric_kinds(config), _counted_from(first, "row {}".format)
     fields = [name for name in encoding.vocabularies if name not in kinds]
     frame = lists_as_text(join_columns(rows, config).lazy(), fields).collect()
-    frame = frame.with_columns(finite_numbers(frame[name], first) for name in kinds)
+    frame = frame.with_columns(finite_numbers(frame[name], told) for name in kinds)
     unseen: dict[str, npt.NDArray[np.bool_]] = {}
     for name in fields:
         found, unseen[name] = _as_train(frame[name], encoding.vocabularies[name][_VALUE].dtype)
@@ -94,7 +94,7 @@ def encode_rows(
     for place, (name, vocabulary) in enumerate(encoding.vocabularies.items()):
         if name in unseen:
             ids[unseen[name], place] = len(vocabulary)
-    return ids, _dense(frame, encoding, kinds, first)
+    return ids, _dense(frame, encoding, kinds, told)
 
 
 def _as_train(given: pl.Series, kind: pl.DataType) -> tuple[pl.Series, npt.NDArray[np.bool_]]:
@@ -145,12 +145,12 @@ def encode(
     arrays[2, "users"] = np.lib.format.open_memmap(path, "w+", dtype=np.int32, shape=(int(counts[2]),))
     place, strangers = list(encoding.vocabularies).index(user), dict[Any, int]()
     written = [0, 0, 0]
-    for first, frame in _blocks(source):
+    for first, frame, told in _blocks(source):
         splits = source.splits[first : first + len(frame)]
         parts: dict[str, npt.NDArray[Any]] = {
             "ids": _ids(frame, encoding, source.numeric),
-            "dense": _dense(frame, encoding, source.numeric, first),
-            "labels": _labels(frame, first, source),
+            "dense": _dense(frame, encoding, source.numeric, told),
+            "labels": _labels(frame, source, told),
         }
         ids = parts["ids"][:, place]
         alone = (splits == 2) & (ids == len(encoding.vocabularies[user]))
@@ -166,12 +166,13 @@ def encode(
     return encoding
 
 
-def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The events in order, block by block, with the number of the first one and their numeric columns as numbers."""
+def _blocks(source: Source) -> Iterator[tuple[int, pl.DataFrame, Told]]:
+    """The events in order, block by block: number of the first, rows with numbers as such, and where a row is."""
     first = 0
     with readable(source.files):
         for frame in source.frame.collect_batches(chunk_size=BLOCK, maintain_order=True):
-            yield first, frame.with_columns(finite_numbers(frame[name], first) for name in source.numeric)
+            told = _counted_from(first, source.told)
+            yield first, frame.with_columns(finite_numbers(frame[name], told) for name in source.numeric), told
             first += len(frame)
 
 
@@ -179,10 +180,10 @@ def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item:
     names, judged = _categorical(source), [name for name, wanted in min_positives.items() if wanted]
     counts = {name: pl.DataFrame() for name in names}
     moments = {name: Moments() for name, kind in source.numeric.items() if kind != "log_bucket"}
-    for first, frame in _blocks(source):
+    for first, frame, told in _blocks(source):
         inside = pl.Series(source.splits[first : first + len(frame)] == 0)
         train = frame.filter(inside)
-        labels = _labels(frame, first, source) if judged else np.empty(0, np.uint8)
+        labels = _labels(frame, source, told) if judged else np.empty(0, np.uint8)
         for name in names:
             column, sums = _column(train, name, source.numeric).rename(_VALUE).to_frame(), [pl.len().alias(_COUNT)]
             if name in judged:
@@ -207,6 +208,11 @@ def _fit(source: Source, min_count: int, min_positives: Mapping[str, int], item:
 
 def _categorical(source: Source) -> tuple[str, ...]:
     return (*source.fields, *(name for name, kind in source.numeric.items() if kind == "log_bucket"))
+
+
+def _counted_from(first: int, told: Told) -> Told:
+    """``told`` for the rows of a block, whose first event has the number ``first``."""
+    return lambda row: told(first + row)
 
 
 def _column(frame: pl.DataFrame, name: str, kinds: Kinds) -> pl.Series:
@@ -261,18 +267,18 @@ def _tell_apart(
     return out
 
 
-def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds, first: int = 0) -> npt.NDArray[np.float32]:
-    """A scaled number is 0 where it is missing or train has one value only; rows are numbered from ``first``."""
+def _dense(frame: pl.DataFrame, encoding: Encoding, kinds: Kinds, told: Told) -> npt.NDArray[np.float32]:
+    """A scaled number is 0 where it is missing or train has one value only."""
     columns = []
     for name, (mean, deviation, lacks) in encoding.scales.items():
         values = _numbers(frame, name, kinds[name])
-        columns.append(_scaled(name, values, mean, deviation, first) if deviation else np.zeros(len(values)))
+        columns.append(_scaled(name, values, mean, deviation, told) if deviation else np.zeros(len(values)))
         columns += [np.isnan(values)] if lacks else []
     return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(frame), 0), np.float32)
 
 
 def _scaled(
-    name: str, values: npt.NDArray[np.float64], mean: float, deviation: float, first: int
+    name: str, values: npt.NDArray[np.float64], mean: float, deviation: float, told: Told
 ) -> npt.NDArray[np.float64]:
     with np.errstate(over="ignore"):
         scaled = (values - mean) / deviation
@@ -280,18 +286,18 @@ def _scaled(
     if far.size:
         raise DataError(
             f"numeric column {name!r} is {scaled[far[0]]:.3g} standard deviations of train away from train's mean in"
-            f" row {first + far[0]}; the most is {FARTHEST:g}: correct it, leave it empty, or leave the column out"
+            f" {told(int(far[0]))}; the most is {FARTHEST:g}: correct it, leave it empty, or leave the column out"
         )
     return np.nan_to_num(scaled)
 
 
-def _labels(frame: pl.DataFrame, first: int, source: Source) -> npt.NDArray[np.uint8]:
+def _labels(frame: pl.DataFrame, source: Source, told: Told) -> npt.NDArray[np.uint8]:
     labels, at_least = as_numbers(frame[LABEL]), source.at_least
     known = labels.is_in([0.0, 1.0]) if at_least is None else labels.is_not_nan()
     bad = (~known).fill_null(value=True).arg_true()
     if len(bad):
         row, wanted = int(bad[0]), "0 or 1" if at_least is None else "numbers"
-        told = source.told(first + row)
-        raise DataError(f"labels must be {wanted}, but {told} has {frame[LABEL][row]!r}; {source.remedy}")
+        given = f"{told(row)} has {frame[LABEL][row]!r} in column {source.label!r}"
+        raise DataError(f"labels must be {wanted}, but {given}; {source.remedy}")
     positive = labels if at_least is None else labels >= at_least
     return positive.cast(pl.UInt8).to_numpy()

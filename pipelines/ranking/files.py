@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipelines.errors import DataError, did_you_mean
@@ -130,6 +131,14 @@ def line_of(files: Sequence[Path], number: int) -> str:
     """The line, in words, with an event of files that have an event in every line, numbered through from 0."""
     path, line = next(itertools.islice(_lines(files), number, None))
     return f"line {line} of {path}"
+
+
+def row_of(files: Sequence[Path], number: int) -> str:
+    """The row, in words and counted from 1 in its file, with an event of Parquet files, numbered through from 0."""
+    counts = [pl.scan_parquet(path, glob=False).select(pl.len()).collect().item() for path in files]
+    firsts = np.cumsum([0, *counts])
+    place = int(np.searchsorted(firsts, number, side="right")) - 1
+    return f"row {number - firsts[place] + 1} (counted from 1) of {files[place]}"
 
 
 def _lines(files: Sequence[Path]) -> Iterator[tuple[Path, int]]:

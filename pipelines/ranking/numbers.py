@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 
 from pipelines.errors import DataError
 
+Told = Callable[[int], str]
+"""Row or event, by its number -> where it is, in words for messages."""
 _WORDS = {"true": "1", "false": "0"}
 
 
@@ -21,8 +25,8 @@ def as_numbers(column: pl.Series) -> pl.Series:
     return found
 
 
-def finite_numbers(column: pl.Series, first: int = 0) -> pl.Series:
-    """Float64 of a column whose first row is ``first``; missing values are null or NaN.
+def finite_numbers(column: pl.Series, told: Told = "row {}".format) -> pl.Series:
+    """Float64 of a column; missing values are null or NaN. ``told`` puts the place of a row into words.
 
     Raises:
         DataError: A value is no number, or infinite.
@@ -32,7 +36,7 @@ def finite_numbers(column: pl.Series, first: int = 0) -> pl.Series:
     if len(bad):
         row = int(bad[0])
         raise DataError(
-            f"column {column.name!r} must have finite numbers, but row {first + row} has {column[row]!r}; correct it,"
+            f"column {column.name!r} must have finite numbers, but {told(row)} has {column[row]!r}; correct it,"
             " or leave it empty"
         )
     return found

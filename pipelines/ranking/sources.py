@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -24,7 +23,16 @@ from pipelines.config_ranking import (
 )
 from pipelines.errors import DataError
 from pipelines.ingest.source import base_path
-from pipelines.ranking.files import PARQUET, check_lines, find_files, line_of, readable, require_columns, scan_files
+from pipelines.ranking.files import (
+    PARQUET,
+    check_lines,
+    find_files,
+    line_of,
+    readable,
+    require_columns,
+    row_of,
+    scan_files,
+)
 from pipelines.ranking.frappe import FIELDS as FRAPPE_FIELDS
 from pipelines.ranking.frappe import read_frappe
 from pipelines.ranking.item_age import item_ages
@@ -32,7 +40,7 @@ from pipelines.ranking.joins import join_file, refused_columns
 from pipelines.ranking.libfm import read_libfm
 from pipelines.ranking.lists import lists_as_text
 from pipelines.ranking.next_item import Columns, read_next_item
-from pipelines.ranking.numbers import as_numbers
+from pipelines.ranking.numbers import Told, as_numbers
 from pipelines.ranking.reserved import LABEL
 from recsys.event_batch import EventHistories
 from recsys.rng import generator
@@ -56,7 +64,8 @@ class Source:
         files: that the frame will be read from; none where it was read.
         at_least: value that the label of a positive reaches; None where labels are 0 and 1.
         remedy: what helps where a label is neither 0 nor 1.
-        told: an event by its number, in words for messages.
+        told: an event by its number from 0, in words for messages.
+        label: column of the labels, for messages.
         catalogue: every item, train's or not, by the sorted column of the item field; None where train's items are all.
         histories: what users had before the events, in indices of the catalogue.
         ages: float64 [E], see :func:`pipelines.ranking.item_age.item_ages`, and their unit; None without a time.
@@ -70,7 +79,8 @@ class Source:
     files: tuple[Path, ...] = ()
     at_least: float | None = None
     remedy: str = "correct it"
-    told: Callable[[int], str] = "event {}".format
+    told: Told = "row {}".format
+    label: str = "label"
     catalogue: pl.DataFrame | None = None
     histories: EventHistories | None = None
     ages: tuple[npt.NDArray[np.float64], str] | None = None
@@ -126,9 +136,8 @@ def _read(config: DataConfig, files: list[Path]) -> Source:
             splits = _splits(frame, config)
             facts, kinds = config.split.model_dump(mode="json"), numeric_kinds(config)
             remedy = "write 1 for a click and 0 for none, criteo has no at_least"
-            found = Source(frame, splits, CRITEO_FIELDS, kinds, facts, tuple(files), remedy=remedy)
-            text = files[0].suffix not in PARQUET
-            return dataclasses.replace(found, told=functools.partial(line_of, files)) if text else found
+            told = functools.partial(row_of if files[0].suffix in PARQUET else line_of, files)
+            return Source(frame, splits, CRITEO_FIELDS, kinds, facts, tuple(files), remedy=remedy, told=told)
         case NextItemData():
             return _next_item(config, *files)
         case _:
@@ -245,7 +254,8 @@ def _table(config: TableData, files: list[Path]) -> Source:
     remedy, at_least = "correct it", config.label.at_least
     if at_least is None:
         remedy += ", or set dataset.label.at_least to the value that a positive reaches"
-    return Source(frame, splits, config.fields, kinds, facts, tuple(files), at_least, remedy, ages=ages)
+    label = config.label.column
+    return Source(frame, splits, config.fields, kinds, facts, tuple(files), at_least, remedy, label=label, ages=ages)
 
 
 def _criteo(files: list[Path]) -> pl.LazyFrame:

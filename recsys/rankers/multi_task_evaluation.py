@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from recsys.event_batch import Events
@@ -19,11 +20,18 @@ from recsys.task_events import TaskEvents
 
 FloatArray = npt.NDArray[np.floating[Any]]
 _Z95 = 1.959963984540054
+_ROUNDING = 1e-12
+"""Share of the values up to which differences between them are equal: no more than float64 arithmetic leaves."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A metric of model a minus that of model b, with its 95 % interval and a two-sided p."""
+    """A metric of model a minus that of model b, with its 95 % interval and a two-sided p.
+
+    Where the pairs differ, but all by the same amount, as a single pair does, there is no spread to hold the difference
+    against: as :func:`recsys.metrics.delong.auc_difference` does, the test says nothing, by a p of 1 and an interval of
+    every value, from -inf to inf for other metrics than DeLong's AUC.
+    """
 
     difference: float
     low: float
@@ -101,10 +109,7 @@ def task_difference(task: Task, events: TaskEvents, a: FloatArray, b: FloatArray
     scale = math.sqrt(squares_a.mean()) + math.sqrt(squares_b.mean())
     if scale == 0:
         return Difference(0.0, 0.0, 0.0, 1.0)
-    difference = float((squares_a - squares_b).mean()) / scale
-    error = _standard_error(squares_a - squares_b) / scale
-    p = math.erfc(abs(difference) / error / math.sqrt(2)) if error else float(difference == 0)
-    return Difference(difference, difference - _Z95 * error, difference + _Z95 * error, p)
+    return _paired(squares_a / scale, squares_b / scale, norm)
 
 
 def seed_difference(a: Sequence[float], b: Sequence[float]) -> Difference | None:
@@ -117,11 +122,18 @@ def seed_difference(a: Sequence[float], b: Sequence[float]) -> Difference | None
     """
     if len(a) < 2:
         return None
-    differences = np.asarray(a) - np.asarray(b)
-    mean, error = float(differences.mean()), _standard_error(differences)
-    reach = float(student_t.ppf(0.975, len(a) - 1)) * error
-    p = 2 * float(student_t.sf(abs(mean) / error, len(a) - 1)) if error else float(mean == 0)
-    return Difference(mean, mean - reach, mean + reach, p)
+    return _paired(np.asarray(a), np.asarray(b), student_t(len(a) - 1))
+
+
+def _paired(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], law: Any) -> Difference:
+    """Test of the mean of ``a - b`` [n], whose ratio to its standard error has the distribution ``law``."""
+    differences, rounding = a - b, _ROUNDING * float(max(np.abs(a).max(), np.abs(b).max()))
+    mean = float(differences.mean())
+    if np.ptp(differences) <= rounding:
+        return Difference(mean, -math.inf, math.inf, 1.0) if abs(mean) > rounding else Difference(0.0, 0.0, 0.0, 1.0)
+    error = _standard_error(differences)
+    reach = float(law.ppf(0.975)) * error
+    return Difference(mean, mean - reach, mean + reach, 2 * float(law.sf(abs(mean) / error)))
 
 
 def _standard_error(values: npt.NDArray[np.float64]) -> float:

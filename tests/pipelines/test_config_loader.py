@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from event_files import own_files
 
 from pipelines.config import Experiment
 from pipelines.config_loader import config_hash, deep_merge, find_config, list_configs, load_experiment, read_yaml
@@ -213,8 +214,8 @@ def test_names_mean_packaged_files_and_unknown_ones_get_a_suggestion() -> None:
 
 @pytest.mark.usefixtures("shared_data")
 @pytest.mark.parametrize("path", list_configs(), ids=lambda path: path.stem)
-def test_packaged_experiments_load_and_say_what_they_need(path: Path) -> None:
-    load_experiment(str(path))
+def test_packaged_experiments_load_and_say_what_they_need(path: Path, tmp_path: Path) -> None:
+    load_experiment(str(path), own_files(path.stem, tmp_path))
     head = path.read_text().split("experiment:")[0]
     for needed in (f"recsys run {path.stem}", "Shows:", "Metric:", "minutes", "GiB"):
         assert needed in head

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from report_page import Page, plain
 
 from pipelines.cli import main
 from pipelines.config_loader import load_experiment
@@ -21,7 +22,7 @@ from pipelines.config_multitask import (
     TopKGate,
 )
 from pipelines.config_problems import ConfigError
-from pipelines.multitask.report import verdicts
+from pipelines.multitask.report import build_multitask_report, verdicts
 from pipelines.multitask.runner import run_multitask
 from pipelines.multitask.stages import gate_spec
 from pipelines.run_files import RunError, RunFiles, VariantResult
@@ -111,6 +112,11 @@ def test_an_experiment_ends_in_a_report(
     assert (directory / "report.html").read_text() == page
     with pytest.raises(RunError, match="is a run with task: multitask, which scores events and ranks no catalogue"):
         RunFiles(directory).refuse_ranking()
+    unknown = {"difference": 0.1234, "low": None, "high": None}
+    tests[-1] |= unknown | {"p_holm": 1.0, "over_seeds": unknown | {"p": 1.0}}
+    (directory / "tests.json").write_text(json.dumps(tests))
+    (section,) = Page(build_multitask_report(directory).read_text()).find("section", id="tests")
+    assert "ratingsmallRMSE+0.1234p = 1+0.1234 Over seeds" in plain(section.text), "neither has an interval"
     again = Path(printed(capsys, monkeypatch, "run", str(config), "variants=[hash]", "reference=hash").splitlines()[-1])
     assert [r.metrics for r in RunFiles(again).metrics().variants] == [results[f"hash-s{s}"].metrics for s in (0, 1)]
     assert "One variant only." in (again / "report.html").read_text()
@@ -203,6 +209,7 @@ def test_the_verdict_knows_which_way_is_better() -> None:
     tests = [
         {"task": "watch", "metric": "auc", "p_holm": 0.001} | common,
         {"task": "rating", "metric": "rmse", "p_holm": 0.2} | common,
+        {"task": "rating", "metric": "rmse", "p_holm": 1.0} | common | {"low": None, "high": None},
     ]
     assert [sentence.replace("\xa0", " ") for sentence in verdicts(groups, tests)] == [
         "watch: best is ours with a mean test AUC of 0.9000.",
@@ -210,4 +217,5 @@ def test_the_verdict_knows_which_way_is_better() -> None:
         "watch: ours is ahead of theirs; AUC +0.1000 [0.0500, 0.1500] (p = .001).",
         "rating: ours is behind theirs; RMSE +0.1000 [0.0500, 0.1500], which the paired test does not tell from 0"
         " (p = .200).",
+        "rating: ours is behind theirs; RMSE +0.1000, which the paired test does not tell from 0 (p = 1).",
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from event_files import criteo_rows
 
 from pipelines.cache import Cache
 from pipelines.config_ranking import (
@@ -25,7 +26,6 @@ from pipelines.ranking import encode as encoding
 from pipelines.ranking.data import RankingData, prepare
 from pipelines.ranking.frappe import FIELDS, USERS, read_frappe
 from pipelines.ranking.reserved import LABEL
-from pipelines.ranking.sources import CRITEO_FIELDS, CRITEO_NUMERIC
 
 
 def table(tmp_path: Path, **changes: Any) -> RankingData:
@@ -163,8 +163,11 @@ def test_labels_from_ratings_and_features_from_another_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"columns": {"label": [1, 0, 2] + [0] * 7}}, "labels must be 0 or 1, but event 2 has 2; correct it, or set"),
-        ({"columns": {"label": [1, None] + [0] * 8}}, "labels must be 0 or 1, but event 1 has None"),
+        (
+            {"columns": {"label": [1, 0, 2] + [0] * 7}},
+            "labels must be 0 or 1, but row 2 has 2 in column 'label'; correct it, or set",
+        ),
+        ({"columns": {"label": [1, None] + [0] * 8}}, "labels must be 0 or 1, but row 1 has None"),
         ({"fields": ("user", "town"), "item": "town"}, "has no column 'town'"),
         ({"item": "town"}, "dataset.item is 'town', but the fields are user, item"),
         ({"columns": {"split": ["train"] * 10}}, r"the valid split has no event \(train, valid, test: \[10, 0, 0\]\)"),
@@ -249,18 +252,6 @@ def test_frappe_negatives_are_apps_that_the_user_has_not_in_train(tmp_path: Path
     assert np.array_equal(negatives[:, 2:], np.repeat(positives[:, 2:], 2, 0))
     data = prepare(Cache(tmp_path / "cache"), FrappeData(name="f", source=str(tmp_path)))
     assert data.facts["positives"] == {"train": 40, "valid": 1, "test": 1}
-
-
-def criteo_rows(count: int, seed: int = 0) -> pl.DataFrame:
-    rng = np.random.default_rng(seed)
-    columns: dict[str, Any] = {"label": rng.integers(0, 2, count)}
-    for name in CRITEO_NUMERIC:
-        columns[name] = pl.Series(rng.integers(-2, 500, count)).set(pl.Series(rng.random(count) < 0.2), None)
-    for name in CRITEO_FIELDS:
-        columns[name] = pl.Series([f"{v:08x}" for v in rng.zipf(1.5, count) % 1000]).set(
-            pl.Series(rng.random(count) < 0.1), None
-        )
-    return pl.DataFrame(columns)
 
 
 def test_criteo_text_and_parquet_give_the_same_arrays_whatever_the_block(

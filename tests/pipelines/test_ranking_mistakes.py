@@ -68,10 +68,10 @@ NUMERIC: dict[str, Any] = {"numeric": {"price": "standardise"}}
         (
             {"label": replaced(3, "good", ["5"] * ROWS)},
             {"label": Label(at_least=4)},
-            "labels must be numbers, but event 3 has 'good'; correct it$",
+            "labels must be numbers, but row 3 has 'good' in column 'label'; correct it$",
         ),
-        ({"label": replaced(3, "yes", ["0", "1"] * 10)}, {}, "labels must be 0 or 1, but event 3 has 'yes'"),
-        ({"label": replaced(3, None, [5, 1] * 10)}, {"label": Label(at_least=4)}, "numbers, but event 3 has None"),
+        ({"label": replaced(3, "yes", ["0", "1"] * 10)}, {}, "labels must be 0 or 1, but row 3 has 'yes'"),
+        ({"label": replaced(3, None, [5, 1] * 10)}, {"label": Label(at_least=4)}, "numbers, but row 3 has None"),
         (
             {"at": replaced(5, None, list(range(ROWS)))},
             BY_TIME,
@@ -221,56 +221,6 @@ def test_a_column_that_a_header_names_twice_is_told(tmp_path: Path, head: str, l
     ((place, message),) = check_columns(config)
     assert place == ("source",)
     assert re.search(told, message)
-
-
-def criteo(tmp_path: Path, **changes: Any) -> RankingData:
-    """20 good lines, of which the fourth is changed: columns by name, or ``cut`` of them kept."""
-    names = ["label", *(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
-    lines, cut = [], changes.pop("cut", 40)
-    for place in range(ROWS):
-        cells = dict.fromkeys(names, "7") | {"label": str(place % 2)}
-        values = list((cells | changes if place == 3 else cells).values())
-        lines.append("\t".join(values[:cut] if place == 3 else values))
-    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
-    return prepare(Cache(tmp_path / "cache"), CriteoData(name="c", source=str(tmp_path), min_count=1))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"I1": "many"}, "'I1' must have finite numbers, but row 3 has 'many'"),
-        ({"label": "500"}, r"0 or 1, but line 4 of .*train\.txt has '500'; write 1 for a click and 0 for none"),
-        ({"C26": "7\t7"}, r"train\.txt, line 4: required are 40 columns separated by tabs, got 41: '1"),
-        *(({"cut": cut}, rf"train\.txt, line 4: required are 40 columns .*, got {cut}: '1") for cut in (3, 20, 39)),
-        ({"cut": 0}, "line 4: required are 40 columns separated by tabs, got 1: ''; correct the line, or fetch"),
-        ({"label": ""}, r"labels must be 0 or 1, but line 4 of .*train\.txt has None"),
-    ],
-)
-def test_a_mistake_in_criteo_text_is_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        criteo(tmp_path, **changes)
-
-
-@pytest.mark.parametrize(("day", "line"), [(0, 1), (0, 4), (1, 1), (2, 4)])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_criteo_label_is_told_by_file_and_line(tmp_path: Path, day: int, line: int, end: str) -> None:
-    """The last line of a file may lack its end; the files after it begin with line 1."""
-    for place in range(3):
-        labels = [str(row % 2) for row in range(4 + place)]
-        if place == day:
-            labels[line - 1] = "2"
-        (tmp_path / f"day_{place}.txt").write_text(end.join("\t".join([label] + ["7"] * 39) for label in labels))
-    with pytest.raises(DataError, match=rf"must be 0 or 1, but line {line} of .*/day_{day}\.txt has '2'; write 1"):
-        config = CriteoData(name="c", source=str(tmp_path), events="day_*.txt", min_count=1)
-        prepare(Cache(tmp_path / "cache"), config)
-
-
-def test_criteo_with_commas_is_told_at_its_first_line(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text(",".join(["1"] * 40) + "\n")
-    with pytest.raises(
-        DataError, match=r"train\.txt, line 1: required are 40 columns separated by tabs, got 1: '1,1,1"
-    ):
-        prepare(Cache(tmp_path / "cache"), CriteoData(name="c", source=str(tmp_path)))
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

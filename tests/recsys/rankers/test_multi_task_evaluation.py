@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -95,6 +97,44 @@ def test_a_paired_difference_is_the_difference_of_the_metrics() -> None:
         assert task_difference(task, data, a, a).p == 1.0
     exact = data.labels[:, 1]
     assert task_difference(RATING, data, exact, exact).p == 1.0
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 1000])
+def test_a_difference_without_spread_is_not_certain(count: int) -> None:
+    """A shift of every pair by the same amount: rounding alone would give a spread, and p near 0."""
+    for a, b in ((0.9, 0.8), (0.1, 0.3), (1e6 + 0.1, 1e6)):
+        found = seed_difference([a] * count, [b] * count)
+        assert found is not None
+        assert found.difference == pytest.approx(a - b)
+        assert (found.low, found.high, found.p) == (-math.inf, math.inf, 1.0)
+    steps = np.linspace(0.7, 0.9, count)
+    shifted, same = seed_difference(list(steps + 0.01), list(steps)), seed_difference(list(steps), list(steps))
+    assert shifted is not None and same is not None
+    assert (shifted.low, shifted.high, shifted.p) == (-math.inf, math.inf, 1.0)
+    assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    labels = np.arange(count, dtype=np.float32)[:, None]
+    data = TaskEvents(np.zeros((count, 1), np.int32), labels, ("user",), ("rating",))
+    rmse = task_difference(RATING, data, labels[:, 0] + 0.5, labels[:, 0] - 0.25)
+    assert rmse.difference == pytest.approx(0.25)
+    assert (rmse.low, rmse.high, rmse.p) == (-math.inf, math.inf, 1.0)
+    turned = task_difference(RATING, data, labels[:, 0] + 0.5, labels[:, 0] - 0.5)
+    assert (turned.difference, turned.low, turned.high, turned.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_one_pair_and_perfect_scores_tell_no_more_than_in_delong() -> None:
+    one = TaskEvents(np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32), ("user",), ("rating",))
+    assert task_difference(RATING, one, np.array([3.0]), np.array([2.0])).p == 1.0
+    watched = np.repeat([0.0, 1.0], 3).astype(np.float32)[:, None]
+    data = TaskEvents(np.zeros((6, 1), np.int32), watched, ("user",), ("watch",))
+    found = task_difference(WATCH, data, watched[:, 0], np.zeros(6, np.float32))
+    assert (found.difference, found.low, found.high, found.p) == (0.5, -1.0, 1.0, 1.0)
+
+
+def test_a_small_but_real_spread_is_tested() -> None:
+    a, b = [0.8 + 1e-9, 0.8 + 2e-9, 0.8 + 3e-9], [0.8, 0.8, 0.8]
+    found, expected = seed_difference(a, b), stats.ttest_rel(a, b)
+    assert found is not None
+    assert found.p == pytest.approx(expected.pvalue)
 
 
 def test_seeds_are_pairs_of_a_t_test() -> None:

@@ -85,6 +85,27 @@ def test_values_that_share_the_unseen_id_are_not_taken_for_a_frequent_one() -> N
     assert all(row["label"] != "too few for an id" for row in found.slices["train events of the user"])
 
 
+def test_slices_of_a_count_are_disjoint_and_have_every_event() -> None:
+    """Each event is in one slice of each count, here found by scoring it alone; what has no event has no positive."""
+    train, test = events(60), events(200, 1)
+    for split in (train, test):
+        split.ids[:, 1] = np.minimum(split.ids[:, 1], 20)
+    seen: dict[str, list[list[str]]] = {}
+    for row in range(len(test)):
+        alone = Events(*(array[row : row + 1] for array in (test.ids, test.dense, test.labels)), test.fields)
+        found = evaluate_ranker(
+            alone, np.zeros(1, np.float32), train, user="user", item="item", sizes={"user": 12, "item": 20}
+        )
+        for name, parts in found.slices.items():
+            seen.setdefault(name, []).append([part["label"] for part in parts])
+    assert len(seen) == 4
+    assert all(len(labels) == 1 for rows in seen.values() for labels in rows)
+    by_events, by_positives = (seen[f"train {kind} of the item"] for kind in ("events", "positives"))
+    pairs = set(zip((row[0] for row in by_events), (row[0] for row in by_positives), strict=True))
+    assert {pair for pair in pairs if pair[0] == "none"} == {("none", "none")}
+    assert ("1 to 4", "none") in pairs, "drawn or shown, but never clicked"
+
+
 def test_slices_by_age_are_fifths_of_the_known_ages() -> None:
     train, test = events(120), events(300, 1)
     ages = np.arange(300.0) % 100
