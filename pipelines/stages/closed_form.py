@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from scipy.sparse import csr_array
@@ -36,7 +37,7 @@ def fit(config: ClosedFormModel, matrix: csr_array) -> Model:
 
 
 def train(
-    config: ClosedFormModel, settings: Train, matrices: Matrices
+    config: ClosedFormModel, settings: Train, matrices: Matrices, on_point: Callable[[int, int], None]
 ) -> tuple[Model, dict[str, csr_array], dict[str, Any] | None]:
     """Fit ``config``, after a search of its grid.
 
@@ -47,6 +48,7 @@ def train(
         config: parameters, and the values to try.
         settings: of training.
         matrices: train, what selects (valid, or test in parity runs), and what the final model is fitted on.
+        on_point: called with the points of the grid that were tried, and all of them; first with none.
 
     Returns:
         The model; by phase the matrix that it was fitted on, for the leak audit; what the search found.
@@ -65,10 +67,12 @@ def train(
     tried: list[dict[str, Any]] = []
     points = config.points()
     for point in points:
+        on_point(len(tried), len(points))
         started = time.perf_counter()
         value = quick_metrics(fit(point, train_matrix), selects, train_matrix, [settings.selection])
         parameters = {name: getattr(point, name) for name in config.grid}
         tried.append({"parameters": parameters, **value, "seconds": time.perf_counter() - started})
+    on_point(len(tried), len(points))
     values = [found[settings.selection] for found in tried]
     best = values.index(max(values))
     chosen = {"metric": settings.selection, "on": settings.selected_on, **tried[best], "tried": tried}

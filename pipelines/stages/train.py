@@ -103,14 +103,16 @@ def train_stage(
 ) -> Trained:
     """Train a variant with one seed, or find it trained.
 
-    ``codes`` are for generative retrievers; an ensemble is made of its ``members``, and the search of its weight tells
-    ``progress`` the users that are ranked, and all of them.
+    ``codes`` are for generative retrievers; an ensemble is made of its ``members``. The search of a grid tells
+    ``progress`` how many of its points were tried, or for an ensemble how many users were ranked at all of them.
     """
     key = _key(dataset, variant, maps, seed, codes)
     key |= {"members": [member.key for member in members]} if members else {}
     encoded = two_tower.encode(dataset, variant.model) if isinstance(variant.model, TwoTower) else {}
     if isinstance(variant.model, TwoTower):
         key |= two_tower.training_key(variant.model, encoded)
+
+    search = functools.partial(progress, f"grid of {variant.name}-s{seed}")
 
     def build(directory: Path) -> None:
         train, valid = _matrices(dataset, variant.train)
@@ -124,13 +126,12 @@ def train_stage(
                 _save(ials.Ials.fit(union, _ials_settings(config), seed=seed), directory)
             case ItemKnn() | Ease() | Slim() | GfCf() | ChebyCf() | Bspm():
                 matrices = (train, valid, union)
-                model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices)
+                model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices, search)
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
             case Ensemble() as config:
                 fitted = {"fit": union}
                 parts = [(member.entry / "checkpoint", member.facts) for member in members]
-                weigh = functools.partial(progress, f"weigh {variant.name}-s{seed}")
-                model, facts = ensemble.combine(config, variant.train, parts, dataset, (train, valid), weigh)
+                model, facts = ensemble.combine(config, variant.train, parts, dataset, (train, valid), search)
                 _save(model, directory, facts)
             case Sasrec() | Tiger() | Rpg():
                 rows = codes if maps is None else maps.items

@@ -51,12 +51,16 @@ def test_a_run_has_every_model_and_what_its_grid_chose(tmp_path: Path) -> None:
     assert [point["parameters"]["l2"] for point in chosen["tried"]] == [1, 1000000]
     assert found["ease"]["metrics"]["valid/recall@20"] == max(point["recall@20"] for point in chosen["tried"])
     assert chosen["on"] == "valid"
+    assert "grid of ease-s0: 2/2" in (run / "log.txt").read_text()
 
 
 def test_the_best_point_on_validation_is_fitted_again_on_all() -> None:
     train, valid, union = matrices()
     config = ItemKnn(grid={"neighbours": (1, 5), "shrinkage": (0.0, 20.0)})
-    model, phases, chosen = closed_form.train(config, Train(selection="recall@5"), (train, valid, union))
+    told: list[tuple[int, int]] = []
+    settings = Train(selection="recall@5")
+    model, phases, chosen = closed_form.train(config, settings, (train, valid, union), lambda *of: told.append(of))
+    assert told == [(point, 4) for point in range(5)]
     points = [(n, s) for n in (1, 5) for s in (0.0, 20.0)]
     values = [
         quick_metrics(item_knn.ItemKnn.fit(train, n, s), valid, train, ["recall@5"])["recall@5"] for n, s in points
@@ -72,9 +76,13 @@ def test_a_grid_needs_something_to_choose_by() -> None:
     train, valid, union = matrices()
     nothing = csr_array(valid.shape, dtype=np.float32)
     config = Slim(grid={"l2": (1.0, 2.0)})
+
+    def unheard(_done: int, _all: int) -> None:
+        raise AssertionError("nothing is searched")
+
     with pytest.raises(ValueError, match="grid of model slim needs interactions in valid to choose by, got none; give"):
-        closed_form.train(config, Train(), (train, nothing, union))
-    assert closed_form.train(Slim(), Train(), (train, nothing, union))[2] is None
+        closed_form.train(config, Train(), (train, nothing, union), unheard)
+    assert closed_form.train(Slim(), Train(), (train, nothing, union), unheard)[2] is None
 
 
 def test_mistakes_of_a_grid_are_told() -> None:

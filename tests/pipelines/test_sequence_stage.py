@@ -118,7 +118,7 @@ def test_a_standardised_sum_has_members_without_vectors(run: Path) -> None:
     chosen = json.loads((checkpoint / "selection.json").read_bytes())
     assert chosen["on"] == "valid" and model.weight == chosen["parameters"]["weight"]
     assert chosen["recall@5"] == max(one["recall@5"] for one in chosen["tried"])
-    assert f"weigh unlike-s0: {USERS}/{USERS}" in (run / "log.txt").read_text()
+    assert f"grid of unlike-s0: {USERS}/{USERS}" in (run / "log.txt").read_text()
     users = np.arange(USERS)
     first, second = (part.scores(users) for part in parts)  # type: ignore[union-attr]
     scaled = [scores / scores.std(1, correction=0, keepdim=True) for scores in (first, second)]
