@@ -17,10 +17,11 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
     """Append ids to a map that was made from the graph's clusters.
 
     Each neighbour has a home, the bucket that most of its own neighbours in ``graph`` are in; a new id gets the home of
-    most of its neighbours. This is done once for each place that holds clusters. Where ids sum the clusters of their
-    neighbours, a neighbour is in the one that most of its own neighbours have; where ids of like frequency share rows,
-    a new id has that of its number of interactions. Places of head, hashed or missing codes get weight zero; an id
-    without a neighbour in ``graph`` gets the unseen row. Rows of the old ids stay.
+    most of its neighbours. This is done once for each place that holds clusters; BACO's second code is the next best
+    home, as for old ids. Where ids sum the clusters of their neighbours, a neighbour is in the one that most of its own
+    neighbours have; where ids of like frequency share rows, a new id has that of its number of interactions. Places of
+    head, hashed or missing codes get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of
+    the old ids stay.
 
     Args:
         new: interactions of the new ids [n, M], columns as in ``graph``.
@@ -44,11 +45,13 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
     seen = (id_map.rows != id_map.unseen_row).any(axis=1)
     rows = np.full((new.shape[0], id_map.rows_per_id), id_map.unseen_row, dtype=np.int64)
     weights = np.zeros(rows.shape, dtype=np.float32)
+    found = None
     for place in places:
         scale = float(known[:, place].max(initial=0.0))
-        voting = seen if id_map.compressor != "baco" else seen & (known[:, place] > 0)
-        buckets = np.where(voting, id_map.rows[:, place], -1)
-        found = majority(new, home_buckets(graph.T, buckets))
+        led = 0 if id_map.compressor == "baco" else place
+        voting = seen if id_map.compressor != "baco" else seen & (known[:, led] > 0)
+        buckets = np.where(voting, id_map.rows[:, led], -1)
+        found = majority(new, home_buckets(graph.T, buckets), found if led < place else None)
         rows[found >= 0, place] = found[found >= 0]
         weights[found >= 0, place] = scale
     _add_neighbours(rows, weights, new, graph, id_map)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from embeddings.id_map import FloatArray, IdMap, IntArray
 from embeddings.least_squares import nearest_table, weights_of
@@ -35,8 +36,8 @@ def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDA
 
     A row whose known ids had one row of the old table to themselves, in the same place, is copied with its state, and
     so is the unseen row. The others are fitted to what the old vectors of the known ids then lack, by least squares.
-    Their state is the mean of the old rows of their ids. A row without a known id is a copy of the unseen row, without
-    state.
+    Their state is the mean over their ids of that of the old rows of each. A row without a known id is a copy of the
+    unseen row, without state. Not known are ids that are new, and those that only had the unseen row.
 
     Args:
         old: map of the trained table.
@@ -48,21 +49,21 @@ def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDA
         ValueError: The arrays do not fit the old map, or the new map has fewer ids.
     """
     _check(old, new, weight, state)
-    ids = np.arange(old.num_ids, dtype=np.int64)
-    who, place = np.nonzero(new.lookup_weights(ids))
-    rows = new.rows[who, place]
-    source = _same_rows(old, new, who, place)
+    before = weights_of(old)
+    trained = np.flatnonzero(np.diff(before[:, np.arange(old.num_rows) != old.unseen_row].indptr))
+    who, place = np.nonzero(new.lookup_weights(trained))
+    rows = new.rows[trained[who], place]
+    source = _same_rows(old, new, trained[who], place)
     kept = source >= 0
     table = np.repeat(weight[old.unseen_row][None], new.num_rows, axis=0)
     table[kept] = weight[source[kept]]
     fitted = ~kept & (np.bincount(rows, minlength=new.num_rows) > 0)
-    vectors = np.einsum("nh,nhd->nd", old.lookup_weights(ids), weight[old.rows])
-    matrix = weights_of(new)[: old.num_ids]
-    lacking = vectors - matrix[:, np.flatnonzero(kept)] @ table[kept]
+    before, matrix = before[trained], weights_of(new)[trained]
+    lacking = before @ weight - matrix[:, np.flatnonzero(kept)] @ table[kept]
     table[fitted] = nearest_table(matrix[:, np.flatnonzero(fitted)], lacking)
-    first = old.rows[who, np.minimum(place, old.rows_per_id - 1)]
+    before.data = np.repeat(1 / np.diff(before.indptr), np.diff(before.indptr))
     fresh = {
-        name: array.copy() if not array.ndim else _carried_state(array, source, fitted, rows, first)
+        name: array.copy() if not array.ndim else _carried_state(array, source, fitted, rows, before[who])
         for name, array in state.items()
     }
     return Carried(table, fresh, int(kept.sum()), int(fitted.sum()))
@@ -90,12 +91,15 @@ def _same_rows(old: IdMap, new: IdMap, who: IntArray, place: IntArray) -> IntArr
 
 
 def _carried_state(
-    array: npt.NDArray[np.generic], source: IntArray, fitted: BoolArray, rows: IntArray, before: IntArray
+    array: npt.NDArray[np.generic], source: IntArray, fitted: BoolArray, rows: IntArray, before: csr_array
 ) -> npt.NDArray[np.generic]:
-    """State of kept rows, the mean over the ids of fitted rows, zero for rows without a known id."""
+    """State of kept rows, for fitted rows the mean over their ids, zero for rows without a known id.
+
+    ``before`` has for each use of ``rows`` the share of the id's old rows.
+    """
     flat = array.reshape(len(array), -1).astype(np.float64)
-    total = np.zeros((source.size, flat.shape[1]))
-    np.add.at(total, rows, flat[before])
+    uses = csr_array((np.ones(rows.size), (rows, np.arange(rows.size))), shape=(source.size, rows.size))
+    total: npt.NDArray[np.float64] = uses @ before @ flat
     total /= np.maximum(np.bincount(rows, minlength=source.size), 1)[:, None]
     total[~fitted] = 0.0
     carried = total.astype(array.dtype).reshape(source.size, *array.shape[1:])

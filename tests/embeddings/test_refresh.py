@@ -69,6 +69,25 @@ def test_a_row_without_a_known_id_starts_as_the_unseen_row_without_state() -> No
     np.testing.assert_array_equal(carried.state["sum"], np.array([1, 1, 0, 1], dtype=np.float32))
 
 
+def test_ids_that_had_the_unseen_row_are_as_new_as_others() -> None:
+    """They join a row that was trained without them, which they must not pull towards the unseen row."""
+    old, new = id_map([[0], [0], [3], [1], [2]], 4), id_map([[0], [0], [0], [1], [2]], 4)
+    weight, state = table(4), {"sum": np.array([4.0, 3.0, 2.0, 0.0], dtype=np.float32)}
+    carried = refresh(old, new, weight, state)
+    np.testing.assert_array_equal(carried.weight, weight)
+    np.testing.assert_array_equal(carried.state["sum"], state["sum"])
+    assert (carried.kept, carried.fitted) == (4, 0)
+
+
+def test_state_comes_from_rows_that_an_id_used() -> None:
+    """Id 0 has a row of its own, and a weight of zero for the one that its place would give."""
+    old = id_map([[0, 1], [2, 1]], 4, [[1.0, 0.0], [0.0, 1.0]])
+    new = id_map([[2, 0], [2, 1]], 4, [[0.0, 1.0], [0.0, 1.0]])
+    carried = refresh(old, new, table(4), {"sum": np.array([100.0, 5.0, 1.0, 0.0], dtype=np.float32)})
+    np.testing.assert_allclose(carried.weight[0], table(4)[0], rtol=1e-6)
+    assert carried.state["sum"][0] == 100.0
+
+
 def test_refresh_errors_say_what_is_needed() -> None:
     old = id_map([[0], [1]], 3)
     with pytest.raises(ValueError, match="at least the 2 ids of the old one, got 1"):
@@ -117,6 +136,17 @@ def test_new_ids_get_a_code_at_every_level_and_lonely_ones_the_unseen_row(name: 
     carried = refresh(user_map, both, table(31), {})
     assert carried.fitted == 0
     np.testing.assert_array_equal(carried.weight[np.unique(user_map.rows)], table(31)[np.unique(user_map.rows)])
+
+
+def test_the_second_code_of_a_new_id_is_another_row_than_its_first() -> None:
+    drawn = np.random.default_rng(4).random((300, 120)) < 0.05
+    graph = sparse.csr_array(drawn.astype(np.float32))
+    user_map, _ = compress("baco", graph[:200], 30, 30)
+    rows = assign(graph[200:], graph[:200], user_map)
+    some = np.arange(200, 300)
+    two = (rows.lookup_weights(some) > 0).all(axis=1)
+    assert two.sum() >= 50
+    assert (rows.rows[some[two], 0] != rows.rows[some[two], 1]).all()
 
 
 def test_a_new_id_has_the_row_of_its_popularity_too() -> None:
