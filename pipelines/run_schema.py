@@ -48,7 +48,8 @@ class VariantResult(Record):
     Attributes:
         table_bytes: bytes of the weights of all tables; ``optimizer_bytes`` those of the optimizer state.
         window_bytes: of the gradients that sparse tables kept for an update, at most; they are forgotten after it.
-        layer_bytes: as these, of all that is trained and no table, with the mask of sparse layers;
+        map_bytes: of the maps from ids to rows as lookups read them; 0 where every id has a row of its own.
+        layer_bytes: as those of tables, of all that is trained and no table, with the mask of sparse layers;
             ``layer_optimizer_bytes`` likewise.
         metrics: by "split/metric@k", e.g. "test/recall@20". A metric that is undefined (null in the file) is absent.
         ci95: bootstrap 95 % interval over users, by the same names.
@@ -65,6 +66,7 @@ class VariantResult(Record):
     table_bytes: int = 0
     optimizer_bytes: int = 0
     window_bytes: int = 0
+    map_bytes: int = 0
     layer_bytes: int = 0
     layer_optimizer_bytes: int = 0
     metrics: dict[str, float]

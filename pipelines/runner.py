@@ -288,6 +288,7 @@ def _result(variant: Variant, seed: int, trained: Trained, evaluated: Evaluated)
         table_bytes=facts.get("table_bytes", 0),
         optimizer_bytes=facts.get("optimizer_bytes", 0),
         window_bytes=facts.get("window_bytes", 0),
+        map_bytes=facts.get("map_bytes", 0),
         layer_bytes=facts.get("layer_bytes", 0),
         layer_optimizer_bytes=facts.get("layer_optimizer_bytes", 0),
         metrics={f"test/{name}": value for name, value in _defined(evaluation.metrics)}

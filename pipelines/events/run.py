@@ -138,6 +138,7 @@ class EventRun(abc.ABC, Generic[V, D]):
             table_rows=facts["table_rows"],
             table_bytes=facts["table_bytes"],
             optimizer_bytes=facts["optimizer_bytes"],
+            map_bytes=facts.get("map_bytes", 0),
             layer_bytes=facts.get("layer_bytes", 0),
             layer_optimizer_bytes=facts.get("layer_optimizer_bytes", 0),
             metrics={f"test/{name}": value for name, value in metrics.items()} | {f"valid/{selection}": valid},

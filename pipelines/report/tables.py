@@ -181,7 +181,7 @@ def _group_size(group: Json) -> str:
 
 
 def cost_table(run: Run) -> list[tuple[str, str, list[str]]]:
-    """Name, style and cells: seconds, epochs, throughput, memory, bytes of tables, of layers, of optimizers."""
+    """Name, style and cells: seconds, epochs, throughput, memory, bytes of tables, layers, optimizers, id maps."""
     rows = []
     for variant in run.ranking:
         speeds = [e.triples_per_second for h in variant.histories for e in h if e.triples_per_second]
@@ -189,6 +189,7 @@ def cost_table(run: Run) -> list[tuple[str, str, list[str]]]:
         memory += [r.peak_rss_mib for r in variant.results if r.peak_rss_mib]
         sizes = [variant.mean(f"{part}_bytes") for part in ("table", "layer")]
         sizes.append(variant.mean("optimizer_bytes") + variant.mean("layer_optimizer_bytes"))
+        sizes.append(variant.mean("map_bytes"))
         rows.append(
             (
                 variant.name,

@@ -36,7 +36,7 @@ def combine(
         The model, and facts for the report: the members' sizes and what the search found.
     """
     combined = load_ensemble([path for path, _ in members], config.weight, standardised=config.standardise)
-    sizes = ("table_rows", "table_bytes", "optimizer_bytes", "layer_bytes", "layer_optimizer_bytes")
+    sizes = ("table_rows", "table_bytes", "optimizer_bytes", "map_bytes", "layer_bytes", "layer_optimizer_bytes")
     facts: dict[str, Any] = {name: sum(own.get(name, 0) for _, own in members) for name in sizes}
     if not config.grid:
         return combined, facts

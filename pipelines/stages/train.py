@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 
 from embeddings.id_map import IdMap
 from embeddings.semantic_id.codes import SemanticCodes
-from embeddings.tables.spec import TableBytes
+from embeddings.tables.spec import TableBytes, total_bytes
 from pipelines.atomic import write_json
 from pipelines.cache import Cache, build_seconds, content_hash
 from pipelines.config import Train, Variant
@@ -257,7 +257,7 @@ def _train_mf(
         prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in model.tables]
     rows = sum(table.num_rows for table in model.tables)
-    sizes = TableBytes(sum(table.weights for table in tables), sum(table.optimizer for table in trained))
+    sizes = dataclasses.replace(total_bytes(*tables), optimizer=total_bytes(*trained).optimizer)
     facts = training_facts(result, rows=rows, tables=sizes, layers=layers, window=window_bytes(model.tables))
     _save(model, directory, facts, records(result))
     _keep_negatives(scratch, directory)

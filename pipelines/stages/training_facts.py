@@ -17,7 +17,7 @@ def training_facts(
     Args:
         result: how the training went.
         rows: of all tables.
-        tables: bytes of their weights and of the optimizer's state in training.
+        tables: bytes of their weights, of the optimizer's state in training, and of the maps from ids to rows.
         layers: likewise of all that is trained and no table.
         window: bytes of the gradients that sparse tables kept for an update, at most.
     """
@@ -26,6 +26,7 @@ def training_facts(
         "table_bytes": tables.weights,
         "optimizer_bytes": tables.optimizer,
         "window_bytes": window,
+        "map_bytes": tables.map,
         "layer_bytes": layers.weights,
         "layer_optimizer_bytes": layers.optimizer,
         "epochs": result.best_epoch,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from embeddings.tables.spec import TableBytes
+from embeddings.tables.spec import TableBytes, total_bytes
 from pipelines.atomic import write_json
 from pipelines.cache import Cache
 from pipelines.config import Train
@@ -228,7 +228,7 @@ def fit(
 def facts(fitted: Fitted) -> dict[str, Any]:
     """What the report says of the tables and the training."""
     tables = fitted.model.tables()
-    rows, weights = sum(table.num_rows for table in tables), sum(table.bytes().weights for table in tables)
+    rows = sum(table.num_rows for table in tables)
     layers = TableBytes(fitted.model.layer_bytes().weights, fitted.layer_optimizer_bytes)
-    sizes = TableBytes(weights, fitted.optimizer_bytes)
+    sizes = dataclasses.replace(total_bytes(*(table.bytes() for table in tables)), optimizer=fitted.optimizer_bytes)
     return training_facts(fitted.result, rows=rows, tables=sizes, layers=layers, window=window_bytes(tables))

@@ -72,11 +72,13 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
     assert all(0 <= v["metrics"]["test/recall@20"] <= 1 for v in variants.values())
     assert variants["full"]["layer_bytes"] == 0
     page = (tmp_path / run / "report.html").read_text()
-    costs = {name: cells[-4:] for name, _, cells in cost_table(Run(tmp_path / run))}
+    costs = {name: cells[-5:] for name, _, cells in cost_table(Run(tmp_path / run))}
     tables, layers = 2 * rows * 8 * 4, variants["layers"]["layer_bytes"]
     optimizers = variants["layers"]["optimizer_bytes"] + variants["layers"]["layer_optimizer_bytes"]
-    sizes = (tables, layers, optimizers, tables + layers + optimizers)
-    assert costs["layers"] == [words.size(size) for size in sizes]
+    parts = [words.size(size) for size in (tables, layers, optimizers)]
+    assert costs["layers"] == [*parts, "none", words.size(tables + layers + optimizers)]
+    assert variants["shared"]["map_bytes"] == 4 * rows, "one number for each id, and one for ids that are not known"
+    assert costs["shared"][3] == words.size(4 * rows)
     assert costs["full"][1] == "none"
     for method in ("MF, pruned, density 0.25", "MF, static mask, density 0.25"):
         assert method in page
