@@ -13,7 +13,7 @@ import psutil
 from torch import Tensor, nn
 
 from recsys.settings import EpochRecord, FitResult, Phase, Selection, TrainingDivergedError
-from recsys.training_state import fingerprint, read_state, write_state
+from recsys.training_state import fingerprint, model_parts, read_state, write_state
 
 _FILE = "training.safetensors"
 
@@ -298,8 +298,7 @@ class _Training:
         self.model.load_state_dict(tensors)
 
     def _fingerprint(self) -> str:
-        initial = [part for named in sorted(self.model.state_dict().items()) for part in named]
-        return fingerprint(self.settings.facts(), self.seed, *self.task.identity(), *initial)
+        return fingerprint(self.settings.facts(), self.seed, *self.task.identity(), *model_parts(self.model))
 
     def _save_if_due(self) -> None:
         if self.path is not None and time.monotonic() - self.saved_at >= 60 * self.settings.checkpoint_minutes:

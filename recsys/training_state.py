@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import struct
@@ -12,7 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from embeddings import atomic
 
@@ -106,3 +107,33 @@ def fingerprint(*parts: object) -> str:
             case _:
                 digest.update(json.dumps(part, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def model_parts(model: nn.Module) -> list[object]:
+    """What tells a model that is about to be trained from any other, for :func:`fingerprint`.
+
+    Classes and public settings of all modules, values or dataclasses of such; then all parameters and buffers, also
+    those that no state dict has, as the maps of tables.
+    """
+    settings = [[name, type(module).__name__, _settings(module)] for name, module in model.named_modules()]
+    tensors = {**dict(model.named_buffers()), **model.state_dict()}
+    return [settings, *(part for named in sorted(tensors.items()) for part in named)]
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return {name: _as_dict(value) for name, value in public.items() if _is_plain(value)}
+
+
+def _as_dict(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def _is_plain(value: object) -> bool:
+    if dataclasses.is_dataclass(value):
+        return all(_is_plain(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

@@ -17,12 +17,14 @@ from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, build_table
 from recsys.evaluator import quick_metrics
 from recsys.losses import Loss
+from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
 from recsys.objective import Objective
 from recsys.rng import generator
 from recsys.samplers import NegativeSampler, NegativeSampling, epoch_order
 from recsys.settings import EpochRecord, FitResult, FitSettings, Selection, TrainingDivergedError
 from recsys.trainer import fit, negatives_file
+from recsys.training_state import CheckpointError
 
 USERS, ITEMS = 60, 48
 
@@ -150,6 +152,26 @@ def test_a_resume_after_any_epoch_has_the_same_bits(name: str, tmp_path: Path) -
     assert stops == len(want.history)
     assert timeless(got) == timeless(want)
     assert_same_bits(weights(model), weights(whole))
+
+
+def test_a_training_of_another_model_does_not_go_on(tmp_path: Path) -> None:
+    """Though all tensors of a state dict are the same."""
+    train, _ = planted()
+
+    def lightgcn(layers: int = 2, users: IdMap | None = None, lr: float = 0.1, cosine: bool = False) -> LightGcn:
+        maps = IdMap.identity(USERS) if users is None else users, IdMap.identity(ITEMS)
+        spec = OptimizerSpec("adam", lr=lr)
+        tables = [
+            build_table(m, 8, optimizer=spec, init_std=0.1, generator=generator(0, i)) for i, m in enumerate(maps)
+        ]
+        return LightGcn(*tables, layers=layers, similarity="cosine" if cosine else "dot")
+
+    fit(lightgcn(), train, None, SETTINGS, seed=0, checkpoint_dir=tmp_path)
+    turned = IdMap(np.roll(np.arange(USERS), 1)[:, None], USERS + 1, USERS, "full")
+    for other in (lightgcn(1), lightgcn(users=turned), lightgcn(lr=0.2), lightgcn(cosine=True)):
+        with pytest.raises(CheckpointError, match="belongs to another configuration, data set or initial model"):
+            fit(other, train, None, SETTINGS, seed=0, checkpoint_dir=tmp_path)
+    fit(lightgcn(), train, None, SETTINGS, seed=0, checkpoint_dir=tmp_path)
 
 
 def test_refit_trains_the_chosen_number_of_epochs_on_both_splits() -> None:
