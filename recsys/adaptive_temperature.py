@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from recsys.contrastive_losses import InverseTemperatures, plain_softmax_rows
 from recsys.losses import Adaptation, Negatives
-from recsys.retriever import VectorRetriever
 
 IntArray = npt.NDArray[np.int64]
 
@@ -24,6 +24,23 @@ _QUIET_SHARE = 0.2
 _LARGEST_LOSS = 1000.0
 _LEAST_RELATIVE = -math.exp(-1.0) + 1e-15
 """Lambert's function has a branch point at -1/e, where scipy gives nan."""
+
+
+class Cosines(Protocol):
+    """A model that is trained by the cosines of its vectors."""
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        ...
+
+    def user_vectors(self, users: IntArray) -> Tensor:
+        """Float32 [len(users), D], of length one."""
+        ...
+
+    def compared_items(self, items: range) -> Tensor:
+        """Float32 [len(items), D], of length one."""
+        ...
 
 
 class AdaptiveTemperature:
@@ -55,12 +72,12 @@ class AdaptiveTemperature:
         self._inverse = np.zeros(len(degrees))
         self._losses = np.zeros(len(degrees))
 
-    def start_epoch(self, epoch: int, model: VectorRetriever) -> None:
+    def start_epoch(self, epoch: int, model: Cosines) -> None:
         """Set the temperatures of an epoch.
 
         Args:
             epoch: 0-based; in epoch 0 no user has a loss yet, and all have the same temperature.
-            model: whose scores are cosines.
+            model: whose vectors are compared.
         """
         gap = _ASSUMED_GAP if epoch < self._adaptation.warmup_epochs else max(self._gap(model), _LEAST_GAP)
         self._common = max(self._log_odds / gap, _LEAST_INVERSE)
@@ -74,10 +91,10 @@ class AdaptiveTemperature:
             self._inverse[known] *= np.exp(-np.real(lambertw(relative.tolist())))
         self._losses = np.zeros(len(self._degrees))
 
-    def _gap(self, model: VectorRetriever) -> float:
-        """Mean score of the interactions above the mean score of all pairs."""
+    def _gap(self, model: Cosines) -> float:
+        """Mean cosine of the interactions above the mean cosine of all pairs."""
         users = model.user_vectors(self._active).double().numpy()
-        items = model.item_vectors(range(model.num_items)).double().numpy()
+        items = model.compared_items(range(model.num_items)).double().numpy()
         rows, columns = self._pairs
         positive = sum(float((users[a] * items[b]).sum()) for a, b in _blocks(rows, columns)) / max(len(rows), 1)
         return positive - float(users.mean(0) @ items.mean(0))

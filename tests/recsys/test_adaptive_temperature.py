@@ -12,18 +12,22 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 from scipy.special import lambertw
-from test_trainer import SETTINGS, make_model, planted, timeless, weights
+from test_trainer import SETTINGS, assert_same_bits, make_model, planted, timeless, weights
 from torch import Tensor
 
 from recsys.adaptive_temperature import AdaptiveTemperature
 from recsys.losses import Adaptation, Loss, Negatives
+from recsys.models.lightgcn import LightGcn
 from recsys.objective import Objective
+from recsys.samplers import NegativeSampling
+from recsys.settings import FitSettings
 from recsys.trainer import fit
+from tests.recsys.graph_fixture import tables
 
 
 @dataclasses.dataclass
 class Fixed:
-    """A retriever of given unit vectors."""
+    """A model of given unit vectors."""
 
     users: Tensor
     items: Tensor
@@ -39,7 +43,7 @@ class Fixed:
     def user_vectors(self, users: np.ndarray) -> Tensor:
         return self.users[torch.from_numpy(users)]
 
-    def item_vectors(self, items: range) -> Tensor:
+    def compared_items(self, items: range) -> Tensor:
         return self.items[items.start : items.stop]
 
     def scores(self, users: np.ndarray) -> Tensor:
@@ -72,6 +76,19 @@ def test_after_it_the_gap_of_the_scores_counts() -> None:
     positive = np.mean([scores[u, i] for u, i in zip(*TRAIN.nonzero(), strict=True) if u != 0])
     gap = max(positive - scores[1:].mean(), 0.05)
     assert temperature.of(np.array([2])).positive == pytest.approx(math.log(3 * 400 / 14) / gap, rel=1e-5)
+
+
+def test_temperatures_do_not_depend_on_how_items_are_served() -> None:
+    """``norm_exponent`` scales the vectors of a trained model, and so no bit of the training differs."""
+    train = csr_array((np.random.default_rng(1).random((30, 2000)) < 0.01).astype(np.float32))
+    loss = Loss("adap_tau", adaptation=Adaptation(warmup_epochs=0, beta=0.5))
+    settings = FitSettings(loss, NegativeSampling(count=64), batch_size=64, epochs=3)
+    trained = []
+    for exponent in (0.0, 1.0):
+        model = LightGcn(*tables(train), layers=2, similarity="cosine", norm_exponent=exponent)
+        fit(model, train, None, settings, seed=0)
+        trained.append(weights(model))
+    assert_same_bits(*trained)
 
 
 @pytest.mark.parametrize("quantile", [None, 0.9])
