@@ -52,8 +52,9 @@ class AdaptiveTemperature:
               \frac{1}{\tau_u} = \frac{1}{\tau_0} \exp(-W(\max(-1/e, (L_u - \overline{L}) / \beta)))
 
     with U the users above the 20 % least active, E their interactions, W Lambert's function and L_u the user's mean
-    loss without temperature in the epoch before. In the warm-up the gap of the means is taken to be 0.7. It never
-    counts as less than 0.05, and temperatures are at most 1, so that dense or tiny data cannot turn the sign.
+    loss without temperature in the epoch before, over the positives that had a negative. In the warm-up the gap of the
+    means is taken to be 0.7. It never counts as less than 0.05, and temperatures are at most 1, so that dense or tiny
+    data cannot turn the sign.
 
     Args:
         train: csr [users, items].
@@ -65,12 +66,11 @@ class AdaptiveTemperature:
         active = degrees > np.quantile(degrees, _QUIET_SHARE)
         self._active: IntArray = np.flatnonzero(active if active.any() else degrees > 0).astype(np.int64)
         self._pairs = _interactions(train, self._active)
-        self._degrees = degrees
         self._adaptation = adaptation
         self._log_odds = math.log(0.5 * len(self._active) * train.shape[1] / max(len(self._pairs[0]), 1))
         self._common = 0.0
         self._inverse = np.zeros(len(degrees))
-        self._losses = np.zeros(len(degrees))
+        self._losses, self._observed = np.zeros(len(degrees)), np.zeros(len(degrees))
 
     def start_epoch(self, epoch: int, model: Cosines) -> None:
         """Set the temperatures of an epoch.
@@ -81,15 +81,15 @@ class AdaptiveTemperature:
         """
         gap = _ASSUMED_GAP if epoch < self._adaptation.warmup_epochs else max(self._gap(model), _LEAST_GAP)
         self._common = max(self._log_odds / gap, _LEAST_INVERSE)
-        self._inverse = np.full(len(self._degrees), self._common)
-        if self._adaptation.beta is not None and epoch > 0:
-            known = self._degrees > 0
-            losses = self._losses[known] / self._degrees[known]
+        self._inverse = np.full(len(self._inverse), self._common)
+        known = self._observed > 0
+        if self._adaptation.beta is not None and epoch > 0 and known.any():
+            losses = self._losses[known] / self._observed[known]
             quantile = self._adaptation.quantile
             base = losses.mean() if quantile is None else np.quantile(losses, quantile)
             relative = np.clip((losses - base) / self._adaptation.beta, _LEAST_RELATIVE, _LARGEST_LOSS)
             self._inverse[known] *= np.exp(-np.real(lambertw(relative.tolist())))
-        self._losses = np.zeros(len(self._degrees))
+        self._losses, self._observed = np.zeros(len(known)), np.zeros(len(known))
 
     def _gap(self, model: Cosines) -> float:
         """Mean cosine of the interactions above the mean cosine of all pairs."""
@@ -107,17 +107,21 @@ class AdaptiveTemperature:
         """Add the losses of a batch to those of its users; does nothing where all users have one temperature."""
         if self._adaptation.beta is not None:
             rows = plain_softmax_rows(user_BD.detach(), positive_BD.detach(), negatives)
-            np.add.at(self._losses, users, rows.double().numpy())
+            counted = ~np.isneginf(losses := rows.double().numpy())
+            np.add.at(self._losses, users[counted], losses[counted])
+            np.add.at(self._observed, users[counted], 1.0)
 
     def state(self) -> dict[str, Tensor]:
         """What a resume in the middle of an epoch needs."""
-        arrays = {"common": np.array([self._common]), "inverse": self._inverse, "losses": self._losses}
-        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        arrays = {"inverse": self._inverse, "losses": self._losses, "observed": self._observed}
+        common = torch.tensor([self._common], dtype=torch.float64)
+        return {"common": common, **{name: torch.from_numpy(array.copy()) for name, array in arrays.items()}}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a :meth:`state`."""
         self._common = float(state["common"][0])
-        self._inverse, self._losses = state["inverse"].numpy().copy(), state["losses"].numpy().copy()
+        arrays = (state[name].numpy().copy() for name in ("inverse", "losses", "observed"))
+        self._inverse, self._losses, self._observed = arrays
 
 
 _Pairs = tuple[IntArray, IntArray]

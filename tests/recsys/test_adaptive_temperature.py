@@ -111,6 +111,25 @@ def test_a_user_with_a_high_loss_gets_a_high_temperature(quantile: float | None)
     assert (np.argsort(given.negatives.numpy()) == np.argsort(-losses)).all()
 
 
+def test_positives_without_a_negative_do_not_count_for_temperatures() -> None:
+    """User 3 has a positive that loses all negatives, user 1 has none that keeps one: the common temperature."""
+    model = Fixed(unit(4, 0), unit(8, 1))
+    users, positive = np.array([0, 1, 2, 3, 3]), torch.linspace(-1, 1, 5)[:, None]
+    hits = torch.tensor([1, 1, 4, 4]), torch.tensor([0, 1, 0, 1])
+    given = []
+    for kept in (np.arange(5), np.array([0, 2, 3])):
+        temperature = AdaptiveTemperature(TRAIN, Adaptation(warmup_epochs=9, beta=0.2))
+        temperature.start_epoch(0, model)
+        vectors = model.users[users[kept]]
+        negatives = Negatives(model.items[:2], hits=hits if len(kept) == 5 else None)
+        temperature.observe(users[kept], vectors, positive[kept] * vectors, negatives)
+        temperature.start_epoch(1, model)
+        given.append(temperature.of(np.arange(4)))
+    assert given[0].negatives.tolist() == given[1].negatives.tolist()
+    assert torch.isfinite(given[0].negatives).all() and given[0].negatives[1] == np.float32(given[0].positive)
+    assert given[0].negatives[0] < given[0].positive < given[0].negatives[3]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2)])
 def test_dense_or_tiny_data_keep_a_positive_temperature_of_at_most_1(shape: tuple[int, int]) -> None:
     full = csr_array(np.ones(shape, np.float32))
