@@ -223,6 +223,22 @@ def test_eigenvectors_are_those_of_dense_algebra() -> None:
         np.testing.assert_allclose(matrix @ vectors, vectors * values, atol=2e-2 * expected[0])
 
 
+@pytest.mark.parametrize("shape", [(100, 120), (120, 100), (110, 110), (30, 400)])
+def test_at_full_rank_eigenvectors_leave_nothing_out(shape: tuple[int, int]) -> None:
+    """Popularity differs, so that small singular values are many."""
+    rng = np.random.default_rng(0)
+    train = csr_array((rng.random(shape) < 0.2 * rng.random(shape[1])).astype(np.float32))
+    x, a, _, _ = dense_parts(train)
+    for found, matrix in ((leading_item_vectors(train, 400), a), (leading_gram_vectors(train, 400), x.T @ x)):
+        vectors, values = found
+        expected = np.linalg.eigvalsh(matrix)[::-1]
+        known = int((expected > 2e-6 * expected[0]).sum())
+        assert vectors.shape[1] >= known
+        np.testing.assert_allclose(values[:known], expected[:known], atol=2e-6 * expected[0])
+        np.testing.assert_allclose(vectors * values @ vectors.T, matrix, atol=1e-5 * expected[0])
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(vectors.shape[1]), atol=1e-5)
+
+
 def test_settings_are_checked() -> None:
     train = random_train()
     with pytest.raises(ValueError, match="GF-CF needs alpha >= 0, got -1"):
