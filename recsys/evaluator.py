@@ -146,6 +146,19 @@ def _unmasked(
     return {f"{name}_unmasked@{k}": found[f"{name}@{k}"] for name in UNMASKED for k in ks}
 
 
+def check_validation(valid: csr_array | None) -> None:
+    """Refuse, before a training, what it could not select on.
+
+    Raises:
+        ValueError: A matrix without an interaction.
+    """
+    if valid is not None and valid.nnz == 0:
+        raise ValueError(
+            f"valid must have at least one interaction, got an empty matrix of shape {valid.shape};"
+            " pass None to train without validation"
+        )
+
+
 def quick_metrics(
     model: Retriever, relevant: csr_array, seen: csr_array, names: Sequence[str] = ("recall@20", "ndcg@20")
 ) -> dict[str, float]:

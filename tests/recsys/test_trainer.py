@@ -230,6 +230,10 @@ def test_shapes_and_empty_train_are_refused() -> None:
         fit(make_model(), train, valid[:, :47], SETTINGS, seed=0)
     with pytest.raises(ValueError, match="train must have at least one interaction, got an empty matrix"):
         fit(make_model(), csr_array((USERS, ITEMS), dtype=np.float32), None, SETTINGS, seed=0)
+    with pytest.raises(
+        ValueError, match=r"valid must have at least one interaction, got an .* pass None to train without"
+    ):
+        fit(make_model(), train, csr_array((USERS, ITEMS), dtype=np.float32), SETTINGS, seed=0)
 
 
 def test_learn_bpr_lists_all_that_it_cannot_do() -> None:
