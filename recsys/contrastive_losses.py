@@ -108,7 +108,10 @@ def cosine_contrastive(
 
 @torch.no_grad()
 def plain_softmax_rows(user_BD: Tensor, positive_BD: Tensor, negatives: Negatives) -> Tensor:
-    """``-s_p + ln sum_j e^{s_j}`` of each row without a temperature, float [B], for Adap-tau's user-wise part."""
+    """``-s_p + ln sum_j e^{s_j}`` of each row without a temperature, float [B], for Adap-tau's user-wise part.
+
+    A row that loses all its negatives has -inf.
+    """
     scores_BM = _scores(user_BD, negatives.vectors)
     if negatives.hits is not None:
         scores_BM[negatives.hits] = -torch.inf

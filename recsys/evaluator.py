@@ -31,7 +31,8 @@ class Evaluation:
 
     Attributes:
         users: int64 [U] user indices, ascending.
-        per_user: metric name to float64 [U]; ``auc`` is NaN for users without a negative.
+        per_user: metric name to float64 [U]; ``auc`` is NaN for users without a negative, and absent
+            where nobody has one.
         metrics: metric name to its mean over users (``coverage@k`` and ``gini@k``: over all lists together).
         ci95: metric name to its bootstrap interval, for the metrics in ``per_user``.
         curves: ``{"recall": {"mean", "low", "high"}, "ndcg": ..}``, each a list for k = 1..max_k.
@@ -109,7 +110,7 @@ def evaluate(
     if unmasked:
         per_user |= _unmasked(model, users, positives, ks)
     if auc:
-        per_user["auc"] = catalogue_auc(model, users, relevant, seen)
+        per_user |= _auc(model, users, relevant, seen)
     metrics = {name: float(np.nanmean(values)) for name, values in per_user.items()}
     for length in ks:
         metrics[f"coverage@{length}"] = coverage(items[:, :length], model.num_items)
@@ -130,6 +131,12 @@ def evaluate(
     )
 
 
+def _auc(model: Retriever, users: npt.NDArray[np.int64], relevant: csr_array, seen: csr_array) -> dict[str, FloatArray]:
+    """Nothing where no user has a negative."""
+    values = catalogue_auc(model, users, relevant, seen)
+    return {} if np.isnan(values).all() else {"auc": values}
+
+
 def _unmasked(
     model: Retriever, users: npt.NDArray[np.int64], positives: csr_array, ks: list[int]
 ) -> dict[str, npt.NDArray[np.float64]]:
@@ -137,6 +144,19 @@ def _unmasked(
     top = exact_top_k(model, users, max(ks), None).items
     found = _values(top, positives, ks)
     return {f"{name}_unmasked@{k}": found[f"{name}@{k}"] for name in UNMASKED for k in ks}
+
+
+def check_validation(valid: csr_array | None) -> None:
+    """Refuse, before a training, what it could not select on.
+
+    Raises:
+        ValueError: A matrix without an interaction.
+    """
+    if valid is not None and valid.nnz == 0:
+        raise ValueError(
+            f"valid must have at least one interaction, got an empty matrix of shape {valid.shape};"
+            " pass None to train without validation"
+        )
 
 
 def quick_metrics(
@@ -223,10 +243,12 @@ def _judged(
 def _intervals(
     per_user: dict[str, FloatArray], recall: FloatArray, ndcg: FloatArray, resamples: int, seed: int
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, tuple[float, float]]]:
-    """Curves with bands, and the interval of every per-user metric, from the same resamples of users."""
+    """Curves with bands, and the interval of every per-user metric, from the same resamples of users.
+
+    A metric that some users do not have is resampled among those who have it.
+    """
     max_k = recall.shape[1]
-    columns = [np.nan_to_num(values, nan=float(np.nanmean(values))) for values in per_user.values()]
-    values = np.concatenate([recall, ndcg, np.stack(columns, axis=1)], axis=1)
+    values = np.concatenate([recall, ndcg, np.stack(list(per_user.values()), axis=1)], axis=1)
     low, high = bootstrap_means(values.astype(np.float32), resamples, seed)
     curves = {}
     for place, name in enumerate(("recall", "ndcg")):
@@ -237,6 +259,11 @@ def _intervals(
             "high": high[part].tolist(),
         }
     ci95 = {name: (float(low[2 * max_k + i]), float(high[2 * max_k + i])) for i, name in enumerate(per_user)}
+    for name, column in per_user.items():
+        known = ~np.isnan(column)
+        if not known.all():
+            ends = bootstrap_means(column[known, None].astype(np.float32), resamples, seed)
+            ci95[name] = float(ends[0][0]), float(ends[1][0])
     return curves, ci95
 
 

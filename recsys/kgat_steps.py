@@ -31,6 +31,7 @@ class KgatSteps:
         self._interactions = Objective(model, train, settings, seed=seed)
         self._model = model
         self._seed = seed
+        self._clip_norm = settings.gradient_clip_norm
         self._batches = self._interactions.steps_per_epoch
         self.count = self._interactions.count
         self.steps_per_epoch = 2 * self._batches
@@ -54,6 +55,7 @@ class KgatSteps:
         Yields:
             (step, positives in the batch, mean loss before the update).
         """
+        self._interactions.set_lr(epoch)
         if first_step == 0:
             self._model.refresh()
         if first_step < self._batches:
@@ -64,7 +66,7 @@ class KgatSteps:
         for step in range(max(first_step, self._batches), self.steps_per_epoch):
             edges = order[bounds[step - self._batches] : bounds[step - self._batches + 1]]
             others = generator(self._seed, "tails", phase, epoch, step).integers(graph.num_nodes, size=len(edges))
-            loss = self._model.knowledge_loss(edges, others)
+            loss = self._model.knowledge_loss(edges, others, self._clip_norm)
             loss.backward()  # type: ignore[no-untyped-call]
             self._model.step()
             yield step, 0, float(loss.detach())

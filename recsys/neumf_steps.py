@@ -34,6 +34,10 @@ class NeuMfSteps:
                 f" got loss {settings.loss.name} ({settings.loss.user_dropout}), {settings.lr_decay},"
                 f" {settings.gradient_clip_norm} and {settings.precision}"
             )
+        if settings.negatives.group is not None:
+            raise ValueError(
+                f"the batches of NeuMf have no groups: negatives.group must be None, got {settings.negatives.group}"
+            )
         self.count = int(train.nnz)
         self.steps_per_epoch = -(-self.count // settings.batch_size)
         self._model, self._seed = model, seed

@@ -54,6 +54,11 @@ class Objective:
             return self._sampler.knowledge()
         return {"counts": np.bincount(self._items, minlength=len(self._log_q)).astype(np.int64)}
 
+    def set_lr(self, epoch: int) -> None:
+        """Give the model its learning rate of an epoch, 0-based."""
+        if self._settings.lr_decay != 1.0:
+            self._model.set_lr(self._lr * self._settings.lr_share(epoch))
+
     def steps(self, phase: str, epoch: int, first_step: int) -> Iterator[tuple[int, int, float]]:
         """Train on the batches of an epoch from ``first_step`` on.
 
@@ -65,8 +70,7 @@ class Objective:
         Yields:
             (step, positives in the batch, mean loss before the update).
         """
-        if self._settings.lr_decay != 1.0:
-            self._model.set_lr(self._lr * self._settings.lr_share(epoch))
+        self.set_lr(epoch)
         if self._temperature is not None and first_step == 0:
             self._temperature.start_epoch(epoch, self._model)
         order = epoch_order(self.count, seed=self._seed, phase=phase, epoch=epoch)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from embeddings.atomic import write_bytes
 from recsys.adam_state import adam_state, load_adam_state
-from recsys.evaluator import quick_metrics
+from recsys.evaluator import check_validation, quick_metrics
 from recsys.loop import run_task
 from recsys.losses import Negatives
 from recsys.models.sequence_model import SequenceModel, SequenceReader
@@ -102,7 +102,7 @@ class SequenceData:
         """Refuse data of other users or items than a model's.
 
         Raises:
-            ValueError: Users or items do not fit.
+            ValueError: Users or items do not fit, or there is validation without an interaction.
         """
         for name, sequences in (("train", self.train), ("known", self.known)):
             if sequences.num_users != num_users:
@@ -114,6 +114,7 @@ class SequenceData:
         expected = (num_users, num_items)
         if self.valid is not None and self.valid.shape != expected:
             raise ValueError(f"valid must have the model's shape {expected} (users, items), got {self.valid.shape}")
+        check_validation(self.valid)
 
 
 def fit_sequences(

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from scipy.sparse import csr_array
 
 from embeddings.atomic import write_bytes
-from recsys.evaluator import quick_metrics
+from recsys.evaluator import check_validation, quick_metrics
 from recsys.features import Features
 from recsys.histories import Histories
 from recsys.loop import run_task
@@ -63,10 +63,11 @@ def fit_two_tower(
     Raises:
         TrainingDivergedError: The loss is NaN or infinite.
         CheckpointError: ``checkpoint_dir`` holds the state of another training, or a damaged file.
-        ValueError: Shapes do not fit, there are no events, or a refit lacks its events.
+        ValueError: Shapes do not fit, there are no events, none of validation, or a refit lacks its events.
     """
     if not len(data.train.items):
         raise ValueError("train must have at least one event, got none")
+    check_validation(data.valid)
     if data.valid is not None and settings.selection.refit and data.union is None:
         raise ValueError("selection.refit needs the events of train and validation together; give TowerData.union")
     task = _Retrieval(model, data, settings, seed=seed, directory=checkpoint_dir)

@@ -9,7 +9,7 @@ from safetensors.numpy import save
 from scipy.sparse import csr_array
 
 from embeddings.atomic import write_bytes
-from recsys.evaluator import quick_metrics
+from recsys.evaluator import check_validation, quick_metrics
 from recsys.kgat_steps import KgatSteps
 from recsys.learn_bpr import LearnBpr
 from recsys.loop import run_task
@@ -52,7 +52,7 @@ def fit(
     Raises:
         TrainingDivergedError: The loss is NaN or infinite.
         CheckpointError: ``checkpoint_dir`` holds the state of another training, or a damaged file.
-        ValueError: Shapes do not fit, train is empty, or the settings exclude each other.
+        ValueError: Shapes do not fit, train or valid is empty, or the settings exclude each other.
     """
     _check(model, train, valid)
     task = _Retrieval(model, train, valid, settings, seed=seed, directory=checkpoint_dir)
@@ -135,3 +135,4 @@ def _check(model: Trained, train: csr_array, valid: csr_array | None) -> None:
             raise ValueError(f"{name} must have the model's shape {expected} (users, items), got {matrix.shape}")
     if train.nnz == 0:
         raise ValueError(f"train must have at least one interaction, got an empty matrix of shape {train.shape}")
+    check_validation(valid)

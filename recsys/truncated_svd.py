@@ -31,7 +31,8 @@ def leading_item_vectors(train: csr_array, rank: int, *, rounds: int = 1, seed: 
     Args:
         train: csr [users, items].
         rank: vectors wanted.
-        rounds: of filtering; one spans what an ideal low-pass filter needs, single vectors are accurate after 4.
+        rounds: of filtering; one spans what an ideal low-pass filter needs, single vectors are accurate after 4. Where
+            there are fewer users than items, at most 64 above the rank, they are exact.
         seed: of the start.
 
     Returns:
@@ -40,11 +41,17 @@ def leading_item_vectors(train: csr_array, rank: int, *, rounds: int = 1, seed: 
     Raises:
         ValueError: ``rank`` or ``rounds`` < 1.
     """
+    _check(rank, rounds)
+    if _few_users(train, rank):
+        return _by_users(_normalised(train), rank)
     return leading_eigenvectors(Normalised(train), train.shape, rank, rounds=rounds, seed=seed)
 
 
 def leading_gram_vectors(train: csr_array, rank: int, *, rounds: int = 4, seed: int = 0) -> tuple[Floats, Floats]:
     """Eigenvectors and eigenvalues of the Gram matrix ``X^T X``; arguments as :func:`leading_item_vectors`."""
+    _check(rank, rounds)
+    if _few_users(train, rank):
+        return _by_users(train.astype(np.float64), rank)
     transposed = train.T.tocsr()
 
     def gram(columns: Floats) -> Floats:
@@ -76,8 +83,7 @@ def leading_eigenvectors(
     Raises:
         ValueError: ``rank`` or ``rounds`` < 1.
     """
-    if rank < 1 or rounds < 1:
-        raise ValueError(f"truncated SVD needs rank >= 1 and rounds >= 1, got {rank} and {rounds}")
+    _check(rank, rounds)
     width = min(*shape, rank + OVERSAMPLING)
     start = generator(seed, "truncated_svd").standard_normal((shape[1], width), dtype=np.float32)
     with one_thread():
@@ -110,6 +116,33 @@ class Normalised:
         image = apply_walk(self.graph, self.inverse * columns, self.threads)
         image *= self.root
         return image
+
+
+def _check(rank: int, rounds: int) -> None:
+    if rank < 1 or rounds < 1:
+        raise ValueError(f"truncated SVD needs rank >= 1 and rounds >= 1, got {rank} and {rounds}")
+
+
+def _few_users(train: csr_array, rank: int) -> bool:
+    """Whether the wanted basis spans all that the users do; filtering would lose its small directions in float32."""
+    return train.shape[0] < train.shape[1] and train.shape[0] <= rank + OVERSAMPLING
+
+
+def _by_users(factor: csr_array, rank: int) -> tuple[Floats, Floats]:
+    """Eigenvectors of ``F^T F`` from those of ``F F^T``; F is csr float64 [users, items]."""
+    with one_thread():
+        values, left = torch.linalg.eigh(torch.from_numpy((factor @ factor.T).toarray()))
+    values, left = values.flip(0).clamp(min=0).numpy()[:rank], left.flip(1).numpy()[:, :rank]
+    kept = values > _SMALLEST * values.max(initial=0.0)
+    vectors = factor.T @ (left[:, kept] / np.sqrt(values[kept]))
+    return np.ascontiguousarray(vectors, np.float32), values[kept].astype(np.float32)
+
+
+def _normalised(train: csr_array) -> csr_array:
+    """R~ in float64; every interaction counts as 1."""
+    users, items = np.diff(train.indptr), np.bincount(train.indices, minlength=train.shape[1])
+    weights = 1 / np.sqrt(np.repeat(users, users).astype(np.float64) * items[train.indices])
+    return csr_array((weights, train.indices, train.indptr), shape=train.shape)
 
 
 def _ritz(operator: Operator, basis: Floats) -> tuple[Floats, Floats]:

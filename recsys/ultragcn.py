@@ -37,12 +37,17 @@ class UltraGcn(Objective):
         seed: of the run.
 
     Raises:
-        ValueError: bfloat16 is asked for, or the model propagates itself.
+        ValueError: bfloat16, dropout of users or groups of negatives are asked for, or the model propagates itself.
     """
 
     def __init__(self, model: MatrixFactorization, train: csr_array, settings: FitSettings, *, seed: int) -> None:
         if settings.precision != "float32":
             raise ValueError(f"the ultragcn loss needs train.precision float32, got {settings.precision}")
+        if settings.loss.user_dropout or settings.negatives.group is not None:
+            raise ValueError(
+                "the ultragcn loss has no user_dropout, and its batches no groups: it needs user_dropout 0 and"
+                f" negatives.group None, got {settings.loss.user_dropout} and {settings.negatives.group}"
+            )
         if type(model) is not MatrixFactorization:
             raise ValueError(f"the ultragcn loss stands for propagation and needs model mf, got {type(model).__name__}")
         super().__init__(model, train, settings, seed=seed)

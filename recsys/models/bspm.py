@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.polynomial import Polynomial, chebyshev
+import numpy.typing as npt
+from numpy.polynomial import chebyshev
 from scipy.sparse import csr_array
 
 from recsys.models.graph_filter import GraphFilter, ones, scaled
-from recsys.truncated_svd import Normalised, leading_item_vectors
+from recsys.truncated_svd import Floats, Normalised, leading_item_vectors
 
 
 def fit_bspm(
@@ -44,18 +45,34 @@ def fit_bspm(
     vectors, _ = leading_item_vectors(history, rank, seed=seed)
     degrees = np.bincount(history.indices, minlength=history.shape[1])
     sharpen = sharpening_polynomial(sharpening, steps)
-    decode = np.zeros_like(vectors)
-    operator, power = Normalised(history), scaled(np.float32(beta) * vectors, degrees, 0.5)
-    for factor in sharpen.coef:
-        decode += np.float32(factor) * power
-        power = operator(power)
-    filtered: Polynomial = (sharpen * Polynomial([0, 1]))(Polynomial([0.5, 0.5]))
-    coefficients = np.asarray(chebyshev.poly2cheb(filtered.coef), np.float64)
+    decode = _filtered(Normalised(history), scaled(np.float32(beta) * vectors, degrees, 0.5), sharpen)
+    coefficients = np.asarray(chebyshev.chebmul([0.5, 0.5], sharpen), np.float64)  # times A = (T_0 + T_1) / 2
     return GraphFilter(history, coefficients, 1.0, 0.0, scaled(vectors, degrees, -0.5), decode)
 
 
-def sharpening_polynomial(time: float, steps: int) -> Polynomial:
-    """What ``steps`` Runge-Kutta steps of dS/dt = -S A for ``time`` multiply S by, as a polynomial in A."""
-    z = Polynomial([0, time / steps])
-    step: Polynomial = 1 - z + z**2 / 2 - z**3 / 6 + z**4 / 24
-    return step**steps
+def sharpening_polynomial(time: float, steps: int) -> npt.NDArray[np.float64]:
+    """What ``steps`` Runge-Kutta steps of dS/dt = -S A for ``time`` multiply S by: Chebyshev on [0, 1].
+
+    It is interpolated at Chebyshev nodes; powers of A would have coefficients that cancel.
+
+    Returns:
+        float64 [4 steps + 1].
+    """
+    nodes = chebyshev.chebpts1(4 * steps + 1)
+    z = (nodes + 1) / 2 * (time / steps)
+    factors = (1 - z + z**2 / 2 - z**3 / 6 + z**4 / 24) ** steps
+    return np.asarray(chebyshev.chebfit(nodes, factors, 4 * steps))
+
+
+def _filtered(operator: Normalised, columns: Floats, coefficients: npt.NDArray[np.float64]) -> Floats:
+    """``p(A) columns``, p Chebyshev on [0, 1] with at least two coefficients."""
+    before, now = columns, 2 * operator(columns) - columns
+    total = np.float32(coefficients[0]) * before + np.float32(coefficients[1]) * now
+    for factor in coefficients[2:]:
+        image = operator(now)
+        image *= np.float32(4)
+        image -= 2 * now
+        image -= before
+        before, now = now, image
+        total += np.float32(factor) * now
+    return np.asarray(total)

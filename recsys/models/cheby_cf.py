@@ -11,6 +11,8 @@ from recsys.models.graph_filter import GraphFilter, ones, scaled
 from recsys.truncated_svd import leading_item_vectors
 
 _ACCURACY = 1e-4
+_LARGEST_TERMS = 100.0  # of the filter's largest value; times the rounding of float32 it is below the accuracy
+_WIDER = 1.25
 _ROUNDS = 4  # the polynomial is replaced on each of the vectors, which must be accurate for that
 
 
@@ -31,7 +33,8 @@ def fit_cheby_cf(
 
     On the span of V the polynomial is applied by its values at the singular values; off it the eigenvalues are
     smaller than the last of them, c, and on [0, c] a polynomial of lower degree has the same values to 1e-4 of the
-    largest. So it costs fewer propagations than K.
+    largest. So it costs fewer propagations than K. At V it takes values that the rank-r term takes back; where these
+    would be so large that float32 cannot, as for high orders, the interval is made wider, at most the whole one.
 
     Args:
         train: csr [users, items].
@@ -89,9 +92,7 @@ def deflated(
         accuracy: largest error on the rest of the spectrum, as a share of the largest value of p.
     """
     vectors, values = spectrum
-    rest = float(values[-1]) * 1.05 if len(values) else 1.0
-    end = min(1.0, max(rest, 1e-3))
-    cheaper = economised(coefficients, end, accuracy)
+    cheaper, end = _shortest(coefficients, values, accuracy)
     exact = chebyshev.chebval(2 * values.astype(np.float64) - 1, coefficients)
     done = chebyshev.chebval(2 * values.astype(np.float64) / end - 1, cheaper)
     degrees = np.bincount(history.indices, minlength=history.shape[1])
@@ -100,12 +101,30 @@ def deflated(
     return GraphFilter(history, cheaper, end, exponent, encode, decode)
 
 
+def _shortest(
+    coefficients: npt.NDArray[np.float64], values: npt.NDArray[np.float32], accuracy: float
+) -> tuple[npt.NDArray[np.float64], float]:
+    """The polynomial on the rest of the spectrum, and the end of its interval; ``values`` are its leading part."""
+    end = min(1.0, max(float(values[-1]) * 1.05, 1e-3)) if len(values) else 1.0
+    while True:
+        cheaper = economised(coefficients, end, accuracy)
+        farthest = max(2 * float(values[0]) / end - 1, 1.0) if len(values) else 1.0
+        terms = float(chebyshev.chebval(farthest, np.abs(cheaper)))
+        if end == 1.0 or terms <= _LARGEST_TERMS * _size(coefficients):
+            return cheaper, end
+        end = min(1.0, end * _WIDER)
+
+
 def economised(coefficients: npt.NDArray[np.float64], end: float, accuracy: float) -> npt.NDArray[np.float64]:
     """The polynomial on [0, 1] as one on [0, end], without the highest terms that together are below the accuracy."""
-    size = max(np.abs(chebyshev.chebval(np.linspace(-1, 1, 1001), coefficients)).max(), 1e-12)
     order = len(coefficients) - 1
     nodes = chebyshev.chebpts1(order + 1)
     whole = chebyshev.chebfit(nodes, chebyshev.chebval((nodes + 1) * end - 1, coefficients), order)
     tails = np.cumsum(np.abs(whole[::-1]))[::-1]
-    kept = max(2, int((tails > accuracy * size).sum()))
+    kept = max(2, int((tails > accuracy * _size(coefficients)).sum()))
     return np.asarray(whole[:kept])
+
+
+def _size(coefficients: npt.NDArray[np.float64]) -> float:
+    """Largest value of the polynomial."""
+    return max(float(np.abs(chebyshev.chebval(np.linspace(-1, 1, 1001), coefficients)).max()), 1e-12)

@@ -189,11 +189,21 @@ class GraphModel(MatrixFactorization, abc.ABC):
     @torch.no_grad()
     def item_vectors(self, items: range) -> Tensor:
         """Float32 [len(items), D], without gradient."""
+        vectors = self.compared_items(items)
+        if not self.norm_exponent:
+            return vectors
+        served: Tensor = vectors * self._raw_items(items).norm(dim=1, keepdim=True) ** self.norm_exponent
+        return served
+
+    @torch.no_grad()
+    def compared_items(self, items: range) -> Tensor:
+        """See :meth:`MatrixFactorization.compared_items`: ``norm_exponent`` has no part in them."""
+        return self.represent(self._raw_items(items))
+
+    def _raw_items(self, items: range) -> Tensor:
         ids = np.arange(items.start, items.stop, items.step)
         known = np.where((ids >= 0) & (ids < self.num_items), ids, self.num_items)
-        raw = self._finals()[1][torch.from_numpy(known)]
-        vectors = self.represent(raw)
-        return vectors * raw.norm(dim=1, keepdim=True) ** self.norm_exponent if self.norm_exponent else vectors
+        return self._finals()[1][torch.from_numpy(known)]
 
     def _finals(self) -> Pair:
         if self._final is None:

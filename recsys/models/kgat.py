@@ -157,17 +157,20 @@ class Kgat(GraphModel):
         keep = torch.rand(mixed.shape, generator=dropout) >= self.dropout
         return mixed * keep / (1 - self.dropout)
 
-    def knowledge_loss(self, edges: Longs, others: Longs) -> Tensor:
+    def knowledge_loss(self, edges: Longs, others: Longs, clip_norm: float | None = None) -> Tensor:
         """TransR's loss of some edges of ``collaborative``, differentiable in tables and relations.
 
         Args:
             edges: int64 [B].
             others: int64 [B], nodes in the place of their tails.
+            clip_norm: bound on the norm of the gradient by the vectors of the nodes, all of them together.
         """
         graph = self.collaborative
         edges = edges[(by_relation := np.argsort(graph.relations[edges], kind="stable"))]
         nodes, places = np.unique([graph.heads[edges], graph.tails[edges], others[by_relation]], return_inverse=True)
         vectors = self._look_up_nodes(nodes)
+        if clip_norm is not None:
+            vectors.register_hook(lambda grad: grad * (clip_norm / (grad.norm() + 1e-6)).clamp(max=1.0))  # type: ignore[no-untyped-call]
         head, tail, other = (expand(vectors, place) for place in places.reshape(3, -1))
         loss = self.knowledge.loss(head, tail, other, graph.relations[edges])
         if self.l2:
@@ -175,9 +178,9 @@ class Kgat(GraphModel):
         return loss
 
     def set_lr(self, lr: float) -> None:
-        """See :meth:`TwoTables.set_lr`; of the matrices, too."""
+        """See :meth:`TwoTables.set_lr`; of relations and matrices, too."""
         super().set_lr(lr)
-        self.adam.lr = lr
+        self.adam.lr = self.knowledge.adam.lr = lr
 
     def step(self) -> None:
         """Apply the gradients to the tables, and to relations and matrices by Adam."""

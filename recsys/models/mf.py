@@ -125,6 +125,10 @@ class MatrixFactorization(TwoTables):
         """Float32 [len(items), D], without gradient."""
         return self.represent(self.items.vectors(torch.arange(items.start, items.stop, items.step)))
 
+    def compared_items(self, items: range) -> Tensor:
+        """The items' vectors as training compares them, float32 [len(items), D], without gradient."""
+        return self.item_vectors(items)
+
     @torch.no_grad()
     def scores(self, users: npt.NDArray[np.int64]) -> Tensor:
         """Float32 [len(users), num_items]."""

@@ -12,18 +12,22 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 from scipy.special import lambertw
-from test_trainer import SETTINGS, make_model, planted, timeless, weights
+from test_trainer import SETTINGS, assert_same_bits, make_model, planted, timeless, weights
 from torch import Tensor
 
 from recsys.adaptive_temperature import AdaptiveTemperature
 from recsys.losses import Adaptation, Loss, Negatives
+from recsys.models.lightgcn import LightGcn
 from recsys.objective import Objective
+from recsys.samplers import NegativeSampling
+from recsys.settings import FitSettings
 from recsys.trainer import fit
+from tests.recsys.graph_fixture import tables
 
 
 @dataclasses.dataclass
 class Fixed:
-    """A retriever of given unit vectors."""
+    """A model of given unit vectors."""
 
     users: Tensor
     items: Tensor
@@ -39,7 +43,7 @@ class Fixed:
     def user_vectors(self, users: np.ndarray) -> Tensor:
         return self.users[torch.from_numpy(users)]
 
-    def item_vectors(self, items: range) -> Tensor:
+    def compared_items(self, items: range) -> Tensor:
         return self.items[items.start : items.stop]
 
     def scores(self, users: np.ndarray) -> Tensor:
@@ -74,6 +78,19 @@ def test_after_it_the_gap_of_the_scores_counts() -> None:
     assert temperature.of(np.array([2])).positive == pytest.approx(math.log(3 * 400 / 14) / gap, rel=1e-5)
 
 
+def test_temperatures_do_not_depend_on_how_items_are_served() -> None:
+    """``norm_exponent`` scales the vectors of a trained model, and so no bit of the training differs."""
+    train = csr_array((np.random.default_rng(1).random((30, 2000)) < 0.01).astype(np.float32))
+    loss = Loss("adap_tau", adaptation=Adaptation(warmup_epochs=0, beta=0.5))
+    settings = FitSettings(loss, NegativeSampling(count=64), batch_size=64, epochs=3)
+    trained = []
+    for exponent in (0.0, 1.0):
+        model = LightGcn(*tables(train), layers=2, similarity="cosine", norm_exponent=exponent)
+        fit(model, train, None, settings, seed=0)
+        trained.append(weights(model))
+    assert_same_bits(*trained)
+
+
 @pytest.mark.parametrize("quantile", [None, 0.9])
 def test_a_user_with_a_high_loss_gets_a_high_temperature(quantile: float | None) -> None:
     model = Fixed(unit(4, 0), unit(8, 1))
@@ -92,6 +109,25 @@ def test_a_user_with_a_high_loss_gets_a_high_temperature(quantile: float | None)
     want = given.positive * np.exp(-lambertw(np.maximum((losses - base) / 0.2, -1 / math.e + 1e-15)).real)
     assert np.allclose(given.negatives.numpy(), want, rtol=1e-5)
     assert (np.argsort(given.negatives.numpy()) == np.argsort(-losses)).all()
+
+
+def test_positives_without_a_negative_do_not_count_for_temperatures() -> None:
+    """User 3 has a positive that loses all negatives, user 1 has none that keeps one: the common temperature."""
+    model = Fixed(unit(4, 0), unit(8, 1))
+    users, positive = np.array([0, 1, 2, 3, 3]), torch.linspace(-1, 1, 5)[:, None]
+    hits = torch.tensor([1, 1, 4, 4]), torch.tensor([0, 1, 0, 1])
+    given = []
+    for kept in (np.arange(5), np.array([0, 2, 3])):
+        temperature = AdaptiveTemperature(TRAIN, Adaptation(warmup_epochs=9, beta=0.2))
+        temperature.start_epoch(0, model)
+        vectors = model.users[users[kept]]
+        negatives = Negatives(model.items[:2], hits=hits if len(kept) == 5 else None)
+        temperature.observe(users[kept], vectors, positive[kept] * vectors, negatives)
+        temperature.start_epoch(1, model)
+        given.append(temperature.of(np.arange(4)))
+    assert given[0].negatives.tolist() == given[1].negatives.tolist()
+    assert torch.isfinite(given[0].negatives).all() and given[0].negatives[1] == np.float32(given[0].positive)
+    assert given[0].negatives[0] < given[0].positive < given[0].negatives[3]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2)])

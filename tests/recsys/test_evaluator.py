@@ -8,6 +8,7 @@ import torch
 from scipy.sparse import csr_array
 
 from recsys.evaluator import Evaluation, evaluate, quick_metrics
+from recsys.intervals import bootstrap_means
 from recsys.metrics.ranking import hit_matrix, ranking_metrics
 from recsys.models.popularity import Popularity
 from recsys.topk import exact_top_k
@@ -106,6 +107,28 @@ def test_catalogue_shorter_than_the_lists() -> None:
     assert found.metrics["recall@7"] == 1
     assert found.top_items.shape[1] == 50
     assert (found.top_items[:, 7:] == -1).all()
+
+
+def test_users_without_a_negative_have_no_auc() -> None:
+    """All but 20 users have seen what is not relevant; the interval is that of the 20."""
+    train, test = (matrix.toarray() for matrix in matrices())
+    train[: USERS - 20] = 1 - test[: USERS - 20]
+    seen, relevant = csr_array(train), csr_array(test)
+    found = evaluate(Scores(), relevant=relevant, seen=seen, train=seen, ks=(5,), bootstrap=300, seed=2)
+    known = found.per_user["auc"][~np.isnan(found.per_user["auc"])]
+    assert len(known) == 20 < len(found.users)
+    low, high = bootstrap_means(known[:, None].astype(np.float32), 300, seed=2)
+    assert found.metrics["auc"] == pytest.approx(known.mean()) and found.ci95["auc"] == (low[0], high[0])
+    assert all(np.isfinite(interval).all() for interval in found.ci95.values())
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_any_negative_there_is_no_auc() -> None:
+    _, relevant = matrices()
+    seen = csr_array(1 - relevant.toarray())
+    found = evaluate(Scores(), relevant=relevant, seen=seen, train=seen, ks=(5,), bootstrap=100)
+    assert not {"auc"} & {*found.per_user, *found.metrics, *found.ci95}
+    assert found.metrics["recall@5"] > 0 and np.isfinite(found.ci95["recall@5"]).all()
 
 
 def test_quick_metrics_are_the_metrics(result: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -125,21 +126,45 @@ def test_an_epoch_has_the_losses_and_weights_of_dense_autograd() -> None:
 
 
 def test_every_step_can_be_the_last_before_a_resume() -> None:
-    """The attention of the epoch's start is part of the state, also between two batches."""
+    """The attention of the epoch's start is part of the state, also between two batches; the learning rate falls."""
+    settings = dataclasses.replace(SETTINGS, epochs=2, lr_decay=0.1)
     whole = kgat(toy())
     whole.use_graph(toy())
-    steps, saved = KgatSteps(whole, toy(), SETTINGS, seed=0), []
-    for step, _, _ in steps.steps("select", 0, 0):
-        saved.append((step, {name: part.clone() for name, part in whole.state_dict().items()}, steps.state()))
-    for step, weights, state in saved[::3]:
+    steps, saved = KgatSteps(whole, toy(), settings, seed=0), []
+    for epoch in range(2):
+        for step, _, _ in steps.steps("select", epoch, 0):
+            weights = {name: part.clone() for name, part in whole.state_dict().items()}
+            saved.append((epoch, step, weights, steps.state()))
+    for epoch, step, weights, state in saved[::3]:
         model = kgat(toy())
         model.use_graph(toy())
         model.load_state_dict(weights)
-        resumed = KgatSteps(model, toy(), SETTINGS, seed=0)
+        resumed = KgatSteps(model, toy(), settings, seed=0)
         resumed.load_state(state)
-        list(resumed.steps("select", 0, step + 1))
+        for rest in range(epoch, 2):
+            list(resumed.steps("select", rest, step + 1 if rest == epoch else 0))
         assert all(torch.equal(part, model.state_dict()[name]) for name, part in whole.state_dict().items())
         assert model.attention.equal(whole.attention)
+
+
+def test_the_learning_rate_is_that_of_relations_too() -> None:
+    model = kgat(toy())
+    model.set_lr(0.001)
+    rates = [*(table.optimizer.lr for table in model.tables), model.adam.lr, model.knowledge.adam.lr]
+    assert rates == [0.001] * 5
+
+
+def test_the_gradient_of_triples_is_clipped() -> None:
+    """Adam moves a number by the whole learning rate, unless the gradient is far below its epsilon."""
+    moved = []
+    for norm in (None, 1e-12):
+        model = kgat(toy(), l2=0.0)
+        model.use_graph(toy())
+        before = parameters_of(model)[0].detach().clone()
+        steps = KgatSteps(model, toy(), dataclasses.replace(SETTINGS, gradient_clip_norm=norm), seed=0)
+        list(steps.steps("select", 0, steps.steps_per_epoch // 2))
+        moved.append(float((parameters_of(model)[0].detach() - before).abs().max()))
+    assert moved[0] > 0.04 and moved[1] < 1e-4
 
 
 def test_another_knowledge_graph_is_another_training(tmp_path: Path) -> None:

@@ -47,6 +47,13 @@ def test_ease_is_ridge_regression_without_the_item_itself(method: str, rank: int
     np.testing.assert_allclose(model.scores(np.arange(USERS)).numpy(), expected, atol=2e-5)
 
 
+def test_low_rank_ease_of_few_users_is_exact_at_full_rank() -> None:
+    rng = np.random.default_rng(0)
+    train = csr_array((rng.random((100, 120)) < 0.2 * rng.random(120)).astype(np.float32))
+    dense, low = (Ease.fit(train, l2=1.0, method=m, rank=120).scores(np.arange(100)) for m in ("dense", "low_rank"))  # type: ignore[arg-type]
+    np.testing.assert_allclose(low.numpy(), dense.numpy(), atol=2e-5)
+
+
 def test_low_rank_ease_keeps_the_leading_eigenvectors() -> None:
     train, l2, rank = random_train(), 20.0, 7
     x = train.toarray().astype(np.float64)

@@ -114,5 +114,8 @@ def test_what_does_not_fit_is_refused() -> None:
         neumf(toy(), widths=(4,), dim=5)
     with pytest.raises(ValueError, match=r"widths >= 1, got 6 and \[\]"):
         neumf(toy(), widths=())
+    grouped = FitSettings(Loss("log_loss"), NegativeSampling(group=4))
+    with pytest.raises(ValueError, match=r"NeuMf have no groups: negatives\.group must be None, got 4"):
+        fit(neumf(toy()), toy(), None, grouped, seed=0)
     with pytest.raises(ValueError, match=r"NeuMf needs loss log_loss .*, got loss bpr \(0.0\), 1.0, None and float32"):
         fit(neumf(toy()), toy(), None, FitSettings(Loss("bpr")), seed=0)

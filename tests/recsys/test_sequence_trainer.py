@@ -156,3 +156,5 @@ def test_data_that_do_not_fit_are_refused() -> None:
         ValueError, match=r"valid must have the model's shape \(60, 12\) \(users, items\), got \(5, 5\)"
     ):
         fit_sequences(model(), SequenceData(walks(EVENTS), csr_array((5, 5)), walks(EVENTS)), settings(), seed=0)
+    with pytest.raises(ValueError, match="valid must have at least one interaction, got an empty matrix"):
+        fit_sequences(model(), SequenceData(walks(EVENTS), csr_array((60, 12)), walks(EVENTS)), settings(), seed=0)

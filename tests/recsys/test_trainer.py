@@ -252,16 +252,24 @@ def test_shapes_and_empty_train_are_refused() -> None:
         fit(make_model(), train, valid[:, :47], SETTINGS, seed=0)
     with pytest.raises(ValueError, match="train must have at least one interaction, got an empty matrix"):
         fit(make_model(), csr_array((USERS, ITEMS), dtype=np.float32), None, SETTINGS, seed=0)
+    with pytest.raises(
+        ValueError, match=r"valid must have at least one interaction, got an .* pass None to train without"
+    ):
+        fit(make_model(), train, csr_array((USERS, ITEMS), dtype=np.float32), SETTINGS, seed=0)
 
 
 def test_learn_bpr_lists_all_that_it_cannot_do() -> None:
     settings = dataclasses.replace(
-        LEARN_BPR, negatives=NegativeSampling(count=4), gradient_clip_norm=1.0, precision="bfloat16"
+        LEARN_BPR,
+        loss=Loss("bpr", user_dropout=0.5),
+        negatives=NegativeSampling(count=4, group=8),
+        gradient_clip_norm=1.0,
+        precision="bfloat16",
     )
     with pytest.raises(ValueError, match="LearnBPR, which does not take") as error:
         fit(make_model("adam"), *planted(), settings, seed=0)
-    for part in ("similarity: cosine", "gradient_clip_norm", "bfloat16", "count 4", "shared", "optimizer adam"):
-        assert part in str(error.value)
+    listed = "similarity: cosine, gradient_clip_norm, user_dropout, precision: bfloat16, negatives.count 4 (only 1),"
+    assert listed + " negatives.shared, negatives.group, optimizer adam or lazy_adam" in str(error.value)
     assert "set a larger train.batch_size" in str(error.value)
 
 

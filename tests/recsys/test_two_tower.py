@@ -215,6 +215,9 @@ def test_what_is_refused() -> None:
     other = Histories.of_events(np.array([0]), np.array([0]), num_users=2, num_items=3)
     with pytest.raises(ValueError, match=r"of the model's \(20, 15\) users and items, got \(2, 3\)"):
         fresh.use_histories(other)
+    empty = TowerData(data().train, csr_array((USERS, ITEMS)))
+    with pytest.raises(ValueError, match="valid must have at least one interaction, got an empty matrix"):
+        fit_two_tower(model(), empty, settings(), seed=0)
     with pytest.raises(ValueError, match="at least two widths >= 1, got"):
         Mlp((3,), np.random.default_rng(0))
     with pytest.raises(ValueError, match="train must have at least one event"):

@@ -121,6 +121,13 @@ def test_messages() -> None:
         Loss("ultragcn")(u, u, torch.arange(2), Negatives(u))
     with pytest.raises(ValueError, match=r"ultragcn loss needs train\.precision float32, got bfloat16"):
         UltraGcn(make_model(), planted()[0], dataclasses.replace(ULTRAGCN, precision="bfloat16"), seed=0)
+    for loss, group in (("0.5", None), ("0.0", 4)):
+        negatives = dataclasses.replace(ULTRAGCN.negatives, group=group)
+        settings = dataclasses.replace(ULTRAGCN, loss=Loss("ultragcn", user_dropout=float(loss)), negatives=negatives)
+        with pytest.raises(
+            ValueError, match=rf"needs user_dropout 0 and negatives\.group None, got {loss} and {group}"
+        ):
+            UltraGcn(make_model(similarity="dot"), planted()[0], settings, seed=0)
     tables = make_model()
     with pytest.raises(ValueError, match=r"stands for propagation and needs model mf, got LightGcn"):
         UltraGcn(LightGcn(tables.users, tables.items), planted()[0], ULTRAGCN, seed=0)
