@@ -28,7 +28,7 @@ from pipelines.stages.versions import versions
 from recsys.rng import generator
 from recsys.sequences import Sequences
 
-VERSION = 5
+VERSION = 6
 QUALITY = "quality.json"
 Json = dict[str, Any]
 

@@ -59,7 +59,7 @@ from recsys.models.neumf import NeuMf as NeuMfModel
 from recsys.settings import EpochRecord, Phase
 from recsys.trainer import fit, negatives_file
 
-VERSION = 4
+VERSION = 5
 PHASES: tuple[Phase, ...] = ("select", "refit")
 TRAINED_ON = "trained_on.json"
 """File of an entry with the hash of the matrix that each phase was fitted on, for the leak audit."""
@@ -238,6 +238,7 @@ def _train_mf(
     config, (train, valid) = variant.model, matrices
     assert isinstance(config, Mf)
     settings = fit_settings(config, variant.train)
+    drawn = total_bytes(*(table.bytes() for table in model.tables))  # a search for dimensions has full tables
     if config.mixed_dims is not None:
         assert isinstance(model, MatrixFactorization)
         search = dim_search(config.mixed_dims)
@@ -251,13 +252,13 @@ def _train_mf(
         checkpoint_dir=scratch,
         on_epoch=on_epoch,
     )
-    trained = [table.bytes() for table in model.tables]
+    trained = total_bytes(*(table.bytes() for table in model.tables))
     layers = _prune_layers(config, model) if isinstance(model, NeuMfModel) else _layers(model)
     if config.sparse is not None and config.sparse.method == "prune":
         prune_tables(model, config.sparse.density)
     tables = [table.bytes() for table in model.tables]
     rows = sum(table.num_rows for table in model.tables)
-    sizes = dataclasses.replace(total_bytes(*tables), optimizer=total_bytes(*trained).optimizer)
+    sizes = dataclasses.replace(total_bytes(*tables), optimizer=max(drawn.optimizer, trained.optimizer))
     facts = training_facts(result, rows=rows, tables=sizes, layers=layers, window=window_bytes(model.tables))
     _save(model, directory, facts, records(result))
     _keep_negatives(scratch, directory)

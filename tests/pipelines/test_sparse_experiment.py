@@ -33,6 +33,7 @@ variants:
   - {name: erk, model: {sparse: {density: 0.25, distribution: erk, growth: random, every_steps: 5}}}
   - {name: static, model: {sparse: {density: 0.25, method: static}}}
   - {name: pruned, model: {sparse: {density: 0.25, method: prune}}}
+  - {name: mixed, model: {mixed_dims: {density: 0.25, epochs: 2, warmup_epochs: 1}}}
   - {name: neumf, model: {name: neumf, dim: 8, sparse: {density: 0.25, every_steps: 5}}}
   - {name: neumf-pruned, model: {name: neumf, dim: 8, sparse: {density: 0.25, method: prune}}}
   - {name: layers, model: {name: neumf, dim: 8, widths: [16, 8], sparse_layers: {density: 0.25, every_steps: 5}}}
@@ -60,8 +61,9 @@ def test_metrics_have_the_true_bytes_of_sparse_tables(tmp_path: Path) -> None:
         assert variants[name]["table_bytes"] == 2 * entries * 4 + mask_bytes, "a row has the vectors of both parts"
     assert variants["dynamic"]["window_bytes"] % (8 * 4 + 4) == 0 < variants["dynamic"]["window_bytes"]
     assert variants["erk"]["window_bytes"] == variants["static"]["window_bytes"] == 0
-    assert variants["pruned"]["table_bytes"] == entries * 4 + mask_bytes
-    assert variants["pruned"]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
+    for name in ("pruned", "mixed"):
+        assert variants[name]["table_bytes"] == entries * 4 + mask_bytes
+        assert variants[name]["optimizer_bytes"] == rows * 8 * 8, "training had the state of the full table"
     weights, others = 16 * 16 + 16 * 8, 16 + 16 + 8 + 1  # h, and a bias for each output
     starts = 8 * (2 + 2)
     for name in ("layers", "layers-pruned"):
