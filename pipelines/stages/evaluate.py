@@ -20,7 +20,7 @@ from recsys.checkpoint import Model, load_model
 from recsys.evaluator import Evaluation, evaluate
 from recsys.models.tiger import Tiger
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True)
