@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from pipelines.config_models import ClosedForm, Ials, Mf, NeuMf, Popularity
+from pipelines.config_models import ClosedForm, Mf, NeuMf, Popularity
 
 if TYPE_CHECKING:
     from pipelines.config import Variant
@@ -36,7 +36,7 @@ def check_ensemble(
         if member is None:
             there = ", ".join(known) or "none"
             yield ("model", "members"), f"{name!r} is no variant above this one (there are: {there})"
-        elif isinstance(member.model, Ensemble) or not isinstance(member.model, (Mf, ClosedForm, Ials, Popularity)):
+        elif isinstance(member.model, Ensemble) or not isinstance(member.model, (Mf, ClosedForm, Popularity)):
             yield ("model", "members"), f"{name!r} is {member.model.name}, which cannot be summed"
         elif not model.standardise and (not isinstance(member.model, Mf) or isinstance(member.model, NeuMf)):
             message = f"{name!r} is {member.model.name}, must be a model of embeddings, as sasrec or mf"

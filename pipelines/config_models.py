@@ -228,7 +228,7 @@ class ItemKnn(ClosedForm):
     shrinkage: float = Field(default=10.0, ge=0)
 
 
-class Ials(Section):
+class Ials(ClosedForm):
     """Implicit alternating least squares (Rendle et al. 2022); trained whole, without tables or epochs."""
 
     name: Literal["ials"] = "ials"

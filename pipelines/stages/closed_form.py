@@ -9,35 +9,42 @@ from typing import Any
 from scipy.sparse import csr_array
 
 from pipelines.config import Train
-from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, ItemKnn, Slim
+from pipelines.config_models import Bspm, ChebyCf, Ease, GfCf, Ials, ItemKnn, Slim
 from recsys.checkpoint import Model
 from recsys.evaluator import quick_metrics
-from recsys.models import bspm, cheby_cf, ease, gf_cf, item_knn, slim
+from recsys.models import bspm, cheby_cf, ease, gf_cf, ials, item_knn, slim
 
 Matrices = tuple[csr_array, csr_array, csr_array]
-ClosedFormModel = ItemKnn | Ease | Slim | GfCf | ChebyCf | Bspm
+ClosedFormModel = Ials | ItemKnn | Ease | Slim | GfCf | ChebyCf | Bspm
 
 
-def fit(config: ClosedFormModel, matrix: csr_array) -> Model:
-    """The model that ``config`` describes, of ``matrix`` [users, items]; a grid is not looked at."""
+def fit(config: ClosedFormModel, matrix: csr_array, seed: int) -> Model:
+    """The model that ``config`` describes, of ``matrix`` [users, items]; a grid is not looked at.
+
+    ``seed`` is of the start of iALS; the others always start alike.
+    """
     parameters = config.model_dump(exclude={"name", "grid"})
+    model: Model
     match config:
+        case Ials():
+            model = ials.Ials.fit(matrix, ials.IalsSettings(**parameters), seed=seed)
         case ItemKnn():
-            return item_knn.ItemKnn.fit(matrix, **parameters)
+            model = item_knn.ItemKnn.fit(matrix, **parameters)
         case Ease():
-            return ease.Ease.fit(matrix, **parameters)
+            model = ease.Ease.fit(matrix, **parameters)
         case Slim():
-            return slim.Slim.fit(matrix, **parameters)
+            model = slim.Slim.fit(matrix, **parameters)
         case GfCf():
-            return gf_cf.fit_gf_cf(matrix, **parameters)
+            model = gf_cf.fit_gf_cf(matrix, **parameters)
         case ChebyCf():
-            return cheby_cf.fit_cheby_cf(matrix, **parameters)
+            model = cheby_cf.fit_cheby_cf(matrix, **parameters)
         case Bspm():
-            return bspm.fit_bspm(matrix, **parameters)
+            model = bspm.fit_bspm(matrix, **parameters)
+    return model
 
 
 def train(
-    config: ClosedFormModel, settings: Train, matrices: Matrices, on_point: Callable[[int, int], None]
+    config: ClosedFormModel, settings: Train, matrices: Matrices, seed: int, on_point: Callable[[int, int], None]
 ) -> tuple[Model, dict[str, csr_array], dict[str, Any] | None]:
     """Fit ``config``, after a search of its grid.
 
@@ -48,6 +55,7 @@ def train(
         config: parameters, and the values to try.
         settings: of training.
         matrices: train, what selects (valid, or test in parity runs), and what the final model is fitted on.
+        seed: of :func:`fit`.
         on_point: called with the points of the grid that were tried, and all of them; first with none.
 
     Returns:
@@ -58,7 +66,7 @@ def train(
     """
     train_matrix, selects, final = matrices
     if not config.grid:
-        return fit(config, final), {"fit": final}, None
+        return fit(config, final, seed), {"fit": final}, None
     if selects.nnz == 0:
         raise ValueError(
             f"the grid of model {config.name} needs interactions in {settings.selected_on} to choose by, got none; give"
@@ -69,7 +77,7 @@ def train(
     for point in points:
         on_point(len(tried), len(points))
         started = time.perf_counter()
-        value = quick_metrics(fit(point, train_matrix), selects, train_matrix, [settings.selection])
+        value = quick_metrics(fit(point, train_matrix, seed), selects, train_matrix, [settings.selection])
         parameters = {name: getattr(point, name) for name in config.grid}
         tried.append({"parameters": parameters, **value, "seconds": time.perf_counter() - started})
     on_point(len(tried), len(points))
@@ -77,4 +85,4 @@ def train(
     best = values.index(max(values))
     chosen = {"metric": settings.selection, "on": settings.selected_on, **tried[best], "tried": tried}
     phases = {"select": train_matrix} | ({"refit": final} if settings.refits else {})
-    return fit(points[best], final), phases, chosen
+    return fit(points[best], final, seed), phases, chosen

@@ -53,7 +53,7 @@ from pipelines.stages.versions import versions
 from recsys.checkpoint import Reader, save_model
 from recsys.dense_adam import layer_bytes
 from recsys.mixed_dims import search_dims
-from recsys.models import ials, popularity
+from recsys.models import popularity
 from recsys.models.mf import MatrixFactorization
 from recsys.models.neumf import NeuMf as NeuMfModel
 from recsys.settings import EpochRecord, Phase
@@ -121,12 +121,9 @@ def train_stage(
             case Popularity():
                 fitted = {"fit": union}
                 _save(popularity.Popularity.fit(union), directory)
-            case Ials() as config:
-                fitted = {"fit": union}
-                _save(ials.Ials.fit(union, _ials_settings(config), seed=seed), directory)
-            case ItemKnn() | Ease() | Slim() | GfCf() | ChebyCf() | Bspm():
+            case Ials() | ItemKnn() | Ease() | Slim() | GfCf() | ChebyCf() | Bspm():
                 matrices = (train, valid, union)
-                model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices, search)
+                model, fitted, chosen = closed_form.train(variant.model, variant.train, matrices, seed, search)
                 _save(model, directory, {} if chosen is None else {"chosen": chosen})
             case Ensemble() as config:
                 fitted = {"fit": union}
@@ -287,10 +284,6 @@ def _keep_negatives(scratch: Path, directory: Path) -> None:
 def _steps(config: Train, train: csr_array) -> int:
     """Of one phase of a training at most."""
     return config.epochs * -(-int(train.nnz) // config.batch_size)
-
-
-def _ials_settings(config: Ials) -> ials.IalsSettings:
-    return ials.IalsSettings(**config.model_dump(exclude={"name"}))
 
 
 def _matrices(dataset: Dataset, config: Train) -> tuple[csr_array, csr_array]:

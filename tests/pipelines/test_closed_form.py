@@ -25,6 +25,7 @@ variants:
   - {name: gf-cf, model: {name: gf_cf, rank: 4}}
   - {name: cheby-cf, model: {name: cheby_cf, rank: 4}}
   - {name: bspm, model: {name: bspm, rank: 4}}
+  - {name: ials, model: {name: ials, dim: 4, iterations: 4, grid: {dim: [2, 4], regularization: [0.01, 1000.0]}}}
 """
 
 
@@ -44,13 +45,15 @@ def test_a_run_has_every_model_and_what_its_grid_chose(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     run = tmp_path / done.stdout.splitlines()[-1]
     found = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["variants"]}
-    assert set(found) == {"popularity", "ease", "slim", "gf-cf", "cheby-cf", "bspm"}
+    assert set(found) == {"popularity", "ease", "slim", "gf-cf", "cheby-cf", "bspm", "ials"}
     popular = found["popularity"]["metrics"]["test/recall@20"]
     assert all(row["metrics"]["test/recall@20"] > popular for name, row in found.items() if name != "popularity")
     chosen = json.loads((run / "variants" / "ease-s0" / "checkpoint" / "selection.json").read_text())
     assert [point["parameters"]["l2"] for point in chosen["tried"]] == [1, 1000000]
     assert found["ease"]["metrics"]["valid/recall@20"] == max(point["recall@20"] for point in chosen["tried"])
     assert chosen["on"] == "valid"
+    factors = json.loads((run / "variants" / "ials-s0" / "checkpoint" / "selection.json").read_text())
+    assert len(factors["tried"]) == 4 and factors["parameters"]["regularization"] == 0.01
     assert "grid of ease-s0: 2/2" in (run / "log.txt").read_text()
 
 
@@ -59,7 +62,7 @@ def test_the_best_point_on_validation_is_fitted_again_on_all() -> None:
     config = ItemKnn(grid={"neighbours": (1, 5), "shrinkage": (0.0, 20.0)})
     told: list[tuple[int, int]] = []
     settings = Train(selection="recall@5")
-    model, phases, chosen = closed_form.train(config, settings, (train, valid, union), lambda *of: told.append(of))
+    model, phases, chosen = closed_form.train(config, settings, (train, valid, union), 0, lambda *of: told.append(of))
     assert told == [(point, 4) for point in range(5)]
     points = [(n, s) for n in (1, 5) for s in (0.0, 20.0)]
     values = [
@@ -81,8 +84,8 @@ def test_a_grid_needs_something_to_choose_by() -> None:
         raise AssertionError("nothing is searched")
 
     with pytest.raises(ValueError, match="grid of model slim needs interactions in valid to choose by, got none; give"):
-        closed_form.train(config, Train(), (train, nothing, union), unheard)
-    assert closed_form.train(Slim(), Train(), (train, nothing, union), unheard)[2] is None
+        closed_form.train(config, Train(), (train, nothing, union), 0, unheard)
+    assert closed_form.train(Slim(), Train(), (train, nothing, union), 0, unheard)[2] is None
 
 
 def test_mistakes_of_a_grid_are_told() -> None:
