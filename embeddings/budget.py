@@ -13,15 +13,17 @@ from embeddings.rebalance import fit_rows
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What GraphHash is to meet; exactly one field is set.
+    """What GraphHash is to meet; exactly one of ``rows`` and ``resolution`` is set.
 
     Attributes:
         rows: of both tables together, or of the items' where users have none, the unseen rows not counted.
         resolution: of the modularity.
+        at_most: ``rows`` are a limit, as those that fit into a number of bytes; else a search may miss them by 2 %.
     """
 
     rows: int | None
     resolution: float | None
+    at_most: bool = False
 
 
 def resolve_budget(
@@ -36,7 +38,7 @@ def resolve_budget(
 
     Args:
         rows: a number of rows, or a share of all ids such as "16%" (GraphHash's: 11,321 of Gowalla's 70,839 ids).
-        table_mib: weights of both tables, their unseen rows included, in MiB.
+        table_mib: weights of both tables, their unseen rows included, in MiB; a limit.
         resolution: GraphHash's own parameter.
         num_users: all users, seen or not; 0 where they have no table.
         num_items: all items, seen or not.
@@ -67,7 +69,7 @@ def resolve_budget(
             f"rows: '{100 * tables / ids:.3g}%' to '100%', or table_mib: {2 * tables * row_mib:.4g} to"
             f" {(ids + tables) * row_mib:.4g}"
         )
-    return Budget(wanted, None)
+    return Budget(wanted, None, at_most=table_mib is not None)
 
 
 def parse_rows(rows: str | int | None, ids: int) -> int:
@@ -107,7 +109,7 @@ def cluster_to_budget(
         assert budget.resolution is not None
         return co_cluster(graph, budget.resolution, algorithm)
     if not items_only:
-        return search_resolution(graph, budget.rows, algorithm)
+        return search_resolution(graph, budget.rows, algorithm, at_most=budget.at_most)
     users, items = (int((side > 0).sum()) for side in degrees(graph))
     rows = min(budget.rows, items)
     found = search_resolution(graph, max(2, round(rows / max(1, items) * (users + items))), algorithm)

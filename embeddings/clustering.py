@@ -106,19 +106,26 @@ def co_cluster(graph: sparse.csr_array, resolution: float, algorithm: Algorithm 
 
 
 def search_resolution(
-    graph: sparse.csr_array, target_rows: int, algorithm: Algorithm = "louvain", tolerance: float = 0.02
+    graph: sparse.csr_array,
+    target_rows: int,
+    algorithm: Algorithm = "louvain",
+    tolerance: float = 0.02,
+    *,
+    at_most: bool = False,
 ) -> CoClustering:
     """Find the resolution whose user and item clusters together number ``target_rows``, the unseen rows not counted.
 
     The number of clusters grows with the resolution, about as a power: the search interpolates the logarithms inside
     a bracket. Where no resolution comes within ``tolerance`` (small graphs, plateaus, many components) the nearest
-    clustering is brought to exactly ``target_rows`` by halving its largest or merging its smallest buckets.
+    clustering is brought to exactly ``target_rows`` by halving its largest or merging its smallest buckets; with
+    ``at_most`` so is one within ``tolerance`` that has more rows.
 
     Args:
         graph: train pairs [users, items].
         target_rows: from 2 to the number of users and items with an interaction.
         algorithm: "louvain" or "leiden".
         tolerance: relative error of the number of rows that is accepted as it is.
+        at_most: more than ``target_rows`` are not accepted.
 
     Raises:
         ValueError: The target cannot be met; the message has the feasible range.
@@ -137,7 +144,8 @@ def search_resolution(
     for fits in range(1, MAX_FITS + 1):
         found = co_cluster(graph, resolution, algorithm)
         if abs(found.num_rows - target_rows) <= tolerance * target_rows:
-            return dataclasses.replace(found, seconds=time.perf_counter() - start, fits=fits)
+            met = _adjust(None, found, target_rows) if at_most and found.num_rows > target_rows else found
+            return dataclasses.replace(met, seconds=time.perf_counter() - start, fits=fits)
         if found.num_rows < target_rows:
             coarse = found
         else:

@@ -113,8 +113,8 @@ class Budget(Section):
     """Rows of the compressed tables, users and items together; exactly one field is set.
 
     ``rows`` is a share ("16%") or a number of rows; ``table_mib`` counts the tables' weights; ``resolution`` is
-    GraphHash's own parameter. The first three are met within 2 % by searching the resolution; the rows that GraphHash
-    gives per side are then used by every compressor.
+    GraphHash's own parameter. The first two are met within 2 % by searching the resolution, and ``table_mib`` is never
+    exceeded; the rows that GraphHash gives per side are then used by every compressor.
     """
 
     rows: str | int | None = None

@@ -39,7 +39,7 @@ from recsys.rankers.ranker import FieldModel
 from recsys.rankers.training import RankingSettings
 from recsys.settings import FitResult, Selection
 
-MAPS_VERSION = 7
+MAPS_VERSION = 8
 
 
 @dataclasses.dataclass(frozen=True)

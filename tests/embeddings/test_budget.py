@@ -9,6 +9,8 @@ import pytest
 from scipy import sparse
 
 from embeddings.budget import Budget, cluster_to_budget, resolve_budget
+from embeddings.clustering import Algorithm
+from embeddings.compress import compress
 
 GOWALLA = {"num_users": 29_858, "num_items": 40_981, "row_bytes": 256}
 
@@ -27,7 +29,7 @@ GOWALLA = {"num_users": 29_858, "num_items": 40_981, "row_bytes": 256}
 )
 def test_rows(given: dict[str, Any], rows: int) -> None:
     defaults = {"rows": None, "table_mib": None, "resolution": None}
-    assert resolve_budget(**(defaults | given), **GOWALLA) == Budget(rows, None)
+    assert resolve_budget(**(defaults | given), **GOWALLA) == Budget(rows, None, at_most="table_mib" in given)
 
 
 def test_table_mib_covers_both_tables_with_their_unseen_rows() -> None:
@@ -38,7 +40,7 @@ def test_table_mib_covers_both_tables_with_their_unseen_rows() -> None:
 
 def test_a_table_of_the_items_alone_has_one_unseen_row() -> None:
     given = {"num_users": 0, "num_items": 12_101, "row_bytes": 256}
-    assert resolve_budget(None, 12_102 * 256 / 2**20, None, **given) == Budget(12_101, None)
+    assert resolve_budget(None, 12_102 * 256 / 2**20, None, **given) == Budget(12_101, None, at_most=True)
     assert resolve_budget(1, None, None, **given) == Budget(1, None)
     with pytest.raises(ValueError, match="can have rows: 1 to 12101"):
         resolve_budget(0, None, None, **given)
@@ -77,6 +79,25 @@ def test_clustering_to_either_kind_of_budget() -> None:
     assert cluster_to_budget(graph, Budget(12, None)).num_rows == 12
     found = cluster_to_budget(graph, Budget(None, 1.5), "leiden")
     assert (found.num_rows, found.resolution, found.algorithm) == (12, 1.5, "leiden")
+
+
+@pytest.mark.parametrize("algorithm", ["louvain", "leiden"])
+def test_tables_that_are_built_take_no_more_than_table_mib(algorithm: Algorithm) -> None:
+    """Whatever the search accepts: a resolution that gives a few rows too many is not the last step."""
+    drawn = np.random.default_rng(0).random((500, 400)) < 0.02
+    graph = sparse.csr_array(drawn.astype(np.float32))
+    accepted = []
+    for rows in range(100, 500, 50):
+        mib = (rows + 2) * 256 / 2**20
+        budget = resolve_budget(None, mib, None, 500, 400, 256)
+        clusters = cluster_to_budget(graph, budget, algorithm)
+        sides = (clusters.num_user_clusters, clusters.num_item_clusters)
+        for name, given in (("graphhash", clusters), ("universal_hash", None)):
+            built = sum(one.num_rows for one in compress(name, graph, *sides, clustering=given))
+            assert 0.98 * rows <= built - 2 <= rows
+            assert built * 256 / 2**20 <= mib
+        accepted.append(cluster_to_budget(graph, Budget(rows, None), algorithm).num_rows - rows)
+    assert max(accepted) > 0, "no budget here is one that the search goes beyond"
 
 
 @pytest.mark.parametrize("rows", [1, 5, 12, 40, 60])
