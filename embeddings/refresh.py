@@ -62,8 +62,9 @@ def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDA
     lacking = before @ weight - matrix[:, np.flatnonzero(kept)] @ table[kept]
     table[fitted] = nearest_table(matrix[:, np.flatnonzero(fitted)], lacking)
     before.data = np.repeat(1 / np.diff(before.indptr), np.diff(before.indptr))
+    shares = before[who]
     fresh = {
-        name: array.copy() if not array.ndim else _carried_state(array, source, fitted, rows, before[who])
+        name: array.copy() if not array.ndim else _carried_state(array, source, fitted, rows, shares)
         for name, array in state.items()
     }
     return Carried(table, fresh, int(kept.sum()), int(fitted.sum()))
@@ -91,15 +92,15 @@ def _same_rows(old: IdMap, new: IdMap, who: IntArray, place: IntArray) -> IntArr
 
 
 def _carried_state(
-    array: npt.NDArray[np.generic], source: IntArray, fitted: BoolArray, rows: IntArray, before: csr_array
+    array: npt.NDArray[np.generic], source: IntArray, fitted: BoolArray, rows: IntArray, shares: csr_array
 ) -> npt.NDArray[np.generic]:
     """State of kept rows, for fitted rows the mean over their ids, zero for rows without a known id.
 
-    ``before`` has for each use of ``rows`` the share of the id's old rows.
+    ``shares`` has for each use of ``rows`` those of the id's old rows.
     """
     flat = array.reshape(len(array), -1).astype(np.float64)
     uses = csr_array((np.ones(rows.size), (rows, np.arange(rows.size))), shape=(source.size, rows.size))
-    total: npt.NDArray[np.float64] = uses @ before @ flat
+    total: npt.NDArray[np.float64] = uses @ shares @ flat
     total /= np.maximum(np.bincount(rows, minlength=source.size), 1)[:, None]
     total[~fitted] = 0.0
     carried = total.astype(array.dtype).reshape(source.size, *array.shape[1:])
