@@ -30,8 +30,8 @@ METRICS = ("recall", "recall_capped", "ndcg", "map", "mrr", "hit", "precision")
 WITHOUT_NEGATIVES = ("in_batch_softmax", "directau", "softmax")
 """Losses of :class:`Mf` and its kind that never draw negatives."""
 
-SHORT_OPTIMIZERS = ("sgd", "rowwise_adagrad")
-"""Optimizers of bfloat16 rows: the state of others takes more than the rows save."""
+ROUNDED_OPTIMIZERS = ("sgd", "rowwise_adagrad")
+"""Optimizers of rows below float32: the state of others takes more than the rows save."""
 
 CLUSTERING = ("graphhash", "double_graphhash", "multi_graphhash")
 """Compressors that read ``compressor.algorithm``."""
@@ -211,8 +211,8 @@ def check_optimizer(model: TableModel | RankerModel | ExpertMixture) -> Iterator
 
 def _check_tables(model: TableModel) -> Iterator[Finding]:
     yield from check_optimizer(model)
-    if model.table_dtype == "bfloat16":
-        yield from _check_short(model)
+    if model.table_dtype != "float32":
+        yield from _check_rounded(model)
     if model.backend == "fbgemm":
         yield from _check_fbgemm(model)
     if isinstance(model, Mf | TwoTower):
@@ -231,15 +231,16 @@ def _check_tables(model: TableModel) -> Iterator[Finding]:
     yield from _check_tables_kind(model)
 
 
-def _check_short(model: TableModel) -> Iterator[Finding]:
-    """What bfloat16 rows do not go with, which the tables refuse too."""
+def _check_rounded(model: TableModel) -> Iterator[Finding]:
+    """What rows below float32 do not go with, which the tables refuse too."""
+    rows = f"{model.table_dtype} rows"
     if model.backend != "torch":
-        yield ("model", "backend"), f"got {model.backend!r}, but bfloat16 rows need the torch back end"
-    if model.optimizer.name not in SHORT_OPTIMIZERS:
-        allowed = " or ".join(SHORT_OPTIMIZERS)
-        yield ("model", "optimizer", "name"), f"bfloat16 rows are updated by {allowed}, got {model.optimizer.name}"
+        yield ("model", "backend"), f"got {model.backend!r}, but {rows} need the torch back end"
+    if model.optimizer.name not in ROUNDED_OPTIMIZERS:
+        allowed = " or ".join(ROUNDED_OPTIMIZERS)
+        yield ("model", "optimizer", "name"), f"{rows} are updated by {allowed}, got {model.optimizer.name}"
     if model.optimizer.weight_decay:
-        yield ("model", "optimizer", "weight_decay"), "bfloat16 rows have none; set it to 0"
+        yield ("model", "optimizer", "weight_decay"), f"{rows} have none; set it to 0"
     for other in ("sparse", "mixed_dims"):
         if getattr(model, other, None) is not None:
             yield ("model", other), "its rows are float32; remove it, or table_dtype"

@@ -34,8 +34,8 @@ class TableModel(EpochModel):
     dim: int = Field(default=64, ge=1)
     optimizer: Optimizer = Optimizer()
     backend: Literal["torch", "fbgemm"] = "torch"
-    table_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of the tables' rows; bfloat16 halves them and rounds updates at random"
+    table_dtype: Literal["float32", "bfloat16", "int8"] = Field(
+        default="float32", description="of the tables' rows; those below float32 take less and round updates at random"
     )
     init_std: float = Field(default=0.1, gt=0)
 
@@ -52,4 +52,10 @@ class TableModel(EpochModel):
     @property
     def row_bytes(self) -> int:
         """Of the weights of one row."""
-        return self.table_dim * (2 if self.table_dtype == "bfloat16" else 4)
+        match self.table_dtype:
+            case "float32":
+                return self.table_dim * 4
+            case "bfloat16":
+                return self.table_dim * 2
+            case "int8":
+                return self.table_dim + 1

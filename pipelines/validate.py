@@ -35,7 +35,7 @@ def describe(experiment: Experiment) -> str:
             sparse = getattr(model, "sparse", None)
             share = "" if sparse is None else f", sparse {100 * sparse.density:.3g} %"
             tables = f", {label(compressor_of(variant.compressor))}{share}, dim {model.dim}"
-            tables += " in bfloat16" if model.table_dtype == "bfloat16" else ""
+            tables += "" if model.table_dtype == "float32" else f" in {model.table_dtype}"
         lines.append(f"  {variant.name}: {model.name}{tables}")
     return "\n".join([*lines, *memory_lines(experiment)])
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from embeddings import atomic
 from embeddings.id_map import IdMap
-from embeddings.tables import OptimizerSpec, build_table
-from embeddings.tables.build import row_dtype
 from embeddings.tables.table import Table
 from recsys import tower_checkpoint
 from recsys.bipartite import BipartiteGraph
@@ -42,7 +40,7 @@ from recsys.models.two_tower import TwoTower
 from recsys.retriever import Retriever, VectorRetriever
 from recsys.self_supervision import SelfSupervision
 from recsys.sequence_checkpoint import sequence_contents, sequence_model
-from recsys.table_tensors import read_sparse_table, table_tensors
+from recsys.table_tensors import read_table, table_tensors
 from recsys.training_state import CheckpointError
 
 Closed = Popularity | ItemKnn | Ials | Slim | Ease | GraphFilter
@@ -122,7 +120,7 @@ def load_model(directory: Path) -> Model:  # noqa: PLR0911 - one for each kind o
                 return load_backbone(facts, tensors, _tables(directory, tensors))
             case "two_tower":
                 return tower_checkpoint.restore(
-                    facts, tensors, lambda name: _either_table(directory / f"{name}.map.safetensors", tensors, name)
+                    facts, tensors, lambda name: _table(directory / f"{name}.map.safetensors", tensors, name)
                 )
             case other:
                 raise CheckpointError(f"{directory / 'model.json'} names the unknown model {other!r}; train it again")
@@ -191,7 +189,7 @@ def _reader(directory: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) 
         return tiger_model(facts, tensors)
     if facts["model"] == "rpg":
         return rpg_model(facts, tensors)
-    return sequence_model(facts, tensors, lambda: _table(directory / "item_map.safetensors", tensors["items"]))
+    return sequence_model(facts, tensors, lambda: _table(directory / "item_map.safetensors", tensors, "items"))
 
 
 def _graph_model(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tuple[Any, Any]) -> LightGcn | Ngcf:
@@ -229,16 +227,17 @@ def _table_tensors(model: MatrixFactorization) -> dict[str, Tensor]:
 
 def _tables(directory: Path, tensors: dict[str, Tensor]) -> tuple[Any, Any]:
     users, items = directory / "user_map.safetensors", directory / "item_map.safetensors"
-    return _either_table(users, tensors, "users"), _either_table(items, tensors, "items")
+    return _table(users, tensors, "users"), _table(items, tensors, "items")
 
 
-def _either_table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
+def _table(map_path: Path, tensors: dict[str, Tensor], side: str) -> Any:
     """What :func:`recsys.table_tensors.table_tensors` wrote of a table."""
-    if f"{side}.values" not in tensors:
-        return _table(map_path, tensors[side])
-    id_map = _id_map(map_path)
     try:
-        return read_sparse_table(side, tensors, id_map)
+        id_map = IdMap.load(map_path)
+    except ValueError as error:
+        raise CheckpointError(f"{error}, or train the model again") from error
+    try:
+        return read_table(side, tensors, id_map)
     except ValueError as error:
         raise CheckpointError(f"the {side} beside {map_path} do not fit it: {error}; train it again") from error
 
@@ -253,30 +252,3 @@ def _facts(path: Path) -> dict[str, Any]:
     if facts.get("version") != _VERSION:
         raise CheckpointError(f"{path} has version {facts.get('version')}, this program reads {_VERSION}")
     return facts
-
-
-def _id_map(path: Path) -> IdMap:
-    try:
-        return IdMap.load(path)
-    except ValueError as error:
-        raise CheckpointError(f"{error}, or train the model again") from error
-
-
-def _table(map_path: Path, weight: Tensor) -> Any:
-    """A table for lookups, on the torch back end whatever it was trained on."""
-    id_map = _id_map(map_path)
-    if weight.ndim != 2 or len(weight) != id_map.num_rows:
-        raise CheckpointError(
-            f"{map_path} maps to {id_map.num_rows:,} rows, but the weights beside it have shape {list(weight.shape)}"
-        )
-    table = build_table(
-        id_map,
-        int(weight.shape[1]),
-        backend="torch",
-        optimizer=OptimizerSpec("sgd"),
-        init_std=0.0,
-        generator=np.random.default_rng(0),
-        dtype=row_dtype(weight),
-    )
-    table.weight().copy_(weight)
-    return table

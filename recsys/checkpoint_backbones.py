@@ -8,15 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from embeddings.id_map import IdMap
-from embeddings.tables import OptimizerSpec, Table, build_table
-from embeddings.tables.build import row_dtype
+from embeddings.tables import Table
 from recsys.bipartite import BipartiteGraph
 from recsys.knowledge_graph import KnowledgeGraph
 from recsys.models.kgat import Kgat
 from recsys.models.neumf import NeuMf
 from recsys.models.simplex import SimpleX
 from recsys.models.transr import TransR
-from recsys.table_tensors import layer_tensors, read_layers, table_tensors
+from recsys.table_tensors import layer_tensors, read_layers, read_table, table_tensors
 
 Backbone = Kgat | SimpleX | NeuMf
 
@@ -28,7 +27,8 @@ def backbone_contents(model: Backbone) -> tuple[dict[str, Any], dict[str, Tensor
         case Kgat():
             learned = model.knowledge
             tensors |= {"translations": learned.translations, "projections": learned.projections}
-            tensors |= {"entities": learned.entities.weight(), **learned.graph.tensors(), **model.graph.interactions()}
+            tensors |= table_tensors("entities", learned.entities)
+            tensors |= {**learned.graph.tensors(), **model.graph.interactions()}
             facts = {"model": "kgat", "similarity": model.similarity}
             return facts, tensors | _layers("mixers", model.mixers)
         case SimpleX():
@@ -70,12 +70,8 @@ def load_backbone(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tup
 
 
 def _kgat(facts: dict[str, Any], tensors: dict[str, Tensor], tables: tuple[Table, Table]) -> Kgat:
-    nothing, rows = np.random.default_rng(0), tensors["entities"]
-    entities = build_table(
-        IdMap.identity(len(rows) - 1), rows.shape[1], optimizer=OptimizerSpec("sgd"), init_std=0.0, generator=nothing,
-        dtype=row_dtype(rows),
-    )  # fmt: skip
-    entities.weight().copy_(rows)
+    nothing = np.random.default_rng(0)
+    entities = read_table("entities", tensors, IdMap.identity(len(tensors["entities"]) - 1))
     learned = TransR(entities, KnowledgeGraph.from_tensors(tensors), generator=nothing)
     learned.translations.data, learned.projections.data = tensors["translations"], tensors["projections"]
     mixers = [tensors[f"mixers.{layer}"] for layer in range(sum(name.startswith("mixers.") for name in tensors))]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from embeddings.id_map import IdMap
 from embeddings.semantic_id.codes import SemanticCodes
-from embeddings.tables import OptimizerSpec, build_table
 from recsys.mlp import Mlp
 from recsys.models.dense_head import DenseHead, DenseSettings
 from recsys.models.rpg import Rpg
 from recsys.models.t5 import T5Shape
 from recsys.models.tiger import Reading, Tiger
 from recsys.sequence_checkpoint import below, encoder_of, histories_of, history_tensors
+from recsys.table_tensors import read_table, table_tensors
 
 
 def tiger_contents(model: Tiger) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -60,7 +60,7 @@ def _dense(facts: dict[str, Any], content: Tensor, reading: dict[str, int]) -> D
 def rpg_contents(model: Rpg) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """JSON-able facts, and the tensors: tokens, encoder, heads, codes and the histories that the model reads."""
     facts = {"temperature": model.temperature, "encoder": model.encoder.facts(), "codes": _code_facts(model.codes)}
-    tensors = {"tokens": model.tokens.weight()} | _code_tensors(model.codes) | history_tensors(model.histories)
+    tensors = table_tensors("tokens", model.tokens) | _code_tensors(model.codes) | history_tensors(model.histories)
     for name, part in (("encoder", model.encoder), ("heads", model.heads)):
         tensors |= {f"{name}.{key}": tensor for key, tensor in part.state_dict().items()}
     return {"model": "rpg", **facts}, tensors
@@ -68,12 +68,8 @@ def rpg_contents(model: Rpg) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def rpg_model(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Rpg:
     """The model of :func:`rpg_contents`."""
-    codes, weight = _codes(facts["codes"], tensors), tensors["tokens"]
-    tokens = build_table(
-        IdMap.identity(len(weight) - 1), weight.shape[1], optimizer=OptimizerSpec("sgd"), init_std=0.0,
-        generator=np.random.default_rng(0),
-    )  # fmt: skip
-    tokens.load_state_dict({"embedding": weight})
+    codes = _codes(facts["codes"], tensors)
+    tokens = read_table("tokens", tensors, IdMap.identity(len(tensors["tokens"]) - 1))
     encoder = encoder_of(facts["encoder"], tokens.dim, tensors)
     model = Rpg(codes, tokens, encoder, histories_of(tensors), temperature=facts["temperature"])
     model.heads.load_state_dict(below("heads.", tensors))

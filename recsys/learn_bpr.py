@@ -97,7 +97,7 @@ def _problems(model: MatrixFactorization, settings: FitSettings) -> list[str]:
         "negatives.shared": negatives.shared,
         "negatives.group": negatives.group is not None,
         "negatives.reject_positives": negatives.reject_positives,
-        "table_dtype: bfloat16": any(isinstance(table, TorchTable) and table.short for table in tables),
+        "table_dtype below float32": any(isinstance(table, TorchTable) and table.rounded for table in tables),
         "optimizer adam or lazy_adam": any(table.optimizer.name in ("adam", "lazy_adam") for table in tables),
         "tables with several rows or weights per id": any(
             table.rows_per_id > 1 or table.id_map.weights is not None for table in tables

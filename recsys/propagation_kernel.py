@@ -11,8 +11,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from embeddings.tables.addresses import address_of
 from embeddings.tables.kernels import Floats, Ints, Longs
-from embeddings.tables.vector import add_scaled, address_of, sum_rows
+from embeddings.tables.vector import add_scaled, sum_rows
 
 
 class Adjacency(NamedTuple):

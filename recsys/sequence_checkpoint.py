@@ -16,6 +16,7 @@ from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.sequences import Sequences
+from recsys.table_tensors import table_tensors
 
 
 def sequence_contents(model: SequenceModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -26,7 +27,7 @@ def sequence_contents(model: SequenceModel) -> tuple[dict[str, Any], dict[str, T
             facts["widths"] = list(network.widths)
             tensors = {"content": content} | {f"network.{name}": p for name, p in network.state_dict().items()}
         case table:
-            tensors = {"items": table.weight()}
+            tensors = table_tensors("items", table)
     tensors |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
     tensors |= history_tensors(model.histories)
     return {"model": "sequence", **facts}, tensors

@@ -56,6 +56,7 @@ def start_from(table: Table, id_map: IdMap, vectors: Floats, std: float) -> None
         return
     fitted = nearest_table(weights_of(id_map), vectors * np.float32(std / size)).astype(np.float32)
     filled = np.flatnonzero(np.abs(fitted).sum(axis=1))
-    with torch.no_grad():
-        weight = table.weight()
-        weight[torch.from_numpy(filled), : fitted.shape[1]] = torch.from_numpy(fitted[filled]).to(weight.dtype)
+    at = torch.from_numpy(filled)
+    rows = table.weight()[at].float()
+    rows[:, : fitted.shape[1]] = torch.from_numpy(fitted[filled])
+    table.write(rows, at)

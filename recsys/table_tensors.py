@@ -12,28 +12,39 @@ from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, Table
 from embeddings.tables.sparse_table import SparseTable
 from embeddings.tables.sparse_weights import SparseWeights, output_rows
+from embeddings.tables.torch_table import TorchTable
 from recsys.training_state import CheckpointError
 
 
 def table_tensors(name: str, table: Table) -> dict[str, Tensor]:
-    """The rows of a table under ``name``, or the entries of a sparse one with mask and dimension under ``name.*``."""
+    """The rows of a table as they are stored, or a sparse one's entries, mask and dimension under ``name.*``."""
     match table:
         case SparseTable():
             dim = torch.tensor(table.dim)
             return {f"{name}.values": table.values, f"{name}.mask": table.mask, f"{name}.dim": dim}
+        case TorchTable():
+            return {name: table.rows().detach()}
         case _:
             return {name: table.weight()}
 
 
-def read_sparse_table(name: str, tensors: Mapping[str, Tensor], id_map: IdMap) -> SparseTable:
-    """The sparse table that :func:`table_tensors` wrote, for lookups.
+def read_table(name: str, tensors: Mapping[str, Tensor], id_map: IdMap) -> TorchTable | SparseTable:
+    """The table that :func:`table_tensors` wrote, for lookups, on the torch back end whatever it was trained on.
 
     Raises:
         KeyError: A tensor is missing.
         ValueError: The tensors do not fit each other or the id map.
     """
-    dim, mask = int(tensors[f"{name}.dim"]), tensors[f"{name}.mask"].numpy().view(np.uint16)
-    return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{name}.values"])
+    if f"{name}.values" in tensors:
+        dim, mask = int(tensors[f"{name}.dim"]), tensors[f"{name}.mask"].numpy().view(np.uint16)
+        return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{name}.values"])
+    rows, nothing = tensors[name], np.random.default_rng(0)
+    if rows.ndim != 2 or len(rows) != id_map.num_rows:
+        raise ValueError(f"the map has {id_map.num_rows:,} rows, the weights have shape {list(rows.shape)}")
+    dim = rows.shape[1] - (rows.dtype == torch.int8)
+    table = TorchTable(id_map, dim, OptimizerSpec("sgd"), init_std=0.0, generator=nothing, dtype=rows.dtype)
+    table.rows().detach().copy_(rows)
+    return table
 
 
 def layer_tensors(name: str, weights: SparseWeights) -> dict[str, Tensor]:
@@ -50,9 +61,7 @@ def read_layers(name: str, tensors: Mapping[str, Tensor], outputs: Sequence[int]
         CheckpointError: The tensors do not fit each other or the outputs.
     """
     try:
-        parts = [
-            read_sparse_table(f"{name}.{layer}", tensors, output_rows(count)) for layer, count in enumerate(outputs)
-        ]
+        parts = [read_table(f"{name}.{layer}", tensors, output_rows(count)) for layer, count in enumerate(outputs)]
     except ValueError as error:
         raise CheckpointError(f"the layers {name} of the saved model do not fit: {error}; train it again") from error
-    return SparseWeights(parts)
+    return SparseWeights([part for part in parts if isinstance(part, SparseTable)])

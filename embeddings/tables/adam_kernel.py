@@ -7,8 +7,9 @@ from typing import Any
 import numba
 import numpy as np
 
+from embeddings.tables.addresses import address_of
 from embeddings.tables.kernels import Floats, Pairs
-from embeddings.tables.vector import address_of, sum_rows
+from embeddings.tables.vector import sum_rows
 
 _ROW = np.uint64(32)
 """Bits of a pair below its row."""

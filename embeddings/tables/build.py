@@ -6,7 +6,6 @@ from typing import Literal, assert_never
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from embeddings.id_map import IdMap
 from embeddings.sparsity import RowGroups, Sparsity
@@ -17,12 +16,7 @@ from embeddings.tables.table import Table
 from embeddings.tables.torch_table import TorchTable
 
 Backend = Literal["torch", "fbgemm"]
-RowDtype = Literal["float32", "bfloat16"]
-
-
-def row_dtype(weight: Tensor) -> RowDtype:
-    """The ``dtype`` of :func:`build_table` for rows that are there."""
-    return "bfloat16" if weight.dtype == torch.bfloat16 else "float32"
+RowDtype = Literal["float32", "bfloat16", "int8"]
 
 
 def build_table(
@@ -48,7 +42,7 @@ def build_table(
         generator: draws the initial rows.
         sparsity: store only some entries, see :class:`SparseTable`; for the torch back end. None for all.
         groups: rows of a sparse table that start with the same columns; None for random columns in each.
-        dtype: of the rows; bfloat16 for the torch back end, see :class:`TorchTable`.
+        dtype: of the rows; below float32 for the torch back end, see :class:`TorchTable`.
 
     Raises:
         ModuleNotFoundError: The back end is not installed; the message has the command that installs it.

@@ -17,19 +17,18 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from embeddings.tables.bfloat16 import add_rounded
+from embeddings.tables.addresses import address_of, array_at
 from embeddings.tables.vector import (
     AHEAD,
     LINE,
     adagrad,
     adam,
     add_scaled,
-    address_of,
-    array_at,
+    add_stored,
     prefetch_row,
     sum_rows,
-    sum_short_rows,
     sum_squares,
+    sum_stored,
 )
 
 Floats = npt.NDArray[np.float32]
@@ -40,15 +39,16 @@ Jobs = npt.NDArray[np.void]
 
 JOB = np.dtype(
     [(name, np.int64) for name in (
-        "table", "num_rows", "dim", "short", "state", "state_dim", "second", "steps", "rows", "lookups", "weights",
-        "offsets", "bags", "pooled", "pooled_step",
+        "table", "num_rows", "dim", "value_bytes", "state", "state_dim", "second", "steps", "rows", "lookups",
+        "weights", "offsets", "bags", "pooled", "pooled_step",
     )]
 )  # fmt: skip
-"""One table of a call. Addresses: ``table`` float32 [num_rows, dim], or bfloat16 where ``short`` is 1; ``state`` and,
-for lazy Adam, ``second`` float32 [num_rows, state_dim]; ``rows`` int32 [lookups]; ``weights`` float32 [lookups], 0 for
-ones; ``offsets`` int64 [bags + 1] or 0 for bags of one lookup; ``pooled`` float32 [dim] every ``pooled_step`` bytes,
-the bags' sums in :func:`pool_tables` and their gradients in :func:`update_tables`. ``steps`` counts the updates before
-this one; with the row it decides how bfloat16 is rounded.
+"""One table of a call. Addresses: ``table`` float32 [num_rows, dim] where ``value_bytes`` is 4, bfloat16 where it is 2,
+int8 [num_rows, dim + 1] (:mod:`embeddings.tables.int8`) where it is 1; ``state`` and, for lazy Adam, ``second`` float32
+[num_rows, state_dim]; ``rows`` int32 [lookups]; ``weights`` float32 [lookups], 0 for ones; ``offsets`` int64 [bags + 1]
+or 0 for bags of one lookup; ``pooled`` float32 [dim] every ``pooled_step`` bytes, the bags' sums in :func:`pool_tables`
+and their gradients in :func:`update_tables`. ``steps`` counts the updates before this one; with the row it decides how
+what is below float32 is rounded.
 """
 FIND = np.dtype(
     [(name, np.int64) for name in ("ids", "count", "map_rows", "rows_per_id", "num_ids", "unseen_row", "rows")]
@@ -133,6 +133,12 @@ def first_fall(offsets: Longs) -> int:
     return -1
 
 
+@numba.njit(cache=True)
+def row_bytes_of(job: Any) -> Any:
+    """Bytes from one row of a table to the next; int8 rows end with their exponent."""
+    return job.dim * job.value_bytes + (job.value_bytes == 1)
+
+
 @numba.njit(parallel=True, cache=True)
 def pool_tables(jobs: Jobs, finds: Jobs, parts: int) -> None:
     """Sum the rows of each bag into ``pooled``.
@@ -154,10 +160,8 @@ def pool_tables(jobs: Jobs, finds: Jobs, parts: int) -> None:
             start = offsets[bag] if len(offsets) else bag
             stop = offsets[bag + 1] if len(offsets) else bag + 1
             out = job.pooled + bag * job.pooled_step
-            if job.short:
-                sum_short_rows(job.dim, job.table, job.dim * 2, job.rows, 4, job.weights, start, stop, end - 1, out)
-            else:
-                sum_rows(job.dim, job.table, job.dim * 4, job.rows, 4, job.weights, start, stop, end - 1, out)
+            where = job.rows, job.weights, start, stop, end - 1, out
+            sum_stored(job.value_bytes, job.dim, job.table, row_bytes_of(job), where)
 
 
 def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
@@ -171,7 +175,7 @@ def pool_rows(table: Floats, rows: Ints, offsets: Longs, out: Floats) -> None:
     """
     bags, dim = out.shape
     at = [array.ctypes.data for array in (table, rows, offsets, out)]
-    job = (at[0], len(table), dim, 0, 0, 0, 0, 0, at[1], len(rows), 0, at[2], bags, at[3], dim * 4)
+    job = (at[0], len(table), dim, 4, 0, 0, 0, 0, at[1], len(rows), 0, at[2], bags, at[3], dim * 4)
     with threads_for(len(rows)) as threads:
         pool_tables(records([job], JOB), records([], FIND), threads)
 
@@ -299,7 +303,7 @@ def _update_rows(
     ``gradients`` are addresses of float32 [dim], ``squares`` the means of their squares for row-wise Adagrad. One loop
     follows the other, so that a row's square root and division do not wait for those of the row before.
     """
-    dim, row_bytes, lr, eps = job.dim, job.dim * 4, rates[0], rates[1]
+    dim, row_bytes, stored, lr, eps = job.dim, job.dim * 4, row_bytes_of(job), rates[0], rates[1]
     if kind == 2:
         for i in range(count):
             place = rows[i] * row_bytes
@@ -318,10 +322,8 @@ def _update_rows(
         else:
             scales[i] = -lr
     for i in range(count):
-        if job.short:
-            add_rounded(dim, job.table + rows[i] * dim * 2, scales[i], gradients[i], _drawn(rows[i], job.steps))
-        else:
-            add_scaled(dim, job.table + rows[i] * row_bytes, scales[i], gradients[i])
+        at = job.table + rows[i] * stored
+        add_stored(job.value_bytes, dim, at, scales[i], gradients[i], _drawn(rows[i], job.steps))
 
 
 @numba.njit(parallel=True, cache=True)
@@ -352,7 +354,7 @@ def _update_groups(job: Any, pairs: Pairs, weights: Floats, kind: int, rates: Fl
     A block of rows is asked for while their gradients are summed, and updated after that.
     """
     dim, count, last, i = job.dim, len(pairs), len(pairs) - 1, 0
-    row_bytes, stored, state_bytes = dim * 4, dim * (2 if job.short else 4), job.state_dim * 4
+    row_bytes, stored, state_bytes = dim * 4, row_bytes_of(job), job.state_dim * 4
     sum_bytes = (row_bytes + LINE - 1) // LINE * LINE
     space = np.empty((sum_bytes * BLOCK + LINE) // 4, np.float32)
     sums = (address_of(space) + LINE - 1) // LINE * LINE

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from embeddings.tables.vector import array_at
+from embeddings.tables.addresses import array_at
 
 WORD = 16  # columns of a mask word
 _WORD, _INT32, _INT64, _FLOAT = ir.IntType(WORD), ir.IntType(32), ir.IntType(64), ir.FloatType()

@@ -138,7 +138,11 @@ class Table(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def weight(self) -> Tensor:
-        """[num_rows, D], a view of what is trained: float32, or bfloat16 where the back end was told so."""
+        """[num_rows, D] of what is trained: a view where it is stored as float32 or bfloat16, else a float32 copy."""
+
+    def write(self, values: Tensor, at: Tensor) -> None:
+        """Set the rows ``at``, int64 [n], to float32 [n, D]; for tables that store whole rows."""
+        self.weight()[at] = values
 
     @abc.abstractmethod
     def optimizer_state(self) -> dict[str, Tensor]:

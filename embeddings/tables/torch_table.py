@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
 from embeddings.tables import adam_kernel, kernels
+from embeddings.tables.int8 import from_int8, to_int8
 from embeddings.tables.kept_gradients import Lookup, join_bags
 from embeddings.tables.memory import empty_pages, keep_freed_memory
 from embeddings.tables.spec import OptimizerSpec
@@ -31,11 +32,12 @@ class TorchTable(Table):
         optimizer: what :meth:`step` applies.
         init_std: standard deviation of the rows' normal initialisation.
         generator: draws it.
-        dtype: of the rows. ``torch.bfloat16`` halves them; sums are float32, and an update is rounded at random, right
-            in the mean, by a draw that the row and the number of the update decide.
+        dtype: of the rows. ``torch.bfloat16`` halves them, ``torch.int8`` quarters them but for one byte a row, see
+            :mod:`embeddings.tables.int8`; sums are float32, and an update is rounded at random, right in the mean, by a
+            draw that the row and the number of the update decide.
 
     Raises:
-        ValueError: The optimizer does not update bfloat16 rows.
+        ValueError: The optimizer does not update rows that are rounded.
     """
 
     sum: Tensor
@@ -54,34 +56,39 @@ class TorchTable(Table):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(id_map, dim, optimizer)
-        if dtype == torch.bfloat16:
-            check_short(optimizer)
+        if dtype != torch.float32:
+            check_rounded(optimizer, dtype)
             self.register_buffer("steps", torch.tensor(0))
         keep_freed_memory()
-        self.embedding = nn.Parameter(normal_rows(self.num_rows, dim, init_std, generator, dtype))
+        rows = normal_rows(self.num_rows, dim, init_std, generator, dtype)
+        self.embedding = nn.Parameter(rows, requires_grad=dtype.is_floating_point)
         for name, state in optimizer_tensors(optimizer, self.num_rows, dim).items():
             self.register_buffer(name, state)
 
     @property
-    def short(self) -> bool:
-        """Whether the rows are bfloat16."""
-        rows = self._parameters["embedding"]
-        return rows is not None and rows.dtype == torch.bfloat16
+    def rounded(self) -> bool:
+        """Whether updates are rounded: the rows are bfloat16 or int8."""
+        return self.rows().dtype != torch.float32
+
+    def rows(self) -> Tensor:
+        """The rows as they are stored: float32 or bfloat16 [num_rows, D], int8 [num_rows, D + 1]."""
+        rows = self._parameters["embedding"]  # ``self.embedding`` takes longer
+        assert rows is not None
+        return rows
 
     def place(self) -> tuple[int, ...]:
         """Addresses and shapes of the rows and of the optimizer's state, as ``kernels.JOB`` starts with."""
-        rows, buffers = self._parameters["embedding"], self._buffers  # ``self.embedding`` takes longer
-        assert rows is not None
+        rows, buffers = self.rows(), self._buffers
         state, second = buffers.get("sum", buffers.get("exp_avg")), buffers.get("exp_avg_sq")
         state_dim = 0 if state is None else state.numel() // self.num_rows
         address, other = (0 if part is None else part.data_ptr() for part in (state, second))
-        steps = int(self.steps) if self.short else 0
-        return rows.data_ptr(), self.num_rows, self.dim, int(self.short), address, state_dim, other, steps
+        steps = int(self.steps) if rows.dtype != torch.float32 else 0
+        return rows.data_ptr(), self.num_rows, self.dim, rows.itemsize, address, state_dim, other, steps
 
     def rates(self) -> tuple[float, ...]:
-        """A line of the rates of ``kernels.update_tables``; counts the steps of lazy Adam and of bfloat16 rows."""
+        """A line of the rates of ``kernels.update_tables``; counts the steps of lazy Adam and of rounded rows."""
         spec = self.optimizer
-        if self.short:
+        if self.rounded:
             self.steps += 1
         if spec.name != "lazy_adam":
             return spec.lr, spec.eps, 0.0, 0.0, 1.0, spec.weight_decay
@@ -94,8 +101,17 @@ class TorchTable(Table):
         return pool_together([self], [bags])[0]
 
     def weight(self) -> Tensor:
-        """Float32 or bfloat16 [num_rows, D], a view."""
-        return self.embedding.detach()
+        """Float32 or bfloat16 [num_rows, D], a view; a float32 copy of int8 rows."""
+        rows = self.rows().detach()
+        return from_int8(rows) if rows.dtype == torch.int8 else rows
+
+    def write(self, values: Tensor, at: Tensor) -> None:
+        """See :meth:`Table.write`."""
+        rows = self.rows().detach()
+        rows[at] = to_int8(values) if rows.dtype == torch.int8 else values.to(rows.dtype)
+
+    def _weight_bytes(self) -> int:
+        return self.rows().nbytes
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """See :meth:`Table.optimizer_state`."""
@@ -119,8 +135,9 @@ class TorchTable(Table):
             )  # fmt: skip
 
 
-SHORT_OPTIMIZERS = ("sgd", "rowwise_adagrad")
+ROUNDED_OPTIMIZERS = ("sgd", "rowwise_adagrad")
 ROWS_AT_ONCE = 1 << 16
+_ANCHOR = torch.empty(0, requires_grad=True)  # stands for int8 rows in autograd, which differentiates no integers
 _MOMENTS = ("exp_avg", "exp_avg_sq", "steps")
 STATES = {"sgd": (), "adagrad": ("sum",), "rowwise_adagrad": ("sum",), "adam": _MOMENTS, "lazy_adam": _MOMENTS}
 
@@ -134,23 +151,25 @@ def optimizer_tensors(optimizer: OptimizerSpec, num_rows: int, dim: int) -> dict
 def normal_rows(
     num_rows: int, dim: int, std: float, generator: np.random.Generator, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """[num_rows, D] of independent normal numbers, mean 0; the same draws for every ``dtype``."""
-    rows = empty_pages((num_rows, dim), dtype)
+    """The rows of independent normal numbers, mean 0, as they are stored; the same draws for every ``dtype``."""
+    rows = empty_pages((num_rows, dim + (dtype == torch.int8)), dtype)
     if dtype == torch.float32:
         generator.standard_normal(out=rows.numpy(), dtype=np.float32)
         return rows.mul_(std)
     for start in range(0, num_rows, ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
-        part.copy_(torch.from_numpy(generator.standard_normal(part.shape, dtype=np.float32)).mul_(std))
+        drawn = torch.from_numpy(generator.standard_normal((len(part), dim), dtype=np.float32)).mul_(std)
+        part.copy_(to_int8(drawn) if dtype == torch.int8 else drawn)
     return rows
 
 
-def check_short(optimizer: OptimizerSpec) -> None:
-    """Raise ValueError if bfloat16 rows cannot be updated by this optimizer."""
-    if optimizer.name not in SHORT_OPTIMIZERS or optimizer.weight_decay:
+def check_rounded(optimizer: OptimizerSpec, dtype: torch.dtype) -> None:
+    """Raise ValueError if rows of a type below float32 cannot be updated by this optimizer."""
+    if optimizer.name not in ROUNDED_OPTIMIZERS or optimizer.weight_decay:
+        allowed = " or ".join(ROUNDED_OPTIMIZERS)
         raise ValueError(
-            f"bfloat16 rows are updated by {' or '.join(SHORT_OPTIMIZERS)} without weight decay, got {optimizer.name}"
-            f" with {optimizer.weight_decay:g}; use float32"
+            f"{str(dtype).removeprefix('torch.')} rows are updated by {allowed} without weight decay, got"
+            f" {optimizer.name} with {optimizer.weight_decay:g}; use float32"
         )
 
 
@@ -170,7 +189,8 @@ def pool_together(
     """
     finds = kernels.records([], kernels.FIND) if finds is None else finds
     pool = functools.partial(_pool, finds=finds, joined=joined)
-    pooled: tuple[Tensor, ...] = Lookup.apply(pool, tables, bags, *(table.embedding for table in tables))  # type: ignore[no-untyped-call]
+    rows = (_ANCHOR if table.rows().dtype == torch.int8 else table.embedding for table in tables)
+    pooled: tuple[Tensor, ...] = Lookup.apply(pool, tables, bags, *rows)  # type: ignore[no-untyped-call]
     return pooled
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
-from numba.np.numpy_support import carray
 
-from embeddings.tables.bfloat16 import short_values, splat
+from embeddings.tables.bfloat16 import add_to_bfloat16, bfloat16_values, splat
+from embeddings.tables.int8 import add_to_int8, int8_values
 
 AHEAD = 16  # rows between a prefetch and its use
 LINE = 64  # bytes of a cache line
@@ -43,17 +43,20 @@ _prefetch_line: Any = intrinsic(_type_prefetch_line)
 
 
 def _type_sum_block(
-    typing_context: Any, width: Any, weighted: Any, short: Any, table: Any, row_bytes: Any, index: Any,
-    index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any, out: Any,
+    typing_context: Any, width: Any, weighted: Any, value_bytes: Any, table: Any, row_bytes: Any, index: Any,
+    index_bytes: Any, weights: Any, start: Any, stop: Any, last: Any, out: Any, end: Any,
 ) -> Any:  # fmt: skip
-    """``width`` columns of the sum of rows ``start`` to ``stop``; see :func:`sum_rows`. Addresses are int64."""
-    if not all(isinstance(literal, types.IntegerLiteral) for literal in (width, weighted, short)):
+    """``width`` columns of the sum of rows ``start`` to ``stop``; see :func:`sum_rows`. Addresses are int64.
+
+    ``value_bytes`` tells float32, bfloat16 and int8; ``end`` is how far behind the first column an int8 row ends.
+    """
+    if not all(isinstance(literal, types.IntegerLiteral) for literal in (width, weighted, value_bytes)):
         return None
-    vector, value_bytes = ir.VectorType(ir.FloatType(), width.literal_value), 2 if short.literal_value else 4
-    scaled, lines = bool(weighted.literal_value), range(0, width.literal_value * value_bytes, LINE)
+    vector, stored = ir.VectorType(ir.FloatType(), width.literal_value), value_bytes.literal_value
+    scaled, lines = bool(weighted.literal_value), range(0, width.literal_value * stored + (stored == 1), LINE)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        table, row_bytes, index, index_bytes, weights, start, stop, last, out = args[3:]
+        table, row_bytes, index, index_bytes, weights, start, stop, last, out, end = args[3:]
 
         def load(kind: Any, address: Any) -> Any:
             return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
@@ -70,7 +73,13 @@ def _type_sum_block(
             for line in lines:
                 _emit_prefetch(builder, builder.add(later, _INT64(line)))
             at = row_address(i)
-            values = load(vector, at) if value_bytes == 4 else short_values(builder, at, vector.count)
+            match stored:
+                case 1:
+                    values = int8_values(builder, at, vector.count, builder.add(at, end))
+                case 2:
+                    values = bfloat16_values(builder, at, vector.count)
+                case _:
+                    values = load(vector, at)
             if scaled:
                 scale = load(ir.FloatType(), builder.add(weights, builder.mul(i, _INT64(4))))
                 values = builder.fmul(values, splat(builder, scale, vector))
@@ -79,7 +88,7 @@ def _type_sum_block(
         return context.get_dummy_value()
 
     address = types.int64
-    return types.void(width, weighted, short, *[address] * 9), generate
+    return types.void(width, weighted, value_bytes, *[address] * 10), generate
 
 
 def _type_square_block(typing_context: Any, width: Any, at: Any) -> Any:
@@ -169,16 +178,6 @@ def _type_adam_block(
     return types.void(width, *[types.int64] * 4, *[types.float32] * 5), generate
 
 
-def _type_pointer(typing_context: Any, address: Any, kind: Any) -> Any:
-    """The address as a pointer to values of the type of ``kind``."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(kind)(types.int64, kind), generate  # type: ignore[no-untyped-call]
-
-
-_pointer: Any = intrinsic(_type_pointer)
 _sum_block: Any = intrinsic(_type_sum_block)
 _square_block: Any = intrinsic(_type_square_block)
 _add_block: Any = intrinsic(_type_add_block)
@@ -186,9 +185,8 @@ _adagrad_block: Any = intrinsic(_type_adagrad_block)
 _adam_block: Any = intrinsic(_type_adam_block)
 
 
-def _summing(short: int) -> Any:
-    """:func:`sum_rows` for tables of float32, or of bfloat16 where ``short`` is 1."""
-    value_bytes = 2 if short else 4
+def _summing(stored: int) -> Any:
+    """:func:`sum_rows` for tables whose values have so many bytes: float32, bfloat16 or int8."""
 
     @numba.njit(cache=True)
     def sum_rows(
@@ -213,31 +211,47 @@ def _summing(short: int) -> Any:
         """
         column = 0
         while column < dim:
-            at, to = table + column * value_bytes, out + column * 4
+            at, to, end = table + column * stored, out + column * 4, dim - column
             if dim - column >= 64:
                 if weights:
-                    _sum_block(64, 1, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                    _sum_block(64, 1, stored, at, row_bytes, index, index_bytes, weights, start, stop, last, to, end)
                 else:
-                    _sum_block(64, 0, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                    _sum_block(64, 0, stored, at, row_bytes, index, index_bytes, weights, start, stop, last, to, end)
                 column += 64
             elif dim - column >= 16:
                 if weights:
-                    _sum_block(16, 1, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                    _sum_block(16, 1, stored, at, row_bytes, index, index_bytes, weights, start, stop, last, to, end)
                 else:
-                    _sum_block(16, 0, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                    _sum_block(16, 0, stored, at, row_bytes, index, index_bytes, weights, start, stop, last, to, end)
                 column += 16
             else:
                 if weights:
-                    _sum_block(1, 1, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                    _sum_block(1, 1, stored, at, row_bytes, index, index_bytes, weights, start, stop, last, to, end)
                 else:
-                    _sum_block(1, 0, short, at, row_bytes, index, index_bytes, weights, start, stop, last, to)
+                    _sum_block(1, 0, stored, at, row_bytes, index, index_bytes, weights, start, stop, last, to, end)
                 column += 1
 
     return sum_rows
 
 
-sum_rows: Any = _summing(0)
-sum_short_rows: Any = _summing(1)
+sum_rows: Any = _summing(4)
+_sum_bfloat16: Any = _summing(2)
+_sum_int8: Any = _summing(1)
+
+
+@numba.njit(cache=True)
+def sum_stored(value_bytes: Any, dim: Any, table: Any, row_bytes: Any, where: Any) -> None:
+    """:func:`sum_rows` of float32, bfloat16 or int8 (:mod:`embeddings.tables.int8`), by the bytes of a value.
+
+    ``where`` is the address of int32 indices without gaps, and ``weights``, ``start``, ``stop``, ``last`` and ``out``.
+    """
+    index, weights, start, stop, last, out = where
+    if value_bytes == 4:
+        sum_rows(dim, table, row_bytes, index, 4, weights, start, stop, last, out)
+    elif value_bytes == 2:
+        _sum_bfloat16(dim, table, row_bytes, index, 4, weights, start, stop, last, out)
+    else:
+        _sum_int8(dim, table, row_bytes, index, 4, weights, start, stop, last, out)
 
 
 @numba.njit(cache=True)
@@ -273,6 +287,17 @@ def add_scaled(dim: Any, out: Any, scale: Any, values: Any) -> None:
         else:
             _add_block(1, to, scale, from_)
             column += 1
+
+
+@numba.njit(cache=True)
+def add_stored(value_bytes: Any, dim: Any, out: Any, scale: Any, values: Any, seed: Any) -> None:
+    """:func:`add_scaled` to a row of float32, or one of bfloat16 or int8, rounded by a draw of ``seed``."""
+    if value_bytes == 4:
+        add_scaled(dim, out, scale, values)
+    elif value_bytes == 2:
+        add_to_bfloat16(dim, out, scale, values, seed)
+    else:
+        add_to_int8(dim, out, scale, values, seed)
 
 
 @numba.njit(cache=True)
@@ -320,15 +345,3 @@ def prefetch_row(table: Any, row: Any, row_bytes: Any) -> None:
     start = table + row * row_bytes
     for line in range(0, row_bytes, LINE):
         _prefetch_line(start + line)
-
-
-@numba.njit(cache=True)
-def address_of(array: Any) -> Any:
-    """Address of an array's first element as int64."""
-    return np.int64(array.ctypes.data)
-
-
-@numba.njit(cache=True)
-def array_at(address: Any, length: Any, kind: Any) -> Any:
-    """The array [length] at an address, of the type of the scalar ``kind``; [0] where the address is 0."""
-    return carray(_pointer(address, kind), (length if address else 0,))

@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from embeddings.id_map import IdMap
 from recsys.checkpoint import _table, load_model, save_model
 from recsys.models.popularity import Popularity
 from recsys.training_state import CheckpointError, fingerprint, read_state, write_state
@@ -127,9 +128,13 @@ def test_damaged_models_are_refused(tmp_path: Path) -> None:
     (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-4])
     with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
         load_model(model)
-    (model / "user_map.safetensors").write_bytes(b"damaged")
+    users = model / "user_map.safetensors"
+    IdMap.identity(60).save(users)
+    with pytest.raises(CheckpointError, match=r"users beside .*user_map.safetensors do not fit it: the map has 61"):
+        _table(users, {"users": torch.zeros(2, 1)}, "users")
+    users.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"user_map.safetensors is not a whole safetensors file"):
-        _table(model / "user_map.safetensors", torch.zeros(2, 1))
+        _table(users, {"users": torch.zeros(2, 1)}, "users")
     with pytest.raises(CheckpointError, match=r"nowhere/model.json cannot be read.*must be a saved model"):
         load_model(tmp_path / "nowhere")
 

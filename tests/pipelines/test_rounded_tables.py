@@ -1,4 +1,4 @@
-"""Tables of bfloat16 rows from the configuration to recommendations."""
+"""Tables of bfloat16 and int8 rows from the configuration to recommendations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_experiment import recsys, write_tiny
 
-from embeddings.tables.torch_table import SHORT_OPTIMIZERS
+from embeddings.tables.torch_table import ROUNDED_OPTIMIZERS
 from pipelines import config_checks
 from pipelines.config_loader import ConfigError, load_experiment
 from pipelines.report.data import Run
@@ -21,14 +21,16 @@ variants:
   - {name: short, model: {table_dtype: bfloat16}}
   - {name: spectral, model: {table_dtype: bfloat16, init: spectral}}
   - {name: lightgcn, model: {name: lightgcn, dim: 8, table_dtype: bfloat16, optimizer: {name: sgd, lr: 0.1}}}
+  - {name: byte, model: {table_dtype: int8}}
+  - {name: byte-spectral, model: {table_dtype: int8, init: spectral}}
   - name: codes
-    model: {table_dtype: bfloat16}
+    model: {table_dtype: int8}
     compressor: {name: multi_graphhash, levels: {count: 0, neighbours: 4}}
-    budget: {table_mib: 0.001}
+    budget: {table_mib: 0.0005}
 """
 
 
-def test_a_run_with_bfloat16_rows_has_half_the_bytes_and_recommends(tmp_path: Path) -> None:
+def test_a_run_with_smaller_rows_has_so_many_bytes_and_recommends(tmp_path: Path) -> None:
     config = write_tiny(tmp_path)
     config.write_text(config.read_text().partition("variants:")[0] + VARIANTS)
     rowwise = "model.optimizer={name: rowwise_adagrad, lr: 0.1}"
@@ -39,16 +41,20 @@ def test_a_run_with_bfloat16_rows_has_half_the_bytes_and_recommends(tmp_path: Pa
     rows = 60 + 40 + 2
     assert variants["wide"]["table_bytes"] == rows * 8 * 4
     assert variants["short"]["table_bytes"] == rows * 8 * 2
-    assert variants["wide"]["optimizer_bytes"] == variants["short"]["optimizer_bytes"] == rows * 4
-    assert 1000 <= variants["codes"]["table_bytes"] <= 0.001 * 2**20
-    wide, short = (variants[name]["metrics"]["test/recall@20"] for name in ("wide", "short"))
-    assert short == pytest.approx(wide, abs=0.1)
+    assert variants["byte"]["table_bytes"] == rows * 9
+    assert {variants[name]["optimizer_bytes"] for name in ("wide", "short", "byte")} == {rows * 4}
+    assert 500 <= variants["codes"]["table_bytes"] <= 0.0005 * 2**20
+    wide, *small = (variants[name]["metrics"]["test/recall@20"] for name in ("wide", "short", "byte"))
+    assert small == pytest.approx([wide, wide], abs=0.1)
     methods = {variant.name: variant.method for variant in Run(tmp_path / run).variants}
     assert methods["wide"] == "MF, full table"
     assert methods["short"] == "MF, full table, bfloat16 rows"
+    assert methods["byte"] == "MF, full table, int8 rows"
     model = load_model(tmp_path / run / "variants" / "lightgcn-s0" / "checkpoint")
     assert model.users.weight().dtype == torch.bfloat16, "what was saved in half the bytes is served in them"
-    for name in ("short", "codes", "lightgcn"):
+    model = load_model(tmp_path / run / "variants" / "byte-s0" / "checkpoint")
+    assert model.users.rows().dtype == torch.int8
+    for name in ("short", "byte", "codes", "lightgcn"):
         shown = recsys(tmp_path, "recommend", str(run), "--user", "u1", "--variant", name)
         assert shown.returncode == 0, shown.stderr
 
@@ -66,14 +72,15 @@ RULES = {
 }
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize(("change", "message"), RULES.items())
-def test_what_bfloat16_rows_do_not_go_with(change: str, message: str, tmp_path: Path) -> None:
-    base = ["model.table_dtype=bfloat16", "model.optimizer={name: sgd, lr: 0.1}"]
+def test_what_smaller_rows_do_not_go_with(change: str, message: str, dtype: str, tmp_path: Path) -> None:
+    base = [f"model.table_dtype={dtype}", "model.optimizer={name: sgd, lr: 0.1}"]
     load_experiment(str(write_tiny(tmp_path)), base)
     with pytest.raises(ConfigError) as caught:
-        load_experiment(str(tmp_path / "tiny.yaml"), [*base, change])
-    assert message in str(caught.value)
+        load_experiment(str(tmp_path / "tiny.yaml"), [*base, change.replace("bfloat16", dtype)])
+    assert message.replace("bfloat16", dtype) in str(caught.value)
 
 
 def test_the_configuration_knows_the_optimizers_of_the_tables() -> None:
-    assert config_checks.SHORT_OPTIMIZERS == SHORT_OPTIMIZERS
+    assert config_checks.ROUNDED_OPTIMIZERS == ROUNDED_OPTIMIZERS
