@@ -26,9 +26,10 @@ from embeddings.tables.spec import OptimizerName
 
 DIM, BATCH, BATCHES, CHECKED_STEPS = 64, 8192, 8, 10
 LR, EPS = 0.01, 1e-8
-BYTES_PER_LOOKUP = {"float32": DIM * (4 + 3 * 4), "bfloat16": DIM * (4 + 3 * 2)}
+BYTES_PER_LOOKUP = {"float32": DIM * (4 + 3 * 4), "bfloat16": DIM * (4 + 3 * 2), "int8": DIM * 4 + 3 * (DIM + 1)}
 JOBS: tuple[tuple[OptimizerName, RowDtype], ...] = (
-    ("rowwise_adagrad", "float32"), ("rowwise_adagrad", "bfloat16"), ("adagrad", "float32"), ("sgd", "float32"),
+    ("rowwise_adagrad", "float32"), ("rowwise_adagrad", "bfloat16"), ("rowwise_adagrad", "int8"),
+    ("adagrad", "float32"), ("sgd", "float32"),
 )  # fmt: skip
 SHAPES = ((4, 1 << 20), (1, 1 << 23))
 

@@ -54,14 +54,19 @@ def add_to_int8(dim: Any, out: Any, scale: Any, values: Any, seed: Any) -> None:
         return
     inverse = _power(2 * _MOST - exponent)
     for c in range(dim):
-        noise = np.uint32(np.uint32(seed) + np.uint32(c) * np.uint32(GOLDEN))  # Wellons' lowbias32
-        noise = np.uint32((noise ^ noise >> np.uint32(16)) * np.uint32(0x7FEB352D))
-        noise = np.uint32((noise ^ noise >> np.uint32(15)) * np.uint32(0x846CA68B))
-        noise = (noise ^ noise >> np.uint32(16)) >> np.uint32(16)
-        total = np.float32(columns[c]) * before + scale * step[c]
-        rounded = np.floor(total * inverse + np.float32(noise) * np.float32(2**-16))
+        noise = np.uint32(np.uint32(seed) + np.uint32(np.uint32(c) * np.uint32(GOLDEN)))  # Wellons' lowbias32
+        noise = np.uint32(_mixed(noise, 16) * np.uint32(0x7FEB352D))
+        noise = np.uint32(_mixed(noise, 15) * np.uint32(0x846CA68B))
+        share = np.float32(np.int32(_mixed(noise, 16) >> np.uint32(16))) * np.float32(2**-16)
+        rounded = np.floor((np.float32(columns[c]) * before + scale * step[c]) * inverse + share)
         columns[c] = np.int8(min(max(rounded, np.float32(-_MOST)), np.float32(_MOST)))
     end[0] = exponent
+
+
+@numba.njit(cache=True)
+def _mixed(bits: Any, shift: int) -> Any:
+    """32 bits mixed with themselves; every step is told to stay in 32, so that the loop around is of vectors."""
+    return np.uint32(bits ^ np.uint32(bits >> np.uint32(shift)))
 
 
 @numba.njit(cache=True)
