@@ -72,6 +72,10 @@ class CollectedTable(Table):
         """Float32 [num_rows, D], a view."""
         return self.embedding.detach()
 
+    def write(self, values: Tensor, at: Tensor) -> None:
+        """See :meth:`Table.write`."""
+        self.weight()[at] = values
+
     def set_lr(self, lr: float) -> None:
         """See :meth:`Table.set_lr`; of all tables of the collection."""
         super().set_lr(lr)

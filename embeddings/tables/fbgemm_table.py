@@ -74,6 +74,10 @@ class FbgemmTable(Table):
         """Float32 [num_rows, D], a view."""
         return self.embedding.detach()
 
+    def write(self, values: Tensor, at: Tensor) -> None:
+        """See :meth:`Table.write`."""
+        self.weight()[at] = values
+
     def step(self) -> None:
         """Apply the gradients of the backward passes since the last step, as one batch."""
         latest, self._latest = self._latest, None

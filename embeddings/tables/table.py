@@ -141,8 +141,12 @@ class Table(nn.Module, abc.ABC):
         """[num_rows, D] of what is trained: a view where it is stored as float32 or bfloat16, else a float32 copy."""
 
     def write(self, values: Tensor, at: Tensor) -> None:
-        """Set the rows ``at``, int64 [n], to float32 [n, D]; for tables that store whole rows."""
-        self.weight()[at] = values
+        """Set the rows ``at``, int64 [n], to float32 [n, D], or the nearest that the table can store.
+
+        Raises:
+            TypeError: The table does not store whole rows.
+        """
+        raise TypeError(f"{type(self).__name__} does not store whole rows that could be written")
 
     @abc.abstractmethod
     def optimizer_state(self) -> dict[str, Tensor]:

@@ -2,8 +2,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from embeddings.id_map import IdMap
+from embeddings.sparsity import Sparsity
 from embeddings.tables import OptimizerSpec, build_table
 from embeddings.tables.table import Table
 
@@ -41,3 +43,12 @@ def test_rows_need_31_bits() -> None:
     id_map = IdMap(np.arange(3)[:, None], 2**31, 3, "full")
     with pytest.raises(ValueError, match=r"2\^31 - 1 rows, got 2,147,483,648; compress, or shard"):
         build_table(id_map, 1, optimizer=OptimizerSpec(), init_std=1.0, generator=np.random.default_rng(0))
+
+
+def test_what_has_no_whole_rows_says_so_when_they_are_written() -> None:
+    sparse = build_table(
+        IdMap.identity(3), 4, optimizer=OptimizerSpec("sgd"), init_std=0.1, generator=np.random.default_rng(0),
+        sparsity=Sparsity(0.5),
+    )  # fmt: skip
+    with pytest.raises(TypeError, match="SparseTable does not store whole rows"):
+        sparse.write(torch.zeros(1, 4), torch.tensor([0]))
