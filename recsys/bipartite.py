@@ -11,7 +11,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from embeddings.tables.kernels import Longs, threads_for
+from embeddings.tables.addresses import Longs
+from embeddings.tables.kernels import threads_for
 from recsys.propagation_kernel import Adjacency, multiply, multiply_rows, multiply_sparse, positions
 
 Pair = tuple[Tensor, Tensor]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embeddings.tables.kernels import Longs
+from embeddings.tables.addresses import Longs
 from recsys.bipartite import BipartiteGraph
 
 INTERACTS = 0

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from embeddings.tables.kernels import Longs, pool_rows
+from embeddings.tables.addresses import Longs
+from embeddings.tables.kernels import pool_rows
 from recsys.bipartite import BipartiteGraph, Pair, Rows
 
 Perturb = Callable[[int, Pair], Pair]

@@ -11,8 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from embeddings.tables.addresses import address_of
-from embeddings.tables.kernels import Floats, Ints, Longs
+from embeddings.tables.addresses import Floats, Ints, Longs, address_of
 from embeddings.tables.vector import add_scaled, sum_rows
 
 

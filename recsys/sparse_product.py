@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from embeddings.tables.kernels import Floats, Longs, threads_for
+from embeddings.tables.addresses import Floats, Longs
+from embeddings.tables.kernels import threads_for
 from recsys.propagation_kernel import Adjacency, multiply, multiply_rows, multiply_sparse, positions
 
 _NOTHING = np.empty((0, 0), np.float32)

@@ -7,8 +7,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from embeddings.tables.addresses import address_of
-from embeddings.tables.kernels import Floats, Pairs
+from embeddings.tables.addresses import Floats, address_of
+from embeddings.tables.kernels import Pairs
 from embeddings.tables.vector import sum_rows
 
 _ROW = np.uint64(32)

@@ -6,9 +6,14 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
 
 
 def _type_pointer(typing_context: Any, address: Any, kind: Any) -> Any:

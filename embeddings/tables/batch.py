@@ -41,8 +41,8 @@ def look_up(
         )
     bags, finds, _kept = bags_to_find(tables, ids, bounds)
     if weights is not None:
-        parts = zip(bags, weights, tables, strict=True)
-        bags = [bag if weight is None else _weighted(bag, weight, table.rows_per_id) for bag, weight, table in parts]
+        parts = zip(bags, weights, tables, ids, strict=True)
+        bags = [bag if weight is None else _weighted(bag, weight, table.places(i)) for bag, weight, table, i in parts]
     fused = [table for table in tables if isinstance(table, TorchTable)]
     if len(fused) == len(tables):
         return pool_together(fused, bags, finds)
@@ -76,14 +76,13 @@ def look_up_joined(tables: Sequence[Table], ids: Sequence[Tensor]) -> Tensor:
     return pool_together(fused, bags, finds, joined=True)[0]
 
 
-def _weighted(bags: Bags, weights: Tensor, rows_per_id: int) -> Bags:
-    """Bags whose ids count ``weights`` [n] times."""
-    if weights.shape != (len(bags.rows) // rows_per_id,) or weights.dtype != torch.float32:
+def _weighted(bags: Bags, weights: Tensor, places: Tensor) -> Bags:
+    """Bags whose ids, with int64 ``places`` [n] rows each, count ``weights`` [n] times."""
+    if weights.shape != places.shape or weights.dtype != torch.float32:
         raise ValueError(
-            f"weights must be float32 [{len(bags.rows) // rows_per_id}], one for each id, got {weights.dtype}"
-            f" {list(weights.shape)}"
+            f"weights must be float32 [{len(places)}], one for each id, got {weights.dtype} {list(weights.shape)}"
         )
-    spread = weights.repeat_interleave(rows_per_id).contiguous()
+    spread = weights.repeat_interleave(places)
     offsets = torch.arange(len(bags.rows) + 1) if bags.offsets is None else bags.offsets  # a weight is one of a bag
     return Bags(bags.rows, spread if bags.weights is None else spread * bags.weights, offsets)
 

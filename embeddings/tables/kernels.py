@@ -17,7 +17,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from embeddings.tables.addresses import address_of, array_at
+from embeddings.tables.addresses import Floats, Ints, Longs, address_of, array_at
+from embeddings.tables.find import FIND, find_part
 from embeddings.tables.vector import (
     AHEAD,
     LINE,
@@ -31,9 +32,6 @@ from embeddings.tables.vector import (
     sum_stored,
 )
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.uint64]
 Jobs = npt.NDArray[np.void]
 
@@ -49,12 +47,6 @@ int8 [num_rows, dim + 1] (:mod:`embeddings.tables.int8`) where it is 1; ``state`
 or 0 for bags of one lookup; ``pooled`` float32 [dim] every ``pooled_step`` bytes, the bags' sums in :func:`pool_tables`
 and their gradients in :func:`update_tables`. ``steps`` counts the updates before this one; with the row it decides how
 what is below float32 is rounded.
-"""
-FIND = np.dtype(
-    [(name, np.int64) for name in ("ids", "count", "map_rows", "rows_per_id", "num_ids", "unseen_row", "rows")]
-)
-"""Ids of one table. Addresses: ``ids`` int64 [count]; ``map_rows`` int32 [num_ids + 1, rows_per_id], 0 where id i has
-the row i; ``rows`` int32 [count * rows_per_id], written.
 """
 KINDS = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": 2, "lazy_adam": 3}
 UNEVEN = 1.25  # work of the largest table over the mean from which on tables are divided
@@ -94,45 +86,6 @@ def records(lines: Sequence[tuple[int, ...]], kind: np.dtype[np.void]) -> Jobs:
     return np.array(lines, np.int64).view(kind).reshape(-1)
 
 
-@numba.njit(parallel=True, cache=True)
-def find_rows(jobs: Jobs, parts: int) -> None:
-    """Write the rows of each id; an id outside ``[0, num_ids)`` has the rows of the map's last line.
-
-    Args:
-        jobs: ``FIND`` [T].
-        parts: pieces of the work of one table.
-    """
-    for task in numba.prange(len(jobs) * parts):
-        job, part = jobs[task // parts], task % parts
-        _find(job, job.count * part // parts, job.count * (part + 1) // parts)
-
-
-@numba.njit(cache=True)
-def _find(job: Any, first: int, last: int) -> None:
-    """:func:`find_rows` for the ids from ``first`` to ``last`` of one table."""
-    num_ids, per_id, unseen_row = job.num_ids, job.rows_per_id, np.int32(job.unseen_row)
-    ids = array_at(job.ids + first * 8, last - first, np.int64(0))
-    map_rows = array_at(job.map_rows, (num_ids + 1) * per_id, np.int32(0))
-    rows = array_at(job.rows + first * per_id * 4, (last - first) * per_id, np.int32(0))
-    if len(map_rows) == 0:
-        for i in range(len(ids)):
-            rows[i] = np.int32(ids[i]) if 0 <= ids[i] < num_ids else unseen_row
-        return
-    for i in range(len(ids)):
-        source = ids[i] if 0 <= ids[i] < num_ids else num_ids
-        for h in range(per_id):
-            rows[i * per_id + h] = map_rows[source * per_id + h]
-
-
-@numba.njit(cache=True)
-def first_fall(offsets: Longs) -> int:
-    """First i with ``offsets[i + 1] < offsets[i]``, -1 if there is none."""
-    for i in range(len(offsets) - 1):
-        if offsets[i + 1] < offsets[i]:
-            return i
-    return -1
-
-
 @numba.njit(cache=True)
 def row_bytes_of(job: Any) -> Any:
     """Bytes from one row of a table to the next; int8 rows end with their exponent."""
@@ -154,8 +107,8 @@ def pool_tables(jobs: Jobs, finds: Jobs, parts: int) -> None:
         offsets = array_at(job.offsets, job.bags + 1, np.int64(0))
         first, last = job.bags * part // parts, job.bags * (part + 1) // parts
         begin, end = (offsets[first], offsets[last]) if len(offsets) else (first, last)
-        if len(finds):
-            _find(finds[t], begin // finds[t].rows_per_id, end // finds[t].rows_per_id)
+        if len(finds) and finds[t].count:
+            find_part(finds[t], begin // finds[t].rows_per_id, end // finds[t].rows_per_id)
         for bag in range(first, last):
             start = offsets[bag] if len(offsets) else bag
             stop = offsets[bag + 1] if len(offsets) else bag + 1

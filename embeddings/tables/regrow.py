@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from embeddings.tables.kernels import Floats, Ints, Longs
+from embeddings.tables.addresses import Floats, Ints, Longs
 from embeddings.tables.masked_vector import WORD
 from embeddings.tables.sparse_kernels import Bits, Words
 

@@ -11,8 +11,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from embeddings.tables.addresses import address_of
-from embeddings.tables.kernels import Floats, Ints, Longs, Pairs, group_by_row, group_starts
+from embeddings.tables.addresses import Floats, Ints, Longs, address_of
+from embeddings.tables.kernels import Pairs, group_by_row, group_starts
 from embeddings.tables.masked_vector import WORD, count_ones, expand_add, pack
 from embeddings.tables.vector import AHEAD, adagrad, add_scaled, prefetch_row, sum_rows, sum_squares
 

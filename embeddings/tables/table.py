@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
-from embeddings.tables import kernels
-from embeddings.tables.kernels import Floats, Ints, Longs
+from embeddings.tables import find, kernels
+from embeddings.tables.addresses import Floats, Ints, Longs
 from embeddings.tables.spec import OptimizerSpec, TableBytes
 
 VECTORS_AT_ONCE = 1 << 16
@@ -66,6 +66,7 @@ class Table(nn.Module, abc.ABC):
 
     map_rows: Tensor | None
     map_weights: Tensor | None
+    map_starts: Tensor | None
 
     def __init__(self, id_map: IdMap, dim: int, optimizer: OptimizerSpec) -> None:
         super().__init__()
@@ -83,8 +84,14 @@ class Table(nn.Module, abc.ABC):
         self.unseen_row = id_map.unseen_row
         self.optimizer = optimizer
         rows, weights = map_tensors(id_map)
+        starts = None
+        if rows is not None and weights is not None and id_map.weights is not None and not id_map.weights.all():
+            used = weights != 0
+            starts = torch.nn.functional.pad(used.sum(1).cumsum(0), (1, 0))
+            rows, weights = rows[used], weights[used]
         self.register_buffer("map_rows", rows, persistent=False)
         self.register_buffer("map_weights", weights, persistent=False)
+        self.register_buffer("map_starts", starts, persistent=False)
         self.pending: list[tuple[Bags, Tensor]] = []
 
     def forward(self, ids: Tensor, offsets: Tensor | None = None) -> Tensor:
@@ -107,10 +114,26 @@ class Table(nn.Module, abc.ABC):
         return bags_together([self], [ids], [offsets])[0]
 
     def map_facts(self) -> tuple[int, int, int, int]:
-        """The id map as ``kernels.FIND`` takes it."""
+        """The id map as ``find.FIND`` takes it."""
         map_rows = self._buffers["map_rows"]  # ``self.map_rows`` takes longer
         address = 0 if map_rows is None else map_rows.data_ptr()
         return address, self.rows_per_id, self.num_ids, self.unseen_row
+
+    def places(self, ids: Tensor) -> Tensor:
+        """Int64 [n]: how many rows each of ids int64 [n] has a weight for, :attr:`rows_per_id` where all do."""
+        if self.map_starts is None:
+            return torch.full_like(ids, self.rows_per_id)
+        known = (ids >= 0) & (ids < self.num_ids)
+        return self.map_starts.diff()[torch.where(known, ids, self.num_ids)]
+
+    def used_bags(self, ids: Tensor, offsets: Tensor | None) -> Bags:
+        """:meth:`bags` of a map of which some weights are 0: the rows of the others."""
+        assert self.map_starts is not None
+        assert self.map_rows is not None
+        assert self.map_weights is not None
+        bounds = np.empty(0, np.int64) if offsets is None else offsets.numpy()
+        maps = self.map_starts.numpy(), self.map_rows.numpy(), self.map_weights.numpy()
+        return Bags(*map(torch.from_numpy, find.find_used(ids.numpy(), bounds, *maps)))
 
     def weights_and_bounds(self, ids: Tensor, offsets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Weights of the rows of ids, and the bags of these rows, as :class:`Bags` takes them."""
@@ -162,7 +185,7 @@ class Table(nn.Module, abc.ABC):
 
     def bytes(self) -> TableBytes:
         """Exact sizes of the tensors, by ``nbytes``."""
-        maps = (t for t in (self.map_rows, self.map_weights) if t is not None)
+        maps = (t for t in (self.map_rows, self.map_weights, self.map_starts) if t is not None)
         states = (t.nbytes for name, t in self.optimizer_state().items() if name != "steps")
         return TableBytes(self._weight_bytes(), sum(states), sum(t.nbytes for t in maps))
 
@@ -181,7 +204,7 @@ def find_rows(bags: Sequence[Bags], finds: kernels.Jobs) -> None:
     """Write the rows of bags of :func:`bags_to_find`."""
     counts = [bag.rows.shape[0] for bag in bags]
     with kernels.threads_for(sum(counts)) as threads:
-        kernels.find_rows(finds, kernels.parts_for(counts, threads))
+        find.find_rows(finds, kernels.parts_for(counts, threads))
 
 
 def bags_to_find(
@@ -191,11 +214,11 @@ def bags_to_find(
 
     Returns:
         bags: whose rows have any numbers.
-        finds: ``kernels.FIND`` [T] that writes them.
+        finds: ``find.FIND`` [T] that writes them; of no ids for a table whose rows are found already.
         ids: what it reads, to be kept until then.
     """
     checked: tuple[Tensor | None, int] = (None, 0)  # tables often share their offsets
-    ids, rows, jobs = list(ids), [], []
+    ids, bags, jobs = list(ids), [], []
     for t, (table, bounds) in enumerate(zip(tables, offsets, strict=True)):
         if ids[t].ndim != 1 or ids[t].dtype != torch.int64:
             raise ValueError(f"a table takes ids of shape [n] and dtype int64, got {list(ids[t].shape)} {ids[t].dtype}")
@@ -203,14 +226,14 @@ def bags_to_find(
         if bounds is not None and (checked[0] is not bounds or checked[1] != count):
             _check_offsets(bounds, count)
             checked = bounds, count
+        if table.map_starts is not None:
+            bags.append(table.used_bags(ids[t], bounds))
+            jobs.append((0, 0, *table.map_facts(), 0))
+            continue
         found = torch.empty(count * table.rows_per_id, dtype=torch.int32)
-        rows.append(found)
+        bags.append(Bags(found, *table.weights_and_bounds(ids[t], bounds)))
         jobs.append((ids[t].data_ptr(), count, *table.map_facts(), found.data_ptr()))
-    bags = [
-        Bags(found, *table.weights_and_bounds(i, bounds))
-        for table, found, i, bounds in zip(tables, rows, ids, offsets, strict=True)
-    ]
-    return bags, kernels.records(jobs, kernels.FIND), ids
+    return bags, kernels.records(jobs, find.FIND), ids
 
 
 def map_tensors(id_map: IdMap) -> tuple[Tensor | None, Tensor | None]:
@@ -238,6 +261,6 @@ def _check_offsets(offsets: Tensor, ids: int) -> None:
             f"offsets must run from 0 to the number of ids, {ids}, got {bounds[0]} to {bounds[-1]};"
             " give B + 1 offsets, the last one included"
         )
-    bag = kernels.first_fall(bounds)
+    bag = find.first_fall(bounds)
     if bag >= 0:
         raise ValueError(f"offsets must not fall, but bag {bag} runs from {bounds[bag]} to {bounds[bag + 1]}")

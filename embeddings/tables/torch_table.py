@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from embeddings.id_map import IdMap
 from embeddings.tables import adam_kernel, kernels
+from embeddings.tables.find import FIND
 from embeddings.tables.int8 import from_int8, to_int8
 from embeddings.tables.kept_gradients import Lookup, join_bags
 from embeddings.tables.memory import empty_pages, keep_freed_memory
@@ -187,7 +188,7 @@ def pool_together(
     Returns:
         T times float32 [B, D], the weighted sum of each bag's rows; once float32 [B, sum of D] where ``joined``.
     """
-    finds = kernels.records([], kernels.FIND) if finds is None else finds
+    finds = kernels.records([], FIND) if finds is None else finds
     pool = functools.partial(_pool, finds=finds, joined=joined)
     rows = (_ANCHOR if table.rows().dtype == torch.int8 else table.embedding for table in tables)
     pooled: tuple[Tensor, ...] = Lookup.apply(pool, tables, bags, *rows)  # type: ignore[no-untyped-call]

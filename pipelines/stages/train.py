@@ -59,7 +59,7 @@ from recsys.models.neumf import NeuMf as NeuMfModel
 from recsys.settings import EpochRecord, Phase
 from recsys.trainer import fit, negatives_file
 
-VERSION = 5
+VERSION = 6
 PHASES: tuple[Phase, ...] = ("select", "refit")
 TRAINED_ON = "trained_on.json"
 """File of an entry with the hash of the matrix that each phase was fitted on, for the leak audit."""

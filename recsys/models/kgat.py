@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embeddings.tables import look_up, step_all
-from embeddings.tables.kernels import Longs
+from embeddings.tables.addresses import Longs
 from embeddings.tables.table import Table
 from recsys.bipartite import BipartiteGraph, Pair, Rows
 from recsys.dense_adam import DenseAdam

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embeddings.semantic_id.codes import SemanticCodes
-from embeddings.tables.kernels import Floats, Ints
+from embeddings.tables.addresses import Floats, Ints
 from embeddings.tables.table import Table
 from recsys.models.sequence_model import Encoder, SequenceReader
 from recsys.multi_token import Heads, token_log_probabilities

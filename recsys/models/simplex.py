@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from embeddings.tables import look_up, step_all
-from embeddings.tables.kernels import Longs
+from embeddings.tables.addresses import Longs
 from embeddings.tables.table import Table
 from recsys.dense_adam import DenseAdam
 from recsys.models.mf import LookUp, MatrixFactorization, Similarity

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embeddings.tables.kernels import Longs
+from embeddings.tables.addresses import Longs
 from embeddings.tables.table import Table
 from recsys.dense_adam import DenseAdam
 from recsys.knowledge_graph import CollaborativeGraph, KnowledgeGraph

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from embeddings.tables.kernels import Floats, threads_for
+from embeddings.tables.addresses import Floats
+from embeddings.tables.kernels import threads_for
 
 BLOCK = 64  # rows of which a column's sum is one number of the sum over blocks
 VALUES_PER_LOOKUP = 16  # numbers that take a thread as long as a lookup does

@@ -28,6 +28,15 @@ def id_map(rows_per_id: int, *, weighted: bool = False) -> IdMap:
     return IdMap(rows, NUM_ROWS, NUM_ROWS - 1, "test", weights)
 
 
+def uneven_map() -> IdMap:
+    """Ids with one to four rows, and one with none."""
+    full = id_map(4, weighted=True)
+    assert full.weights is not None
+    used = np.arange(4) < np.random.default_rng(0).integers(1, 5, (NUM_IDS, 1))
+    used[7] = False
+    return IdMap(full.rows, NUM_ROWS, NUM_ROWS - 1, "test", full.weights * used)
+
+
 def full_map() -> IdMap:
     return IdMap(np.arange(NUM_IDS)[:, None], NUM_IDS + 1, NUM_IDS, "full")
 
@@ -38,6 +47,7 @@ MAPS = {
     "shared-weighted": id_map(1, weighted=True),
     "double": id_map(2),
     "double-weighted": id_map(2, weighted=True),
+    "uneven": uneven_map(),
 }
 
 

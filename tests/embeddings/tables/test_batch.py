@@ -21,8 +21,10 @@ def new_tables(backends: list[Backend]) -> list[Table]:
         OptimizerSpec("rowwise_adagrad", lr=0.2),
     ]
     maps = [IdMap(np.arange(n)[:, None], n + 1, n, "full") for n in (50, 400, 7)]
-    two_rows = np.random.default_rng(0).integers(0, 20, (60, 2))
-    maps.append(IdMap(two_rows, 21, 20, "double_hash"))
+    rng = np.random.default_rng(0)
+    maps.append(IdMap(rng.integers(0, 20, (60, 2)), 21, 20, "double_hash"))
+    used = np.arange(3) < rng.integers(1, 4, (400, 1))
+    maps[1] = IdMap(rng.integers(0, 400, (400, 3)), 401, 400, "uneven", used.astype(np.float32))
     return [
         build_table(id_map, 8, backend=backend, optimizer=spec, init_std=0.1, generator=np.random.default_rng(t))
         for t, (backend, spec, id_map) in enumerate(zip(backends, specs, maps, strict=True))
@@ -125,7 +127,7 @@ def test_as_many_ids_as_tables() -> None:
 
 @pytest.mark.parametrize("backends", BACKENDS, ids=["torch", "fbgemm", "mixed"])
 def test_weights_of_ids_scale_their_rows_forward_and_back(backends: list[Backend]) -> None:
-    """Bags of ids with weights are sums of scaled single lookups; tables with one and with two rows an id."""
+    """Bags of ids with weights are sums of scaled single lookups; tables with one, two and one to three rows an id."""
     together, apart = new_tables(backends), new_tables(backends)
     ids, offsets = torch.tensor([3, 5, 3, 99]), torch.tensor([0, 3, 3, 4])
     weights = torch.tensor([0.5, -1.0, 2.0, 0.25])

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from embeddings.tables import kernels
+from embeddings.tables.find import FIND
 
 NONE_F, NONE_I = np.empty(0, np.float32), np.empty(0, np.int64)
 
@@ -70,10 +71,10 @@ def test_result_does_not_depend_on_the_parts(kind: str, weighted: bool, dim: int
             scales = weights[t].ctypes.data if weighted else 0
             rows_at, offsets_at, out_at = (array.ctypes.data for array in (rows[t], offsets, out[t]))
             jobs[t] = (
-                changed[t].ctypes.data, 700, dim, 0, state[t].ctypes.data, state_dim, second[t].ctypes.data, 0, rows_at,
+                changed[t].ctypes.data, 700, dim, 4, state[t].ctypes.data, state_dim, second[t].ctypes.data, 0, rows_at,
                 9000, scales, offsets_at, 3000, out_at, 4 * dim,
             )  # fmt: skip
-        kernels.pool_tables(jobs, np.zeros(0, kernels.FIND), parts)
+        kernels.pool_tables(jobs, np.zeros(0, FIND), parts)
         jobs["pooled"] = [gradient.ctypes.data for gradient in gradients]
         rates = np.array([[0.1, 1e-8, 0.9, 0.99, 1, 0.01], [0.2, 1e-8, 0.9, 0.99, 1, 0]], np.float32)
         kernels.update_tables(jobs, rates, np.full(2, kernels.KINDS[kind]), parts)
