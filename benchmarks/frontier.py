@@ -19,7 +19,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 METRIC = "test/recall@20"
 KINDS = {
     "full table": ("full", "mf-full"),
-    "shared rows": ("mf-graphhash@25%", "mf-multi-graphhash@25%", "mf-neighbour-codes-", "mf-full-bf16"),
+    "fewer bits": ("mf-full-bf16", "mf-full-int8"),
+    "shared rows": ("mf-graphhash@25%", "mf-multi-graphhash@25%", "mf-neighbour-codes-"),
     "dynamic mask": ("dynamic-",),
     "static mask": ("static-",),
     "pruned": ("pruned-",),
@@ -76,7 +77,8 @@ def _mib(variant: dict[str, Any]) -> float:
 
 def main() -> None:
     """Draw what has been measured."""
-    paths = [RESULTS / f"{name}.json" for name in ("frontier_gowalla", "dynamic_sparse", "mixed_dims")]
+    names = ("frontier_gowalla", "frontier_gowalla_int8", "dynamic_sparse", "mixed_dims")
+    paths = [RESULTS / f"{name}.json" for name in names]
     runs = [json.loads(path.read_bytes()) for path in paths if path.exists()]
     write_plots(ROOT / "docs" / "images" / "frontier", [panel(runs)])
 
