@@ -1,4 +1,4 @@
-"""Compiled loops of the tables: find rows, pool them, and update each touched row once.
+"""Compiled loops of the tables: pool rows, and update each touched row once.
 
 Several tables are one call: its tasks are tables, or parts of tables where there are fewer tables than threads. The
 update works on lookups grouped by row: each part of a table owns some of its rows, brings their lookups together with a

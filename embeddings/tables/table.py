@@ -131,7 +131,7 @@ class Table(nn.Module, abc.ABC):
         assert self.map_starts is not None
         assert self.map_rows is not None
         assert self.map_weights is not None
-        bounds = np.empty(0, np.int64) if offsets is None else offsets.numpy()
+        bounds = np.empty(0, np.int64) if offsets is None else offsets.contiguous().numpy()
         maps = self.map_starts.numpy(), self.map_rows.numpy(), self.map_weights.numpy()
         return Bags(*map(torch.from_numpy, find.find_used(ids.numpy(), bounds, *maps)))
 
