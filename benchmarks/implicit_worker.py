@@ -39,7 +39,7 @@ def _model(request: dict[str, Any]) -> Any:
     match request["model"]:
         case "bpr":
             return BayesianPersonalizedRanking(
-                factors=64,
+                factors=request.get("dim", 64),
                 learning_rate=request["lr"],
                 regularization=request["weight_decay"],
                 verify_negative_samples=request.get("verify", True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ QUICK = [
     Setting("cheby_cf", 4, 0.2),
     Setting("mf", 60, 0.2),
     Setting("spectral_mf", 60, 0.2),
+    Setting("blend", 60, 0.4),
     Setting("ials", 8, 0.1, 0.01),
 ]
 
@@ -38,22 +40,27 @@ def test_every_model_of_ours_finds_the_planted_groups_and_a_second_run_measures_
     assert again.climb(QUICK) == found
 
 
-def test_the_best_is_chosen_among_those_that_end_in_time() -> None:
-    found = {
-        QUICK[0]: Measured(5.0, 0.1),
-        QUICK[1]: Measured(20.0, 0.3),
-        Setting("als", 5, 10.0, 0.1): Measured(1.0, 0.2),
-    }
-    assert _best(found, 10.0, peer=False) == QUICK[0]
-    assert _best(found, 30.0, peer=False) == QUICK[1]
-    assert _best(found, 30.0, peer=True) == Setting("als", 5, 10.0, 0.1)
-    assert _best(found, 0.5, peer=True) is None
+def test_the_best_is_chosen_among_those_that_end_in_time_on_both_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    als = Setting("als", 5, 10.0, 0.1)
+    found = {QUICK[0]: Measured(5.0, 0.1), QUICK[1]: Measured(20.0, 0.3), QUICK[2]: Measured(9.0, 0.2)}
+    found[als] = Measured(1.0, 0.2)
+    last = {QUICK[0]: Measured(6.0, 0.1), QUICK[1]: Measured(22.0, 0.4), QUICK[2]: Measured(11.0, 0.3)}
+    last[als] = Measured(1.0, 0.1)
+    monkeypatch.setattr(time_to_quality, "SMOKE_RESULTS", tmp_path)
+    final = _Trials(planted(), planted(), tmp_path, 1.0)
+    final.known = {setting.name: dataclasses.asdict(measured) for setting, measured in last.items()}
+    assert _best(found, final, 10.0, peer=False) == (QUICK[0], last[QUICK[0]])  # the better one takes 11 s at last
+    assert _best(found, final, 30.0, peer=False) == (QUICK[1], last[QUICK[1]])
+    assert _best(found, final, 30.0, peer=True) == (als, last[als])
+    assert _best(found, final, 0.5, peer=True) is None
     drawn = panel(found)
-    assert "als" in drawn.svg and len(drawn.rows) == 3
+    assert "als" in drawn.svg and len(drawn.rows) == 4
 
 
 def test_settings_have_names_of_their_own_and_the_peer_is_not_fitted_here() -> None:
     names = [setting.name for setting in ladder()]
     assert len(set(names)) == len(names)
-    with pytest.raises(ValueError, match="als is implicit's; ours are gf_cf, cheby_cf, mf, spectral_mf and ials"):
+    with pytest.raises(ValueError, match=r"als is implicit's; ours are gf_cf, .* blend and ials"):
         fit_ours(Setting("als", 1, 10.0, 0.1), planted(), 1)
