@@ -142,6 +142,10 @@ class Train(Section):
         default=1.0, gt=0, le=1, description="share of lr that is left in epoch ``epochs``, falling linearly"
     )
     max_minutes: float | None = Field(default=None, gt=0, description="stop selection after this long")
+    positives: Literal["interactions", "users"] = Field(
+        default="interactions",
+        description="of an epoch: every interaction once, or as many draws of a user, each with one of the user's",
+    )
 
     @property
     def refits(self) -> bool:

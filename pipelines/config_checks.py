@@ -317,7 +317,7 @@ def _check_two_tower(variant: Variant) -> Iterator[Finding]:
 
 
 def _check_plain_training(model: str, train: Train) -> Iterator[Finding]:
-    ignored = {"gradient_clip_norm": None, "precision": "float32", "lr_decay": 1.0}
+    ignored = {"gradient_clip_norm": None, "precision": "float32", "lr_decay": 1.0, "positives": "interactions"}
     for name, default in ignored.items():
         if getattr(train, name) != default:
             yield ("train", name), f"{model} does not take it, got {getattr(train, name)!r}; remove it"

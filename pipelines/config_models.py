@@ -101,6 +101,15 @@ class Negatives(Section):
     shared: bool = Field(default=True, description="one draw per batch instead of one per positive")
     group: int | None = Field(default=None, ge=1, description="positives that share a draw; null: the whole batch")
     reject_positives: bool = False
+    alpha: float = Field(
+        default=1.0, gt=0, le=1, description="of popularity: an item is proposed by its interactions to this power"
+    )
+
+    @model_validator(mode="after")
+    def _check_alpha(self) -> Negatives:
+        if self.name == "uniform" and "alpha" in self.model_fields_set and self.alpha != 1.0:
+            raise ValueError(f"alpha is for name: popularity, got {self.alpha} for uniform; remove it, or set that")
+        return self
 
 
 class Mf(TableModel):

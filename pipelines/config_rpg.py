@@ -45,5 +45,7 @@ def check_reader(model: Sasrec | Rpg, train: Train) -> Iterator[Finding]:
         yield ("model", "heads"), f"heads must divide dim, got {model.heads} heads for dim {model.dim}"
     if train.precision != "float32":
         yield ("train", "precision"), f"sequence models train in float32, got {train.precision!r}"
+    if train.positives != "interactions":
+        yield ("train", "positives"), f"sequence models read every user once an epoch, got {train.positives!r}"
     if train.lr_decay != 1:
         yield ("train", "lr_decay"), f"sequence models keep their learning rate, got {train.lr_decay}; set it to 1"

@@ -74,6 +74,8 @@ def check_tiger(experiment: Experiment, variant: Variant) -> Iterator[Finding]:
             )
     if experiment.evaluate.auc:
         yield ("model", "name"), "tiger does not score the whole catalogue: set evaluate.auc to false"
+    if variant.train.positives != "interactions":
+        yield ("train", "positives"), f"tiger reads every user once an epoch, got {variant.train.positives!r}"
     if variant.train.lr_decay != 1:
         yield ("train", "lr_decay"), f"tiger has a schedule of its own, got {variant.train.lr_decay}; set it to 1"
 

@@ -93,6 +93,7 @@ def _problems(model: MatrixFactorization, settings: FitSettings) -> list[str]:
         "user_dropout": settings.loss.user_dropout != 0,
         "precision: bfloat16": settings.precision != "float32",
         "negatives other than uniform": negatives.alpha != 0,
+        "positives: users": settings.positives != "interactions",
         f"negatives.count {negatives.count} (only 1)": negatives.count != 1,
         "negatives.shared": negatives.shared,
         "negatives.group": negatives.group is not None,

@@ -34,6 +34,8 @@ class NeuMfSteps:
                 f" got loss {settings.loss.name} ({settings.loss.user_dropout}), {settings.lr_decay},"
                 f" {settings.gradient_clip_norm} and {settings.precision}"
             )
+        if settings.positives != "interactions":
+            raise ValueError(f"NeuMF takes every interaction once: positives must be that, got {settings.positives!r}")
         if settings.negatives.group is not None:
             raise ValueError(
                 f"the batches of NeuMf have no groups: negatives.group must be None, got {settings.negatives.group}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from recsys.adaptive_temperature import AdaptiveTemperature
 from recsys.losses import Negatives
 from recsys.models.mf import MatrixFactorization
 from recsys.rng import generator
-from recsys.samplers import Draw, IntArray, NegativeSampler, epoch_order, log_popularity
+from recsys.samplers import Draw, IntArray, NegativeSampler, epoch_order, log_popularity, user_order
 from recsys.settings import FitSettings
 
 
@@ -34,6 +35,7 @@ class Objective:
         self._seed = seed
         self._users = np.repeat(np.arange(train.shape[0], dtype=np.int64), np.diff(train.indptr))
         self._items = train.indices.astype(np.int64)
+        self._indptr = train.indptr
         self._log_q = torch.from_numpy(log_popularity(train))
         self._sampler = NegativeSampler(train, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
         adaptive = settings.loss.name == "adap_tau"
@@ -73,7 +75,9 @@ class Objective:
         self.set_lr(epoch)
         if self._temperature is not None and first_step == 0:
             self._temperature.start_epoch(epoch, self._model)
-        order = epoch_order(self.count, seed=self._seed, phase=phase, epoch=epoch)
+        named: Any = {"seed": self._seed, "phase": phase, "epoch": epoch}
+        by_user = self._settings.positives == "users"
+        order = user_order(self._indptr, **named) if by_user else epoch_order(self.count, **named)
         bounds = np.linspace(0, self.count, self.steps_per_epoch + 1).astype(np.int64)  # near-equal batches, no crumb
         for step in range(first_step, self.steps_per_epoch):
             chosen = order[bounds[step] : bounds[step + 1]]

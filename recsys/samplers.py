@@ -182,6 +182,23 @@ def epoch_order(count: int, *, seed: int, phase: str, epoch: int) -> IntArray:
     return generator(seed, "order", phase, epoch).permutation(count)
 
 
+def user_order(indptr: npt.NDArray[np.integer], *, seed: int, phase: str, epoch: int) -> IntArray:
+    """As many interactions int64 [nnz] as there are: each a random one of a random user, as LightGCN's code draws them.
+
+    A user with few interactions then counts as much as one with many, as in a recall that is the mean over users.
+
+    Args:
+        indptr: [users + 1] of the csr matrix of the interactions.
+        seed: of the run.
+        phase: names the draws, with the epoch.
+        epoch: 0-based.
+    """
+    rng, counts = generator(seed, "users", phase, epoch), np.diff(indptr).astype(np.int64)
+    active = np.flatnonzero(counts)
+    users = active[rng.integers(0, active.size, int(indptr[-1]))]
+    return indptr[users].astype(np.int64) + (rng.random(users.size) * counts[users]).astype(np.int64)
+
+
 def log_popularity(train: csr_array) -> FloatArray:
     """Log share of the training interactions, float32 [items]; an item without any counts as half an interaction."""
     counts = np.maximum(np.bincount(train.indices, minlength=train.shape[1]), 0.5)

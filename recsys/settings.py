@@ -45,6 +45,8 @@ class FitSettings:
         precision: "bfloat16" runs the score products under autocast; it pays on CPUs with AMX or AVX512-BF16 only.
         checkpoint_minutes: between checkpoints.
         lr_decay: share of the learning rate that is left in epoch ``epochs``, see :meth:`lr_share`.
+        positives: of an epoch: every one of the "interactions" once, or as many by "users", see
+            :func:`recsys.samplers.user_order`.
     """
 
     loss: Loss = dataclasses.field(default_factory=lambda: Loss("sampled_softmax"))
@@ -56,6 +58,7 @@ class FitSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_minutes: float = 1.0
     lr_decay: float = 1.0
+    positives: Literal["interactions", "users"] = "interactions"
 
     @property
     def remedy(self) -> str:

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 from embeddings.id_map import IdMap
 from embeddings.tables import build_table
 from pipelines.config import Train
-from pipelines.config_models import AdapTau, Bsl, Kgat, LightGcn, Mf, NeuMf, Ngcf, SimpleX, UltraGcn
+from pipelines.config_models import AdapTau, Bsl, Kgat, LightGcn, Mf, Negatives, NeuMf, Ngcf, SimpleX, UltraGcn
 from pipelines.config_models import Loss as LossConfig
 from pipelines.stages.compress import Maps
 from pipelines.stages.sparse import build_tables, layer_sparsities, optimizer_spec
@@ -102,16 +102,9 @@ def build_mf(
 
 def fit_settings(config: Mf, train: Train) -> FitSettings:
     """The plain arguments of the trainer."""
-    negatives = config.negatives
     return FitSettings(
         loss=_loss(config.loss),
-        negatives=NegativeSampling(
-            alpha=0.0 if negatives.name == "uniform" else 1.0,
-            count=negatives.count,
-            shared=negatives.shared,
-            group=negatives.group,
-            reject_positives=negatives.reject_positives,
-        ),
+        negatives=sampling(config.negatives),
         batch_size=train.batch_size,
         epochs=train.epochs,
         selection=Selection(
@@ -121,7 +114,14 @@ def fit_settings(config: Mf, train: Train) -> FitSettings:
         precision=train.precision,
         checkpoint_minutes=train.checkpoint_minutes,
         lr_decay=train.lr_decay,
+        positives=train.positives,
     )
+
+
+def sampling(negatives: Negatives) -> NegativeSampling:
+    """The plain arguments of the sampler."""
+    alpha = negatives.alpha if negatives.name == "popularity" else 0.0
+    return NegativeSampling(alpha=alpha, **negatives.model_dump(exclude={"name", "alpha"}))
 
 
 def _loss(config: LossConfig) -> Loss:

@@ -17,6 +17,7 @@ from pipelines.config_sequence import Augmentation as AugmentationConfig
 from pipelines.config_sequence import Hstu, Sasrec
 from pipelines.dataset import Dataset
 from pipelines.item_features import item_features
+from pipelines.stages.build import sampling
 from pipelines.stages.sparse import optimizer_spec
 from pipelines.stages.training_facts import records, training_facts
 from recsys.checkpoint import Reader
@@ -27,7 +28,6 @@ from recsys.models.hstu import HstuEncoder
 from recsys.models.sasrec import SasRecEncoder
 from recsys.models.sequence_model import Encoder, SequenceModel
 from recsys.rng import generator
-from recsys.samplers import NegativeSampling
 from recsys.sequence_augmentation import Augmentation
 from recsys.sequence_losses import SequenceLoss
 from recsys.sequence_trainer import SequenceData, SequenceSettings, fit_sequences
@@ -110,10 +110,7 @@ def fit_settings(config: Sasrec, train: Train) -> SequenceSettings:
     """The plain arguments of the trainer."""
     return SequenceSettings(
         loss=SequenceLoss(**config.loss.model_dump()),
-        negatives=NegativeSampling(
-            alpha=0.0 if config.negatives.name == "uniform" else 1.0,
-            **config.negatives.model_dump(exclude={"name"}),
-        ),
+        negatives=sampling(config.negatives),
         **reading(train, config.dense_lr or config.optimizer.lr, config.augmentation),
     )
 

@@ -141,6 +141,7 @@ def test_many_digits_are_cut_short_in_the_line() -> None:
         ("model.heads=3", "heads must divide dim, got 3 heads for dim 16"),
         ("train.precision=bfloat16", "sequence models train in float32, got 'bfloat16'"),
         ("train.lr_decay=0.5", "sequence models keep their learning rate, got 0.5; set it to 1"),
+        ("train.positives=users", "sequence models read every user once an epoch, got 'users'"),
         ("model.temperature=0", "greater than 0"),
     ],
 )

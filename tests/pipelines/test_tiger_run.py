@@ -149,6 +149,7 @@ def test_accuracy_after_right_and_wrong_prefixes_by_hand() -> None:
         ("semantic_ids.tokeniser={name: rq_kmeans}", "tiger needs one code an item: set semantic_ids.collisions to"),
         ("evaluate.auc=true", "tiger does not score the whole catalogue: set evaluate.auc to false"),
         ("train.lr_decay=0.5", "tiger has a schedule of its own, got 0.5; set it to 1"),
+        ("train.positives=users", "tiger reads every user once an epoch, got 'users'"),
         ("train.selection=likelihood", "must be one of recall@K"),
     ],
 )

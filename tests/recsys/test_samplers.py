@@ -3,7 +3,7 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.stats import chisquare
 
-from recsys.samplers import NegativeSampler, NegativeSampling, epoch_order, log_popularity
+from recsys.samplers import NegativeSampler, NegativeSampling, epoch_order, log_popularity, user_order
 
 
 def matrix(users: int = 40, items: int = 30, density: float = 0.3, seed: int = 0) -> csr_array:
@@ -120,3 +120,14 @@ def test_knowledge_is_the_counts_and_the_rejected_pairs_of_the_matrix_given(shar
     assert known["counts"].tolist() == [1, 0, 2, 0]
     assert known["known"].tolist() == [[0, 0], [0, 2], [1, 2]]
     assert NegativeSampler(train, NegativeSampling(alpha=1.0), seed=0).knowledge().keys() == {"counts"}
+
+
+def test_draws_by_user_are_uniform_over_users_and_over_what_each_has() -> None:
+    train = csr_array(np.array([[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]], dtype=np.float32))
+    draws = np.stack([user_order(train.indptr, seed=2, phase="select", epoch=epoch) for epoch in range(4000)])
+    assert draws.shape == (4000, train.nnz) and draws.dtype == np.int64
+    expected = np.array([1 / 4] * 4 + [1] + [1 / 2] * 2) / 3
+    assert chisquare(np.bincount(draws.ravel(), minlength=7), expected * draws.size).pvalue > 1e-4
+    assert np.array_equal(draws[5], user_order(train.indptr, seed=2, phase="select", epoch=5))
+    others = [user_order(train.indptr, seed=s, phase=p, epoch=5) for s, p in ((3, "select"), (2, "refit"))]
+    assert not any(np.array_equal(draws[5], other) for other in others)

@@ -21,7 +21,7 @@ from recsys.models.lightgcn import LightGcn
 from recsys.models.mf import MatrixFactorization
 from recsys.objective import Objective
 from recsys.rng import generator
-from recsys.samplers import NegativeSampler, NegativeSampling, epoch_order
+from recsys.samplers import NegativeSampler, NegativeSampling, epoch_order, user_order
 from recsys.settings import EpochRecord, FitResult, FitSettings, Selection, TrainingDivergedError
 from recsys.trainer import fit, negatives_file
 from recsys.training_state import CheckpointError
@@ -107,6 +107,7 @@ VARIANTS = {
     "learn-bpr": ("adagrad", "dot", dataclasses.replace(LEARN_BPR, epochs=40)),
     "keep best": ("sgd", "cosine", with_selection(refit=False)),
     "falling rate": ("adam", "cosine", dataclasses.replace(SETTINGS, lr_decay=0.1)),
+    "by user": ("adam", "cosine", dataclasses.replace(SETTINGS, positives="users")),
 }
 
 
@@ -127,7 +128,7 @@ def test_two_runs_have_the_same_bits_and_learn(name: str) -> None:
     assert best > untrained["recall@5"] + 0.3
 
 
-@pytest.mark.parametrize("name", ["rowwise_adagrad", "learn-bpr"])
+@pytest.mark.parametrize("name", ["rowwise_adagrad", "learn-bpr", "by user"])
 def test_a_resume_after_any_epoch_has_the_same_bits(name: str, tmp_path: Path) -> None:
     train, valid = planted()
     optimizer, similarity, settings = VARIANTS[name]
@@ -265,12 +266,29 @@ def test_learn_bpr_lists_all_that_it_cannot_do() -> None:
         negatives=NegativeSampling(count=4, group=8),
         gradient_clip_norm=1.0,
         precision="bfloat16",
+        positives="users",
     )
     with pytest.raises(ValueError, match="LearnBPR, which does not take") as error:
         fit(make_model("adam"), *planted(), settings, seed=0)
-    listed = "similarity: cosine, gradient_clip_norm, user_dropout, precision: bfloat16, negatives.count 4 (only 1),"
-    assert listed + " negatives.shared, negatives.group, optimizer adam or lazy_adam" in str(error.value)
+    listed = "similarity: cosine, gradient_clip_norm, user_dropout, precision: bfloat16, positives: users,"
+    assert (
+        listed + " negatives.count 4 (only 1), negatives.shared, negatives.group, optimizer adam or lazy_adam"
+        in str(error.value)
+    )
     assert "set a larger train.batch_size" in str(error.value)
+
+
+def test_by_user_a_step_learns_from_the_draws_of_users() -> None:
+    train, _ = planted()
+    few = csr_array(np.vstack([train.toarray()[:1] > 0, np.eye(USERS - 1, ITEMS, dtype=bool)]).astype(np.float32))
+    settings = dataclasses.replace(SETTINGS, positives="users", batch_size=1 << 20)
+    model = make_model("sgd", 0.5, "dot")
+    before = weights(model)["users.embedding"].clone()
+    ((_, size, _),) = Objective(model, few, settings, seed=3).steps("select", 0, 0)
+    assert size == few.nnz
+    drawn = np.repeat(np.arange(USERS), np.diff(few.indptr))[user_order(few.indptr, seed=3, phase="select", epoch=0)]
+    moved = (weights(model)["users.embedding"] != before).any(1)[:USERS]
+    assert np.array_equal(np.flatnonzero(moved.numpy()), np.unique(drawn))
 
 
 def test_groups_of_a_batch_each_have_their_negatives() -> None:
