@@ -10,6 +10,7 @@ from scipy import sparse
 from embeddings.graph import canonical, degrees
 from embeddings.id_map import FloatArray, IdMap, IntArray
 from embeddings.majority import home_buckets, majority
+from embeddings.narrow import grown
 from embeddings.neighbour_buckets import neighbour_buckets
 
 
@@ -20,8 +21,8 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
     most of its neighbours. This is done once for each place that holds clusters; BACO's second code is the next best
     home, as for old ids. Where ids sum the clusters of their neighbours, a neighbour is in the one that most of its own
     neighbours have; where ids of like frequency share rows, a new id has that of its number of interactions. Places of
-    head, hashed or missing codes get weight zero; an id without a neighbour in ``graph`` gets the unseen row. Rows of
-    the old ids stay.
+    head, hashed or missing codes and of narrow rows get weight zero; an id without a neighbour in ``graph`` gets the
+    unseen row. Rows of the old ids stay.
 
     Args:
         new: interactions of the new ids [n, M], columns as in ``graph``.
@@ -34,7 +35,10 @@ def assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdM
     Raises:
         ValueError: The compressor has no clusters, or shapes do not fit.
     """
-    new, graph = canonical(new), canonical(graph)
+    return grown(id_map, lambda wide: _assign(canonical(new), canonical(graph), wide))
+
+
+def _assign(new: sparse.csr_array, graph: sparse.csr_array, id_map: IdMap) -> IdMap:
     if graph.shape[0] != id_map.num_ids or new.shape[1] != graph.shape[1]:
         raise ValueError(
             f"assign needs new [n, M] and graph [{id_map.num_ids:,}, M] of the map's ids, "

@@ -17,7 +17,8 @@ from embeddings.hashing import UniversalHash, quotient_remainder
 from embeddings.id_map import IdMap, IntArray
 from embeddings.levels import Levels
 from embeddings.lsh import hyperplane_buckets
-from embeddings.names import COMPRESSORS, CompressorName
+from embeddings.names import COMPRESSORS, WITHOUT_NARROW, CompressorName
+from embeddings.narrow import with_narrow_rows
 from embeddings.semantic_id.compress import Semantic, compress_semantic
 
 
@@ -30,6 +31,7 @@ def compress(
     seed: int = 0,
     levels: Levels | None = None,
     semantic: Semantic | None = None,
+    narrow: float = 0.0,
 ) -> tuple[IdMap, IdMap]:
     """Map users and items to table rows.
 
@@ -45,12 +47,16 @@ def compress(
         seed: of the random hash functions and hyperplanes.
         levels: of "multi_graphhash" and "residual_codes"; none means the defaults.
         semantic: codes and n-grams of "semantic_ngram" and "semantic_spm"; none means codes made from the graph.
+        narrow: columns, as a share in (0, 1), of a narrow row that each id has which only shares rows; it counts as
+            this share of a row. 0 for no such rows. The rows of clusters are given, so that "graphhash",
+            "double_graphhash" and "full" have none.
 
     Returns:
         The user map and the item map.
 
     Raises:
-        ValueError: Unknown name, fewer than one row, or a clustering that is missing or does not fit.
+        ValueError: Unknown name, fewer than one row, or a clustering that is missing or does not fit; narrow rows with
+            a compressor that has none, or more of them than the budget.
     """
     if name not in COMPRESSORS:
         raise ValueError(f"unknown compressor {name!r}; choose from {', '.join(COMPRESSORS)}")
@@ -58,6 +64,13 @@ def compress(
         if rows < 1:
             raise ValueError(f"{name} needs {side}_rows >= 1, got {rows}")
     graph = canonical(graph)
+    if narrow:
+        if name in WITHOUT_NARROW:
+            raise ValueError(f"{name} has no narrow rows; set narrow: 0, or take another compressor")
+        return with_narrow_rows(
+            lambda users, items: compress(name, graph, users, items, None, seed, levels, semantic),
+            (user_rows, item_rows), degrees(graph), narrow,
+        )  # fmt: skip
     user_degrees, item_degrees = degrees(graph)
     if name in ("baco", "multi_graphhash", "residual_codes"):
         return compress_composed(name, graph, user_rows, item_rows, seed, levels or Levels())

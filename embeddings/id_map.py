@@ -22,6 +22,31 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
+class Narrow:
+    """The last rows of a table, which have only its first columns (mixed dimensions: Ginart et al. 2019).
+
+    Attributes:
+        rows: how many.
+        share: of the columns, in (0, 1).
+
+    Raises:
+        ValueError: There is no such row, or the share is out of range.
+    """
+
+    rows: int
+    share: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no table can have."""
+        if self.rows < 1 or not 0 < self.share < 1:
+            raise ValueError(f"narrow rows are at least 1, of a share in (0, 1), got {self.rows} of {self.share}")
+
+    def columns(self, dim: int) -> int:
+        """Of a narrow row, where the others have ``dim``: at least 1."""
+        return max(1, round(self.share * dim))
+
+
+@dataclasses.dataclass(frozen=True)
 class IdMap:
     """For each of N entities, H table rows whose weighted sum is its embedding.
 
@@ -32,6 +57,7 @@ class IdMap:
         compressor: name of the compressor that made the map.
         weights: float32 [N, H] or None for all ones.
         info: JSON-able facts for the report (resolution, modularity, seconds, ...).
+        narrow: the last rows, if they have fewer columns than the others; the unseen row is not one of them.
 
     Raises:
         ValueError: A row is outside ``[0, num_rows)``, or shapes or dtypes disagree; the message has the first bad id.
@@ -43,6 +69,7 @@ class IdMap:
     compressor: str
     weights: FloatArray | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    narrow: Narrow | None = None
 
     def __post_init__(self) -> None:
         """Check every row once, so that no table has to."""
@@ -64,6 +91,8 @@ class IdMap:
             )
         if not 0 <= self.unseen_row < self.num_rows:
             raise ValueError(f"IdMap.unseen_row must lie in [0, {self.num_rows}), got {self.unseen_row}")
+        if self.unseen_row >= self.wide_rows:
+            raise ValueError(f"row {self.unseen_row} is narrow and cannot be the unseen row; see IdMap.narrow")
 
     @classmethod
     def identity(cls, count: int) -> IdMap:
@@ -74,6 +103,11 @@ class IdMap:
     def num_ids(self) -> int:
         """N, the number of known entities."""
         return int(self.rows.shape[0])
+
+    @property
+    def wide_rows(self) -> int:
+        """The rows with all columns, which come first."""
+        return self.num_rows - (self.narrow.rows if self.narrow else 0)
 
     @property
     def rows_per_id(self) -> int:
@@ -110,6 +144,7 @@ class IdMap:
                 "unseen_row": self.unseen_row,
                 "compressor": self.compressor,
                 "info": self.info,
+                **({"narrow": dataclasses.asdict(self.narrow)} if self.narrow else {}),
             },
             sort_keys=True,
         )
@@ -144,8 +179,9 @@ class IdMap:
                 compressor=str(facts["compressor"]),
                 weights=tensors.get("weights"),
                 info=facts["info"],
+                narrow=Narrow(**facts["narrow"]) if "narrow" in facts else None,
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no valid id map: {error}") from error
 
 

@@ -26,5 +26,7 @@ CLUSTERED: tuple[str, ...] = ("graphhash", "double_graphhash")
 """Those whose rows are the clusters of one clustering of the graph."""
 GRAPH: tuple[str, ...] = (*CLUSTERED, "baco", "multi_graphhash", "residual_codes")
 """Those whose rows are groups of the graph's nodes, of one clustering or of several."""
+WITHOUT_NARROW: tuple[str, ...] = ("full", *CLUSTERED)
+"""Those that have no narrow rows beside theirs."""
 SEMANTIC: tuple[str, ...] = ("semantic_ngram", "semantic_spm")
 """Those that take codes of the ids."""

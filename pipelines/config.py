@@ -107,6 +107,12 @@ class Compressor(Section):
     algorithm: Literal["louvain", "leiden"] = "louvain"
     levels: LevelShares | None = None
     semantic: SemanticRows | None = None
+    narrow: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="columns, as a share of dim, of the row that each id has which else only shares rows; 0: none",
+    )
 
 
 class Budget(Section):

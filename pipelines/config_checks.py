@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from embeddings.names import SEMANTIC
+from embeddings.names import SEMANTIC, WITHOUT_NARROW
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_budgets import budget_of, group_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
@@ -190,6 +190,7 @@ def _check_variant(variant: Variant, ids: SemanticIds | None) -> Iterator[Findin
         if variant.compressor is not None:
             yield from check_levels(variant.compressor)
             yield from check_algorithm(variant.compressor)
+            yield from _check_narrow(variant.compressor, model)
             yield from _check_semantic(variant.compressor, ids, users=not model.items_only)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
@@ -359,6 +360,27 @@ def check_algorithm(compressor: Compressor) -> Iterator[Finding]:
     if compressor.algorithm != "louvain" and compressor.name not in CLUSTERING:
         message = f"only {', '.join(CLUSTERING)} cluster by it, not {compressor.name}; remove it"
         yield ("compressor", "algorithm"), message
+
+
+def _check_narrow(compressor: Compressor, model: TableModel) -> Iterator[Finding]:
+    """What narrow rows do not go with, which the tables refuse too."""
+    if not compressor.narrow:
+        return
+    if compressor.name in WITHOUT_NARROW:
+        yield ("compressor", "narrow"), f"{compressor.name} has no rows beside its own; remove it"
+    if model.backend != "torch":
+        yield ("model", "backend"), f"got {model.backend!r}, but narrow rows need the torch back end"
+    for other in ("sparse", "mixed_dims"):
+        if getattr(model, other, None) is not None:
+            yield ("model", other), "its rows have all columns; remove it, or compressor.narrow"
+    if getattr(model, "init", "normal") == "spectral":
+        yield ("model", "init"), "spectral fits whole rows; use normal, or remove compressor.narrow"
+
+
+def refuse_narrow(compressor: Compressor) -> Iterator[Finding]:
+    """Yield a finding for narrow rows, which the tables of rankers do not have."""
+    if compressor.narrow:
+        yield ("compressor", "narrow"), "rankers' tables have no narrow rows; remove it"
 
 
 def check_levels(compressor: Compressor) -> Iterator[Finding]:

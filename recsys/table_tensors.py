@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from embeddings.id_map import IdMap
 from embeddings.tables import OptimizerSpec, Table
+from embeddings.tables.narrow_table import NarrowTable
 from embeddings.tables.sparse_table import SparseTable
 from embeddings.tables.sparse_weights import SparseWeights, output_rows
 from embeddings.tables.torch_table import TorchTable
@@ -17,18 +19,20 @@ from recsys.training_state import CheckpointError
 
 
 def table_tensors(name: str, table: Table) -> dict[str, Tensor]:
-    """The rows of a table as they are stored, or a sparse one's entries, mask and dimension under ``name.*``."""
+    """The rows of a table as they are stored; those that are narrow, and a sparse one's parts, under ``name.*``."""
     match table:
         case SparseTable():
             dim = torch.tensor(table.dim)
             return {f"{name}.values": table.values, f"{name}.mask": table.mask, f"{name}.dim": dim}
         case TorchTable():
             return {name: table.rows().detach()}
+        case NarrowTable():
+            return {name: table.wide.rows().detach(), f"{name}.narrow": table.narrow.rows().detach()}
         case _:
             return {name: table.weight()}
 
 
-def read_table(name: str, tensors: Mapping[str, Tensor], id_map: IdMap) -> TorchTable | SparseTable:
+def read_table(name: str, tensors: Mapping[str, Tensor], id_map: IdMap) -> TorchTable | NarrowTable | SparseTable:
     """The table that :func:`table_tensors` wrote, for lookups, on the torch back end whatever it was trained on.
 
     Raises:
@@ -39,12 +43,20 @@ def read_table(name: str, tensors: Mapping[str, Tensor], id_map: IdMap) -> Torch
         dim, mask = int(tensors[f"{name}.dim"]), tensors[f"{name}.mask"].numpy().view(np.uint16)
         return SparseTable(id_map, dim, OptimizerSpec("sgd"), mask, tensors[f"{name}.values"])
     rows, nothing = tensors[name], np.random.default_rng(0)
-    if rows.ndim != 2 or len(rows) != id_map.num_rows:
-        raise ValueError(f"the map has {id_map.num_rows:,} rows, the weights have shape {list(rows.shape)}")
+    if rows.ndim != 2 or len(rows) != id_map.wide_rows:
+        raise ValueError(f"the map has {id_map.wide_rows:,} rows, the weights have shape {list(rows.shape)}")
     dim = rows.shape[1] - (rows.dtype == torch.int8)
-    table = TorchTable(id_map, dim, OptimizerSpec("sgd"), init_std=0.0, generator=nothing, dtype=rows.dtype)
-    table.rows().detach().copy_(rows)
-    return table
+    shape: Any = {"init_std": 0.0, "generator": nothing, "dtype": rows.dtype}
+    if id_map.narrow is None:
+        table = TorchTable(id_map, dim, OptimizerSpec("sgd"), **shape)
+        table.rows().detach().copy_(rows)
+        return table
+    mixed = NarrowTable(id_map, dim, OptimizerSpec("sgd"), **shape)
+    for part, saved in ((mixed.wide, rows), (mixed.narrow, tensors[f"{name}.narrow"])):
+        if part.rows().shape != saved.shape or part.rows().dtype != saved.dtype:
+            raise ValueError(f"the map has rows of shape {list(part.rows().shape)}, the weights {list(saved.shape)}")
+        part.rows().detach().copy_(saved)
+    return mixed
 
 
 def layer_tensors(name: str, weights: SparseWeights) -> dict[str, Tensor]:

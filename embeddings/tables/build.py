@@ -10,6 +10,7 @@ import torch
 from embeddings.id_map import IdMap
 from embeddings.sparsity import RowGroups, Sparsity
 from embeddings.tables.fbgemm_table import FbgemmTable
+from embeddings.tables.narrow_table import NarrowTable
 from embeddings.tables.sparse_table import draw_sparse_table
 from embeddings.tables.spec import OptimizerSpec
 from embeddings.tables.table import Table
@@ -34,7 +35,7 @@ def build_table(
     """A new table; every back end draws the same rows from the same generator.
 
     Args:
-        id_map: which rows an id has.
+        id_map: which rows an id has; a map with narrow rows is for the torch back end without sparsity.
         dim: D.
         backend: where the rows live.
         optimizer: how they are updated.
@@ -46,8 +47,10 @@ def build_table(
 
     Raises:
         ModuleNotFoundError: The back end is not installed; the message has the command that installs it.
-        ValueError: The back end lacks the optimizer, sparsity or dtype, or the dimension does not fit it.
+        ValueError: The back end lacks the optimizer, sparsity, dtype or narrow rows, or the dimension does not fit it.
     """
+    if id_map.narrow is not None and (backend != "torch" or sparsity is not None):
+        raise ValueError(f"narrow rows need the torch back end and no sparsity, got {backend}; or set narrow: 0")
     if dtype != "float32" and (backend != "torch" or sparsity is not None):
         raise ValueError(f"{dtype} rows need the torch back end and no sparsity, got {backend}; use float32")
     if sparsity is not None:
@@ -58,8 +61,9 @@ def build_table(
         )
     match backend:
         case "torch":
-            kind = getattr(torch, dtype)
-            return TorchTable(id_map, dim, optimizer, init_std=init_std, generator=generator, dtype=kind)
+            kind = TorchTable if id_map.narrow is None else NarrowTable
+            rows = getattr(torch, dtype)
+            return kind(id_map, dim, optimizer, init_std=init_std, generator=generator, dtype=rows)
         case "fbgemm":
             return FbgemmTable(id_map, dim, optimizer, init_std=init_std, generator=generator)
         case _:

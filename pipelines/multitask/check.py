@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.config_checks import check_budget, check_levels, check_names, check_optimizer
+from pipelines.config_checks import check_budget, check_levels, check_names, check_optimizer, refuse_narrow
 from pipelines.config_loader import run_path
 from pipelines.config_multitask import MultiTaskExperiment, SparseGate, TaskVariant
 from pipelines.config_problems import Finding
@@ -58,6 +58,7 @@ def _check_variant(variant: TaskVariant, selections: list[str]) -> Iterator[Find
         yield ("model", "gate", "k"), f"a gate chooses among {seen} experts, got {model.gate.k}"
     yield from check_optimizer(model)
     yield from check_levels(variant.compressor)
+    yield from refuse_narrow(variant.compressor)
     if variant.compressor.semantic is not None:
         yield ("compressor", "semantic"), "codes of such an experiment are made from the graph, n-grams have one code"
 

@@ -12,6 +12,7 @@ from pipelines.config_checks import (
     check_names,
     check_optimizer,
     check_rows,
+    refuse_narrow,
 )
 from pipelines.config_loader import run_path
 from pipelines.config_problems import Finding, did_you_mean
@@ -85,7 +86,7 @@ def _check_variant(variant: RankingVariant, experiment: RankingExperiment) -> It
 
 
 def _check_compressor(compressor: Compressor, ids: SemanticIds | None) -> Iterator[Finding]:
-    for key, message in (*check_levels(compressor), *check_semantic_rows(compressor, ids)):
+    for key, message in (*check_levels(compressor), *check_semantic_rows(compressor, ids), *refuse_narrow(compressor)):
         yield key[1:], message
 
 

@@ -165,6 +165,7 @@ class CompressionStage:
             codes, settings = self._item_codes(compressor), _semantic(compressor)
             key |= {"semantic": settings.model_dump(mode="json"), "item_codes": codes and codes.version}
             key |= {"libraries": versions(["numba", "torch", "sentencepiece"])}
+        key |= {"narrow": compressor.narrow} if compressor.narrow else {}
         return key | ({"levels": dataclasses.asdict(_levels(compressor))} if compressor.name in _LEVELLED else {})
 
     def _item_codes(self, compressor: Compressor) -> SemanticCodes | None:
@@ -188,8 +189,10 @@ class CompressionStage:
                 semantic = Semantic(
                     items=self._item_codes(compressor), n=rules.n, popularity_share=rules.popularity_share
                 )
+            if compressor.narrow and self.items_only:  # nothing limits a table of users that there is not
+                rows = (2 * self.graph.shape[0], rows[1])
             users, items = compress(
-                compressor.name, self.graph, *rows, clustering=given, seed=seed, levels=levels, semantic=semantic
+                compressor.name, self.graph, *rows, given, seed, levels, semantic, narrow=compressor.narrow
             )
             if compressor.name in SEMANTIC and rules.users != "graph":
                 users = self.maps(Compressor(name=rules.users)).users
@@ -261,6 +264,7 @@ def label(compressor: Compressor) -> str:
     name = f"{compressor.name}-{compressor.algorithm}" if other else compressor.name
     given = compressor.levels.model_dump(exclude_defaults=True) if compressor.levels else {}
     given |= compressor.semantic.model_dump(exclude_defaults=True) if compressor.semantic else {}
+    given |= {"narrow": compressor.narrow} if compressor.narrow else {}
     return name + "".join(f"-{key}={_written(value)}" for key, value in given.items())
 
 
