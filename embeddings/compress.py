@@ -31,7 +31,7 @@ def compress(
     seed: int = 0,
     levels: Levels | None = None,
     semantic: Semantic | None = None,
-    narrow: float = 0.0,
+    narrow: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[IdMap, IdMap]:
     """Map users and items to table rows.
 
@@ -47,9 +47,9 @@ def compress(
         seed: of the random hash functions and hyperplanes.
         levels: of "multi_graphhash" and "residual_codes"; none means the defaults.
         semantic: codes and n-grams of "semantic_ngram" and "semantic_spm"; none means codes made from the graph.
-        narrow: columns, as a share in (0, 1), of a narrow row that each id has which only shares rows; it counts as
-            this share of a row. 0 for no such rows. The rows of clusters are given, so that "graphhash",
-            "double_graphhash" and "full" have none.
+        narrow: columns, as a share in [0, 1), of a narrow row that each user, and each item, has which only shares
+            rows; it counts as this share of a row. 0 for no such rows. The rows of clusters are given, so that
+            "graphhash", "double_graphhash" and "full" have none.
 
     Returns:
         The user map and the item map.
@@ -64,7 +64,7 @@ def compress(
         if rows < 1:
             raise ValueError(f"{name} needs {side}_rows >= 1, got {rows}")
     graph = canonical(graph)
-    if narrow:
+    if any(narrow):
         if name in WITHOUT_NARROW:
             raise ValueError(f"{name} has no narrow rows; set narrow: 0, or take another compressor")
         return with_narrow_rows(

@@ -24,48 +24,76 @@ _LEFT_OVER = 0.002
 
 
 def with_narrow_rows(
-    make: Callable[[int, int], Pair], rows: tuple[int, int], degrees: tuple[IntArray, IntArray], share: float
+    make: Callable[[int, int], Pair],
+    rows: tuple[int, int],
+    degrees: tuple[IntArray, IntArray],
+    shares: tuple[float, float],
 ) -> Pair:
     """Maps in which every id with an interaction has a row of its own, and be it a narrow one.
 
     A narrow row counts as its share of a row. How many ids need one depends on the rows that are left for the others,
-    so that the maps are made several times, with more rows each time.
+    so that the maps are made several times, with as many wide rows as are found to fit.
 
     Args:
         make: from rows of users and items, unseen rows not counted, to maps whose rows are all wide.
         rows: of users and items, narrow ones included as their share.
         degrees: train interactions of users and items, int64 [N] each.
-        share: of the columns that a narrow row has, in (0, 1).
+        shares: of the columns that a narrow row of users and of items has, in [0, 1); 0 for none.
 
     Raises:
         ValueError: The narrow rows leave no other row.
     """
-    need = [math.ceil(share * int((side > 0).sum())) for side in degrees]
-    for side, count, wanted in zip(("user", "item"), rows, need, strict=True):
-        if count <= wanted:
-            raise ValueError(
-                f"narrow rows of {share:g} of the columns are as many as {wanted:,} whole rows, but {side}s have"
-                f" {count:,}; raise the budget above that, or lower compressor.narrow"
-            )
-    wide = [count - wanted for count, wanted in zip(rows, need, strict=True)]
-    made: Pair | None = None
-    alone: list[BoolArray] = []
+    sides = [_Side(*parts) for parts in zip(("users", "items"), rows, degrees, shares, strict=True)]
     for _ in range(_PASSES):
-        maps = make(wide[0], wide[1])
-        lacking = [_without_own_row(one, side) for one, side in zip(maps, degrees, strict=True)]
-        left = [
-            count - used - math.ceil(share * int(some.sum()))
-            for count, used, some in zip(rows, wide, lacking, strict=True)
-        ]
-        if min(left) < 0:
+        for side, made in zip(sides, make(*(side.trial for side in sides)), strict=True):
+            side.take(made)
+        if not any(side.step for side in sides):
             break
-        made, alone = maps, lacking
-        if all(some <= max(1, _LEFT_OVER * count) for some, count in zip(left, rows, strict=True)):
-            break
-        wide = [used + some for used, some in zip(wide, left, strict=True)]
-    assert made is not None
-    users, items = (_append(one, some, share) for one, some in zip(made, alone, strict=True))
+    users, items = (side.finished() for side in sides)
     return users, items
+
+
+class _Side:
+    """The search for the wide rows of users or of items.
+
+    Attributes:
+        trial: wide rows that are to be tried, unseen row not counted.
+        step: how many of them are more than are known to fit; 0 at the end.
+    """
+
+    def __init__(self, name: str, rows: int, degrees: IntArray, share: float) -> None:
+        self._rows, self._degrees, self._share = rows, degrees, share
+        need = math.ceil(share * int((degrees > 0).sum()))
+        if rows <= need:
+            raise ValueError(
+                f"narrow rows of {share:g} of the columns are as many as {need:,} whole rows, but {name} have {rows:,};"
+                " raise the budget above that, or lower compressor.narrow"
+            )
+        self.trial, self.step = rows - need, 0
+        self._fits: IdMap | None = None
+
+    def take(self, made: IdMap) -> None:
+        """Learn whether a map of ``trial`` rows leaves enough for the narrow ones; at first it does."""
+        if self._fits is not None and self.step == 0:
+            return
+        alone = int(_without_own_row(made, self._degrees).sum()) if self._share else 0
+        left = self._rows - self.trial - math.ceil(self._share * alone)
+        if left >= 0:
+            self._fits = made
+            self.step = int(left / (1 - self._share))  # if each new row is some id's own
+        else:
+            self.trial -= self.step
+            self.step //= 2
+        if self.step <= _LEFT_OVER * self._rows:
+            self.step = 0
+        self.trial += self.step
+
+    def finished(self) -> IdMap:
+        """The map with the most wide rows that fitted, and its narrow rows."""
+        assert self._fits is not None
+        if not self._share:
+            return self._fits
+        return _append(self._fits, _without_own_row(self._fits, self._degrees), self._share)
 
 
 def grown(id_map: IdMap, grow: Callable[[IdMap], IdMap]) -> IdMap:

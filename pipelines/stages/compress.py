@@ -186,14 +186,15 @@ class CompressionStage:
             semantic = None
             if compressor.name in SEMANTIC:
                 rules = _semantic(compressor)
+                alike = SemanticCodes(np.zeros((self.graph.shape[0], 1), np.int32), (1,))
                 semantic = Semantic(
-                    items=self._item_codes(compressor), n=rules.n, popularity_share=rules.popularity_share
+                    users=alike if self.items_only else None,  # nothing reads them: no codes of the graph are made
+                    items=self._item_codes(compressor),
+                    n=rules.n,
+                    popularity_share=rules.popularity_share,
                 )
-            if compressor.narrow and self.items_only:  # nothing limits a table of users that there is not
-                rows = (2 * self.graph.shape[0], rows[1])
-            users, items = compress(
-                compressor.name, self.graph, *rows, given, seed, levels, semantic, narrow=compressor.narrow
-            )
+            narrow = (0.0 if self.items_only else compressor.narrow, compressor.narrow)
+            users, items = compress(compressor.name, self.graph, *rows, given, seed, levels, semantic, narrow)
             if compressor.name in SEMANTIC and rules.users != "graph":
                 users = self.maps(Compressor(name=rules.users)).users
         users.save(directory / "user_map.safetensors")

@@ -34,7 +34,9 @@ def count(id_map):
 @pytest.mark.parametrize("share", [0.125, 0.5])
 def test_every_seen_id_has_a_row_of_its_own_within_the_budget(name, share):
     train, rows = graph(), (180, 130)
-    for id_map, wanted, counts in zip(compress(name, train, *rows, narrow=share), rows, degrees(train), strict=True):
+    for id_map, wanted, counts in zip(
+        compress(name, train, *rows, narrow=(share, share)), rows, degrees(train), strict=True
+    ):
         weights = np.ones(id_map.rows.shape) if id_map.weights is None else id_map.weights
         used = (weights != 0) & (counts > 0)[:, None]
         users = np.bincount(id_map.rows[used], minlength=id_map.num_rows)
@@ -51,7 +53,7 @@ def test_rows_that_frequent_ids_do_not_need_as_narrow_ones_are_used():
     train, rng = graph(), np.random.default_rng(0)
     codes = [SemanticCodes(rng.integers(0, 8, (size, 3), dtype=np.int32), (8, 8, 8)) for size in train.shape]
     semantic = Semantic(*codes)
-    users, items = compress("semantic_ngram", train, 180, 130, semantic=semantic, narrow=0.5)
+    users, items = compress("semantic_ngram", train, 180, 130, semantic=semantic, narrow=(0.5, 0.5))
     for id_map, wanted in ((users, 180), (items, 130)):
         assert 0.98 * wanted < count(id_map) <= wanted
     plain = compress("semantic_ngram", train, users.wide_rows - 1, items.wide_rows - 1, semantic=semantic)
@@ -60,7 +62,7 @@ def test_rows_that_frequent_ids_do_not_need_as_narrow_ones_are_used():
 
 
 def test_a_map_with_narrow_rows_is_saved_whole_and_says_what_it_cannot_be(tmp_path):
-    users, _ = compress("modulo", graph(), 100, 80, narrow=0.25)
+    users, _ = compress("modulo", graph(), 100, 80, narrow=(0.25, 0.25))
     users.save(tmp_path / "map.safetensors")
     again = IdMap.load(tmp_path / "map.safetensors")
     assert again.narrow == users.narrow == Narrow(USERS - 1, 0.25)
@@ -75,16 +77,16 @@ def test_a_map_with_narrow_rows_is_saved_whole_and_says_what_it_cannot_be(tmp_pa
 
 def test_too_many_narrow_rows_and_compressors_without_them_are_refused():
     with pytest.raises(ValueError, match=r"as many as 110 whole rows, but users have 90; raise the budget"):
-        compress("modulo", graph(), 90, 100, narrow=0.5)
+        compress("modulo", graph(), 90, 100, narrow=(0.5, 0.5))
     with pytest.raises(ValueError, match="full has no narrow rows"):
-        compress("full", graph(), 90, 100, narrow=0.5)
+        compress("full", graph(), 90, 100, narrow=(0.5, 0.5))
 
 
 @pytest.mark.parametrize("name", ["multi_graphhash", "baco", "residual_codes"])
 def test_new_ids_join_the_wide_rows(name):
     train = graph()
     old = csr_array(train[:200])
-    users, _ = compress(name, old, 120, 100, narrow=0.125)
+    users, _ = compress(name, old, 120, 100, narrow=(0.125, 0.125))
     plain = dataclasses.replace(
         users,
         rows=users.rows[:, :-1].copy(),
