@@ -112,8 +112,8 @@ def _compress_side(
             places = [UniversalHash.draw(rows, generator)(ids)]
         case "double_hash":
             places = [UniversalHash.draw(rows, generator)(ids), UniversalHash.draw(rows, generator)(ids)]
-        case "frequency":
-            own, left = reserve_rows(side_degrees, rows)
+        case "head" | "frequency":
+            own, left = reserve_rows(side_degrees, rows, shared=1 if name == "head" else None)
             places = [np.where(own >= 0, own, rows - left + ids % left)]
         case "double_frequency":
             own, left = reserve_rows(side_degrees, rows)

@@ -7,18 +7,19 @@ import numpy as np
 from embeddings.id_map import IntArray
 
 
-def reserve_rows(side_degrees: IntArray, rows: int) -> tuple[IntArray, int]:
-    """Give the ``rows // 2`` most frequent ids a row of their own.
+def reserve_rows(side_degrees: IntArray, rows: int, *, shared: int | None = None) -> tuple[IntArray, int]:
+    """Give the most frequent ids a row of their own.
 
     Args:
         side_degrees: train interactions of every id, int64 [N]; ties go to the lower id.
         rows: rows of the table.
+        shared: rows left for the others; None for half of them, rounded up.
 
     Returns:
-        int64 [N], own row in ``[0, rows // 2)`` or -1, and the number of rows left for the others, which start at
-        ``rows // 2``. Ids without an interaction never own a row.
+        int64 [N], own row in ``[0, rows - shared)`` or -1, and the number of rows left for the others, the last ones.
+        Ids without an interaction never own a row.
     """
-    reserved = rows // 2
+    reserved = rows // 2 if shared is None else rows - shared
     order = np.argsort(-side_degrees, kind="stable")[:reserved]
     order = order[side_degrees[order] > 0]
     own = np.full(side_degrees.size, -1, dtype=np.int64)

@@ -9,6 +9,7 @@ CompressorName = Literal[
     "modulo",
     "universal_hash",
     "double_hash",
+    "head",
     "frequency",
     "double_frequency",
     "quotient_remainder",

@@ -32,6 +32,7 @@ COMPRESSOR_NAMES = {
     "modulo": "modulo",
     "universal_hash": "universal hash",
     "double_hash": "double hash",
+    "head": "most frequent ids",
     "frequency": "frequency",
     "double_frequency": "double frequency",
     "quotient_remainder": "quotient-remainder",

@@ -16,6 +16,18 @@ def test_the_most_frequent_half_of_the_rows_is_owned() -> None:
     assert left == 4
 
 
+def test_the_head_owns_all_rows_but_one() -> None:
+    own, left = reserve_rows(np.array([1, 9, 0, 5, 9, 5]), rows=4, shared=1)
+    assert own.tolist() == [-1, 0, -1, 2, 1, -1]
+    assert left == 1
+    graph = sparse.csr_array(np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]], np.float32))
+    users, items = compress("head", graph, 2, 3, narrow=(0.0, 0.25))
+    assert users.rows[:, 0].tolist() == [0, 1, 1, 2]
+    assert items.rows[:, 0].tolist() == [1, 1, 2, 0]
+    assert items.narrow is not None
+    assert items.narrow.rows == 2 and items.rows[:, 1].tolist()[:2] == [3, 4]
+
+
 def test_ids_without_interactions_own_no_row() -> None:
     own, left = reserve_rows(np.array([0, 2, 0]), rows=6)
     assert own.tolist() == [-1, 0, -1]
