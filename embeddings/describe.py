@@ -22,7 +22,8 @@ def describe(id_map: IdMap, side_degrees: IntArray) -> dict[str, Any]:
         side_degrees: train interactions of every id, int64 [N].
 
     Returns:
-        JSON-able. ``bucket``: ids that use a row, over all rows but the unseen one (min, median, mean, max, and
+        JSON-able. ``narrow_rows``: those of ``rows`` with fewer columns, where there are any.
+        ``bucket``: ids that use a row, over all rows but the unseen one (min, median, mean, max, and
         ``gini``: 0 = balanced); ``histogram``: rows by the number of their ids, bins [0, 1), [1, 2), [2, 4), ...;
         ``shared_ids``: ids of which some row serves another id; ``expected_shared_ids``: the same for one random hash
         to as many rows; ``distinct_embeddings``; ``colliding_ids``: ids whose embedding is another id's, too;
@@ -36,7 +37,7 @@ def describe(id_map: IdMap, side_degrees: IntArray) -> dict[str, Any]:
             f"the map has {id_map.num_ids:,} ids, but degrees of shape {list(side_degrees.shape)} were given"
         )
     seen = side_degrees > 0
-    ids, rows = _uses(id_map)
+    ids, rows = id_map.uses()
     keep = seen[ids]
     ids, rows = ids[keep], rows[keep]
     sizes = np.delete(np.bincount(rows, minlength=id_map.num_rows), id_map.unseen_row)
@@ -50,6 +51,7 @@ def describe(id_map: IdMap, side_degrees: IntArray) -> dict[str, Any]:
         "ids": id_map.num_ids,
         "seen_ids": int(seen.sum()),
         "rows": id_map.num_rows,
+        **({"narrow_rows": id_map.narrow.rows} if id_map.narrow else {}),
         "rows_used": int((sizes > 0).sum()),
         "rows_per_id": id_map.rows_per_id,
         "bucket": {
@@ -67,20 +69,6 @@ def describe(id_map: IdMap, side_degrees: IntArray) -> dict[str, Any]:
         "shared_interactions": float(side_degrees[colliding].sum() / interactions) if interactions else 0.0,
         "info": id_map.info,
     }
-
-
-def _uses(id_map: IdMap) -> tuple[IntArray, IntArray]:
-    """Each (id, row) with a non-zero weight once, ordered by id then row."""
-    rows = id_map.rows
-    ids = np.repeat(np.arange(id_map.num_ids, dtype=np.int64), id_map.rows_per_id)
-    flat = rows.ravel()
-    if id_map.weights is not None:
-        used = id_map.weights.ravel() != 0
-        ids, flat = ids[used], flat[used]
-    if id_map.rows_per_id == 1:
-        return ids, flat
-    pairs = np.unique(ids * id_map.num_rows + flat)
-    return pairs // id_map.num_rows, pairs % id_map.num_rows
 
 
 def _collisions(id_map: IdMap, seen: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[IntArray, int]:
@@ -114,7 +102,7 @@ def worst_buckets(id_map: IdMap, k: int = 10, members: int = 20) -> list[dict[st
     Returns:
         ``{"row": r, "size": ids of the row, "ids": its first ``members`` ids}`` each, largest first.
     """
-    ids, rows = _uses(id_map)
+    ids, rows = id_map.uses()
     sizes = np.bincount(rows, minlength=id_map.num_rows)
     sizes[id_map.unseen_row] = 0
     worst = [int(row) for row in np.argsort(-sizes, kind="stable")[:k] if sizes[row]]

@@ -132,6 +132,18 @@ class IdMap:
         weights[known] = 1.0 if self.weights is None else self.weights[ids[known]]
         return weights
 
+    def uses(self) -> tuple[IntArray, IntArray]:
+        """Each (id, row) with a non-zero weight once, ordered by id then row."""
+        ids = np.repeat(np.arange(self.num_ids, dtype=np.int64), self.rows_per_id)
+        flat = self.rows.ravel()
+        if self.weights is not None:
+            used = self.weights.ravel() != 0
+            ids, flat = ids[used], flat[used]
+        if self.rows_per_id == 1:
+            return ids, flat
+        pairs = np.unique(ids * self.num_rows + flat)
+        return pairs // self.num_rows, pairs % self.num_rows
+
     def save(self, path: Path) -> None:
         """Write ``path`` (safetensors, the facts as JSON in its header), atomically; equal maps give equal bytes."""
         tensors = {"rows": np.ascontiguousarray(self.rows)}

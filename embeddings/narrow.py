@@ -47,7 +47,7 @@ def with_narrow_rows(
     for _ in range(_PASSES):
         for side, made in zip(sides, make(*(side.trial for side in sides)), strict=True):
             side.take(made)
-        if not any(side.step for side in sides):
+        if all(side.done for side in sides):
             break
     users, items = (side.finished() for side in sides)
     return users, items
@@ -58,7 +58,7 @@ class _Side:
 
     Attributes:
         trial: wide rows that are to be tried, unseen row not counted.
-        step: how many of them are more than are known to fit; 0 at the end.
+        done: whether ``trial`` are so many that next to none would be left over.
     """
 
     def __init__(self, name: str, rows: int, degrees: IntArray, share: float) -> None:
@@ -66,27 +66,29 @@ class _Side:
         need = math.ceil(share * int((degrees > 0).sum()))
         if rows <= need:
             raise ValueError(
-                f"narrow rows of {share:g} of the columns are as many as {need:,} whole rows, but {name} have {rows:,};"
-                " raise the budget above that, or lower compressor.narrow"
+                f"narrow rows of {share:g} of the columns take as much as {need:,} whole rows, but {name} have"
+                f" {rows:,}, so that no whole row is left; raise the budget, or lower compressor.narrow"
             )
-        self.trial, self.step = rows - need, 0
+        self.trial, self.done = rows - need, False  # which fit, were every id to need a narrow row
+        self._best, self._limit = 0, rows + 1
         self._fits: IdMap | None = None
 
     def take(self, made: IdMap) -> None:
-        """Learn whether a map of ``trial`` rows leaves enough for the narrow ones; at first it does."""
-        if self._fits is not None and self.step == 0:
+        """Learn whether a map of ``trial`` rows leaves enough for the narrow ones."""
+        if self.done:
             return
         alone = int(_without_own_row(made, self._degrees).sum()) if self._share else 0
         left = self._rows - self.trial - math.ceil(self._share * alone)
         if left >= 0:
-            self._fits = made
-            self.step = int(left / (1 - self._share))  # if each new row is some id's own
+            self._fits, self._best = made, self.trial
+            more = int(left / (1 - self._share))  # where each further row is some id's own
         else:
-            self.trial -= self.step
-            self.step //= 2
-        if self.step <= _LEFT_OVER * self._rows:
-            self.step = 0
-        self.trial += self.step
+            self._limit = self.trial
+            more = (self._limit - self._best) // 2
+        self.trial = min(self._best + more, self._limit - 1)
+        self.done = self.trial - self._best <= _LEFT_OVER * self._rows
+        if self.done:
+            self.trial = self._best
 
     def finished(self) -> IdMap:
         """The map with the most wide rows that fitted, and its narrow rows."""
@@ -115,10 +117,10 @@ def grown(id_map: IdMap, grow: Callable[[IdMap], IdMap]) -> IdMap:
 def _without_own_row(id_map: IdMap, degrees: IntArray) -> BoolArray:
     """Ids with interactions that share each of their rows with another such id."""
     seen = degrees > 0
-    used = np.ones(id_map.rows.shape, bool) if id_map.weights is None else id_map.weights != 0
-    used &= seen[:, None]
-    users = np.bincount(id_map.rows[used], minlength=id_map.num_rows)
-    lacking: BoolArray = seen & ~(used & (users == 1)[id_map.rows]).any(axis=1)
+    ids, rows = id_map.uses()
+    ids, rows = ids[seen[ids]], rows[seen[ids]]
+    lacking = seen.copy()
+    lacking[ids[np.bincount(rows, minlength=id_map.num_rows)[rows] == 1]] = False
     return lacking
 
 

@@ -46,7 +46,7 @@ def refresh(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDA
         state: arrays [old.num_rows, ...], or scalars, as ``Table.optimizer_state`` gives.
 
     Raises:
-        ValueError: The arrays do not fit the old map, or the new map has fewer ids.
+        ValueError: The arrays do not fit the old map, the new map has fewer ids, or one has narrow rows.
     """
     _check(old, new, weight, state)
     before = weights_of(old)
@@ -109,6 +109,8 @@ def _carried_state(
 
 
 def _check(old: IdMap, new: IdMap, weight: FloatArray, state: dict[str, npt.NDArray[np.generic]]) -> None:
+    if old.narrow or new.narrow:
+        raise ValueError("refresh fits whole rows and cannot carry narrow ones over; train the table again")
     if new.num_ids < old.num_ids:
         raise ValueError(
             f"refresh needs a map of at least the {old.num_ids:,} ids of the old one, got {new.num_ids:,};"

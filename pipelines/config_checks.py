@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from embeddings.names import SEMANTIC, WITHOUT_NARROW
+from embeddings.names import SEMANTIC
 from pipelines.config import Budget, Compressor, Dataset, Experiment, Train, Variant
 from pipelines.config_budgets import budget_of, group_of, is_compressed
 from pipelines.config_ensemble import Ensemble, check_ensemble
 from pipelines.config_ignored import check_ignored
 from pipelines.config_models import Kgat, LightGcn, Mf, Negatives, NeuMf, is_searched
 from pipelines.config_multitask import ExpertMixture
+from pipelines.config_narrow import check_narrow
 from pipelines.config_problems import IGNORED, Finding, did_you_mean
 from pipelines.config_ranking import RankerModel
 from pipelines.config_rpg import Rpg, check_reader, check_rpg
@@ -106,6 +107,9 @@ def _check_widths(experiment: Experiment) -> Iterator[Finding]:
         model, budget = variant.model, budget_of(experiment, variant)
         if not isinstance(model, TableModel) or budget.table_mib is None or not is_compressed(variant):
             continue
+        if variant.compressor is not None and variant.compressor.narrow:
+            message = "budget.table_mib counts the bytes of whole rows alone; give budget.rows, or remove narrow"
+            yield ("variants", index, "compressor", "narrow"), message
         name, width = first.setdefault(group_of(experiment, variant), (variant.name, model.row_bytes))
         if model.row_bytes != width:
             message = f"rows of {model.row_bytes} bytes, those of {name} have {width}; budget.table_mib needs one size"
@@ -190,7 +194,7 @@ def _check_variant(variant: Variant, ids: SemanticIds | None) -> Iterator[Findin
         if variant.compressor is not None:
             yield from check_levels(variant.compressor)
             yield from check_algorithm(variant.compressor)
-            yield from _check_narrow(variant.compressor, model)
+            yield from check_narrow(variant.compressor, model)
             yield from _check_semantic(variant.compressor, ids, users=not model.items_only)
     elif variant.compressor is not None:
         yield ("compressor",), f"model {model.name!r} has no embedding table to compress; remove `compressor`"
@@ -360,27 +364,6 @@ def check_algorithm(compressor: Compressor) -> Iterator[Finding]:
     if compressor.algorithm != "louvain" and compressor.name not in CLUSTERING:
         message = f"only {', '.join(CLUSTERING)} cluster by it, not {compressor.name}; remove it"
         yield ("compressor", "algorithm"), message
-
-
-def _check_narrow(compressor: Compressor, model: TableModel) -> Iterator[Finding]:
-    """What narrow rows do not go with, which the tables refuse too."""
-    if not compressor.narrow:
-        return
-    if compressor.name in WITHOUT_NARROW:
-        yield ("compressor", "narrow"), f"{compressor.name} has no rows beside its own; remove it"
-    if model.backend != "torch":
-        yield ("model", "backend"), f"got {model.backend!r}, but narrow rows need the torch back end"
-    for other in ("sparse", "mixed_dims"):
-        if getattr(model, other, None) is not None:
-            yield ("model", other), "its rows have all columns; remove it, or compressor.narrow"
-    if getattr(model, "init", "normal") == "spectral":
-        yield ("model", "init"), "spectral fits whole rows; use normal, or remove compressor.narrow"
-
-
-def refuse_narrow(compressor: Compressor) -> Iterator[Finding]:
-    """Yield a finding for narrow rows, which the tables of rankers do not have."""
-    if compressor.narrow:
-        yield ("compressor", "narrow"), "rankers' tables have no narrow rows; remove it"
 
 
 def check_levels(compressor: Compressor) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ class Objective:
         self._users = np.repeat(np.arange(train.shape[0], dtype=np.int64), np.diff(train.indptr))
         self._items = train.indices.astype(np.int64)
         self._indptr = train.indptr
-        self._log_q = torch.from_numpy(log_popularity(train))
+        self._log_q = torch.from_numpy(log_popularity(train, by_user=settings.positives == "users"))
         self._sampler = NegativeSampler(train, settings.negatives, seed=seed) if settings.loss.needs_negatives else None
         adaptive = settings.loss.name == "adap_tau"
         self._temperature = AdaptiveTemperature(train, settings.loss.adaptation) if adaptive else None

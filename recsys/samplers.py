@@ -199,7 +199,16 @@ def user_order(indptr: npt.NDArray[np.integer], *, seed: int, phase: str, epoch:
     return indptr[users].astype(np.int64) + (rng.random(users.size) * counts[users]).astype(np.int64)
 
 
-def log_popularity(train: csr_array) -> FloatArray:
-    """Log share of the training interactions, float32 [items]; an item without any counts as half an interaction."""
-    counts = np.maximum(np.bincount(train.indices, minlength=train.shape[1]), 0.5)
-    return np.log(counts / max(train.nnz, 1)).astype(np.float32)
+def log_popularity(train: csr_array, *, by_user: bool = False) -> FloatArray:
+    """Log share of an item among the positives of an epoch, float32 [items]; one without any counts as half of one.
+
+    Args:
+        train: csr [users, items], the interactions.
+        by_user: the positives are those of :func:`user_order`, else every interaction once.
+    """
+    weights = None
+    if by_user:
+        counts = np.diff(train.indptr)
+        weights = np.repeat(train.nnz / (np.maximum(counts, 1) * max(np.count_nonzero(counts), 1)), counts)
+    drawn = np.bincount(train.indices, weights, minlength=train.shape[1])
+    return np.log(np.where(drawn > 0, drawn, 0.5) / max(train.nnz, 1)).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import numpy as np
 import torch
@@ -61,9 +61,9 @@ def build_table(
         )
     match backend:
         case "torch":
-            kind = TorchTable if id_map.narrow is None else NarrowTable
-            rows = getattr(torch, dtype)
-            return kind(id_map, dim, optimizer, init_std=init_std, generator=generator, dtype=rows)
+            table = TorchTable if id_map.narrow is None else NarrowTable
+            draws: Any = {"init_std": init_std, "generator": generator}
+            return table(id_map, dim, optimizer, **draws, dtype=getattr(torch, dtype))
         case "fbgemm":
             return FbgemmTable(id_map, dim, optimizer, init_std=init_std, generator=generator)
         case _:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.config_checks import check_budget, check_levels, check_names, check_optimizer, refuse_narrow
+from pipelines.config_checks import check_budget, check_levels, check_names, check_optimizer
 from pipelines.config_loader import run_path
 from pipelines.config_multitask import MultiTaskExperiment, SparseGate, TaskVariant
+from pipelines.config_narrow import refuse_narrow
 from pipelines.config_problems import Finding
 from pipelines.errors import DataError, did_you_mean
 from pipelines.sweep.space import check_search

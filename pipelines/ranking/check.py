@@ -12,9 +12,9 @@ from pipelines.config_checks import (
     check_names,
     check_optimizer,
     check_rows,
-    refuse_narrow,
 )
 from pipelines.config_loader import run_path
+from pipelines.config_narrow import refuse_narrow
 from pipelines.config_problems import Finding, did_you_mean
 from pipelines.config_ranking import Data, FieldCompressor, NextItemData, RankingExperiment, RankingVariant, TableData
 from pipelines.config_semantic import SemanticIds, check_semantic_ids, check_semantic_rows

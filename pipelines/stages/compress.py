@@ -32,7 +32,7 @@ from pipelines.errors import DataError
 from pipelines.run_schema import Compression, WorstBucket
 from pipelines.stages.versions import versions
 
-VERSION = 8
+VERSION = 9
 GRAPH = "graph.json"
 """File of an entry with the hash of the matrix that it was made from, for the leak audit."""
 _LEVELLED = ("multi_graphhash", "residual_codes")

@@ -9,6 +9,8 @@ from embeddings.compress import compress
 from embeddings.graph import degrees
 from embeddings.id_map import IdMap, Narrow
 from embeddings.names import COMPRESSORS, WITHOUT_NARROW
+from embeddings.narrow import with_narrow_rows
+from embeddings.refresh import refresh
 from embeddings.semantic_id.codes import SemanticCodes
 from embeddings.semantic_id.compress import Semantic
 
@@ -76,7 +78,7 @@ def test_a_map_with_narrow_rows_is_saved_whole_and_says_what_it_cannot_be(tmp_pa
 
 
 def test_too_many_narrow_rows_and_compressors_without_them_are_refused():
-    with pytest.raises(ValueError, match=r"as many as 110 whole rows, but users have 90; raise the budget"):
+    with pytest.raises(ValueError, match=r"as much as 110 whole rows, but users have 90, so that no"):
         compress("modulo", graph(), 90, 100, narrow=(0.5, 0.5))
     with pytest.raises(ValueError, match="full has no narrow rows"):
         compress("full", graph(), 90, 100, narrow=(0.5, 0.5))
@@ -99,3 +101,33 @@ def test_new_ids_join_the_wide_rows(name):
     assert np.array_equal(grown.rows[:200], users.rows) and np.array_equal(grown.weights[:200], users.weights)
     assert np.array_equal(grown.rows[:, :-1], expected.rows) and np.array_equal(grown.weights[:, :-1], expected.weights)
     assert (grown.weights[200:, -1] == 0).all()
+
+
+def test_an_id_whose_places_are_one_row_owns_it() -> None:
+    id_map = IdMap(np.array([[0, 0], [1, 2], [1, 2]]), 4, 3, "double_hash")
+    users, _ = with_narrow_rows(lambda *rows: (id_map, id_map), (9, 9), (np.ones(3, int),) * 2, (0.5, 0.5))
+    assert users.narrow == Narrow(2, 0.5)
+    assert users.rows[:, -1].tolist()[1:] == [4, 5] and users.weights[:, -1].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["frequency", "multi_graphhash", "semantic_spm"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_the_search_is_short_and_tries_nothing_that_is_known_not_to_fit(name, share):
+    train, tried = graph(), []
+
+    def make(users, items):
+        tried.append(items)
+        return compress(name, train, users, items)
+
+    with_narrow_rows(make, (218, 158), degrees(train), (share, share))
+    assert len(tried) <= 10
+    fits = [later for at, later in enumerate(tried) if later in tried[at + 1 :]]
+    assert all(one == tried[-1] for one in fits)  # only the best is made again, for the other side's sake
+
+
+def test_narrow_rows_are_not_carried_over() -> None:
+    users, _ = compress("modulo", graph(), 100, 80, narrow=(0.25, 0.25))
+    plain, _ = compress("modulo", graph(), 100, 80)
+    for old, new in ((users, plain), (plain, users)):
+        with pytest.raises(ValueError, match="refresh fits whole rows and cannot carry narrow ones over; train"):
+            refresh(old, new, np.zeros((old.num_rows, 4), np.float32), {})

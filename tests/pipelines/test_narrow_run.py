@@ -62,8 +62,14 @@ def test_a_run_with_narrow_rows_keeps_its_budget_counts_their_bytes_and_recommen
         ("model.backend=fbgemm", "model.backend: got 'fbgemm', but narrow rows need the torch back end"),
         ("model.sparse={density: 0.5}", "model.sparse: its rows have all columns; remove it, or compressor.narrow"),
         ("model.init=spectral", "model.init: spectral fits whole rows; use normal, or remove compressor.narrow"),
-        ("compressor.narrow=1", "narrow"),
-        ("model.negatives={name: uniform, alpha: 0.5}", "alpha is for name: popularity, got 0.5 for uniform"),
+        ("compressor.narrow=1", "compressor.narrow: got 1: input should be less than 1"),
+        ("compressor.narrow=0.3", "compressor.narrow: 0.3 of 8 columns are no whole number; take a multiple of 1/dim"),
+        ("model.name=neumf", "compressor.narrow: neumf's rows are two vectors side by side"),
+        ("budget={table_mib: 0.001}", "compressor.narrow: budget.table_mib counts the bytes of whole rows alone"),
+        (
+            "compressor={name: semantic_ngram, narrow: 0.5, semantic: {codes: graph, users: frequency}}",
+            "compressor.semantic.users: narrow rows beside other rows of users need users: graph",
+        ),
     ],
 )
 def test_what_narrow_rows_do_not_go_with(change: str, message: str, tmp_path: Path) -> None:
@@ -78,6 +84,17 @@ def test_what_narrow_rows_do_not_go_with(change: str, message: str, tmp_path: Pa
 def test_a_budget_of_narrow_rows_alone_says_what_to_change(tmp_path: Path) -> None:
     config = write_tiny(tmp_path)
     config.write_text(config.read_text().partition("variants:")[0] + VARIANTS)
-    done = recsys(tmp_path, "run", str(config), "variants=[narrow]", "variants.narrow.compressor.narrow=0.9")
+    done = recsys(tmp_path, "run", str(config), "variants=[narrow]", "variants.narrow.compressor.narrow=0.875")
     assert done.returncode != 0
-    assert "raise the budget above that, or lower compressor.narrow" in done.stderr
+    assert "no whole row is left; raise the budget, or lower compressor.narrow" in done.stderr
+
+
+def test_negatives_have_a_power_of_popularity_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"alpha is for name: popularity, got 0\.5 for uniform"):
+        load_experiment(str(write_tiny(tmp_path)), ["model.negatives={name: uniform, alpha: 0.5}"])
+
+
+@pytest.mark.parametrize(("name", "variant"), [("ctr_ml1m", "dcn-full"), ("multitask_ml1m", "top-k")])
+def test_rankers_have_no_narrow_rows(name: str, variant: str) -> None:
+    with pytest.raises(ConfigError, match="rankers' tables have no narrow rows; remove it"):
+        load_experiment(name, [f"variants.{variant}.compressor={{name: modulo, narrow: 0.25}}"])

@@ -241,6 +241,7 @@ def test_columns_that_tell_nothing_are_named(tmp_path: Path) -> None:
         ("model.item={id: false, features: {}}", "the item tower has neither the id nor a feature; give it one"),
         ("model.item.id=false", "a history is pooled from the items' id table; set model.item.id or history: null"),
         ("train.precision=bfloat16", "two_tower does not take it, got 'bfloat16'; remove it"),
+        ("train.positives=users", "two_tower does not take it, got 'users'; remove it"),
         ("model.backend=fbgemm", "got 'fbgemm', but sparse tables need the torch back end"),
         ("model={name: two_tower, backend: fbgemm, dim: 10}", "needs tables of a multiple of 4 columns, got 10; or"),
         (

@@ -114,6 +114,9 @@ def test_what_does_not_fit_is_refused() -> None:
         neumf(toy(), widths=(4,), dim=5)
     with pytest.raises(ValueError, match=r"widths >= 1, got 6 and \[\]"):
         neumf(toy(), widths=())
+    by_user = FitSettings(Loss("log_loss"), positives="users")
+    with pytest.raises(ValueError, match="NeuMF takes every interaction once: positives must be that, got 'users'"):
+        fit(neumf(toy()), toy(), None, by_user, seed=0)
     grouped = FitSettings(Loss("log_loss"), NegativeSampling(group=4))
     with pytest.raises(ValueError, match=r"NeuMf have no groups: negatives\.group must be None, got 4"):
         fit(neumf(toy()), toy(), None, grouped, seed=0)

@@ -131,3 +131,10 @@ def test_draws_by_user_are_uniform_over_users_and_over_what_each_has() -> None:
     assert np.array_equal(draws[5], user_order(train.indptr, seed=2, phase="select", epoch=5))
     others = [user_order(train.indptr, seed=s, phase=p, epoch=5) for s, p in ((3, "select"), (2, "refit"))]
     assert not any(np.array_equal(draws[5], other) for other in others)
+
+
+def test_the_share_of_an_item_among_draws_by_user_is_exact() -> None:
+    train = csr_array(np.array([[1, 1, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0]], dtype=np.float32))
+    expected = np.array([1 / 4 + 1 / 2, 1 / 4, 1 / 4 + 1, 1 / 4 + 1 / 2]) / 3
+    assert np.allclose(np.exp(log_popularity(train, by_user=True)), [*expected, 0.5 / 7], rtol=1e-6)
+    assert np.allclose(np.exp(log_popularity(train)), np.array([2, 1, 2, 2, 0.5]) / 7, rtol=1e-6)
